@@ -1,0 +1,6 @@
+"""Configuration of a run: the schema, its loader and the YAML experiments."""
+
+from configs.load import ConfigError, apply_overrides, load_config
+from configs.schema import Config
+
+__all__ = ["Config", "ConfigError", "apply_overrides", "load_config"]

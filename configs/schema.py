@@ -1,0 +1,75 @@
+"""The config of a run, whole: every option is declared once, here and in the sections it names."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.data_schema import DataConfig
+from configs.fields import Count, Section
+from configs.model_schema import ModelConfig
+from configs.train_schema import CheckpointConfig, EvaluateConfig, LossConfig, OptimConfig, TrainConfig
+
+
+class RunConfig(Section):
+    dir: Path = Path("runs")  # the run's folder is dir/name
+
+
+class Config(Section):
+    """One run. Paths are relative to the working folder."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
+    task: Literal["segmentation"] = "segmentation"
+    seed: Annotated[int, Field(ge=0)] = 0
+    resume: bool = False
+    ops: Literal["auto", "mlx", "onednn"] = "auto"  # see docs/cpu.md
+    threads: Count | None = None  # of the CPU operators; null: all cores of the affinity mask
+    run: RunConfig = RunConfig()
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def run_folder(self) -> Path:
+        return self.run.dir / self.name
+
+    @model_validator(mode="after")
+    def _patches_fit_the_model(self) -> "Config":
+        strides = self.model.args.total_stride()
+        levels = len(self.model.args.widths) - 1
+        sizes = {"data.patch_size_voxels": self.data.patch_size_voxels}
+        if self.evaluate.window_size_voxels:
+            sizes["evaluate.window_size_voxels"] = self.evaluate.window_size_voxels
+        for key, size in sizes.items():
+            for axis, (voxels, stride) in enumerate(zip(size, strides, strict=True)):
+                if voxels % stride:
+                    lower = voxels // stride * stride
+                    choices = f"{lower} or {lower + stride}" if lower else f"{stride}"
+                    raise ValueError(
+                        f"{key}[{axis}]={voxels} must be divisible by {stride} "
+                        f"(model {self.model.name} has {levels} downsamplings); use {choices}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _mirrored_axes_are_trained(self) -> "Config":
+        flip = self.data.augment.flip
+        trained = set(flip.axes) if flip.probability > 0 else set()
+        for axis in self.evaluate.mirror_axes:
+            if axis not in trained:
+                raise ValueError(
+                    f"evaluate.mirror_axes holds {axis}, which training does not flip "
+                    f"(data.augment.flip: probability {flip.probability}, axes {list(flip.axes)}); leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _class_counts_agree(self) -> "Config":
+        names, weights = self.data.class_names, self.loss.class_weights
+        if names is not None and weights is not None and len(names) != len(weights):
+            raise ValueError(f"loss.class_weights has {len(weights)} entries; data.class_names has {len(names)}")
+        return self

@@ -1,0 +1,81 @@
+"""Loss, optimiser, training, checkpoints and evaluation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.fields import Count, NonNegative, Positive, Section, Triple
+
+
+class LossConfig(Section):
+    """What is minimised. Terms are summed with their weights; losses are computed in float32."""
+
+    name: Literal["dice_ce", "dice", "cross_entropy", "focal"] = "dice_ce"
+    dice_weight: NonNegative = 1.0
+    ce_weight: NonNegative = 1.0
+    batch_dice: bool = False  # one Dice over the whole batch rather than the mean over samples
+    include_background: bool = False  # in Dice
+    smooth: NonNegative = 1e-5  # added to Dice's numerator and denominator
+    focal_gamma: NonNegative = 2.0
+    class_weights: tuple[NonNegative, ...] | None = None  # for cross-entropy and focal; one per class
+    ignore_label: int | None = None  # voxels of this label count nowhere
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class OptimConfig(Section):
+    """Optimiser and its schedule, in optimiser steps."""
+
+    name: Literal["adamw", "sgd"] = "adamw"  # sgd: with Nesterov momentum
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    schedule: Literal["constant", "cosine", "poly"] = "cosine"
+    poly_power: Positive = 0.9
+    final_factor: Annotated[float, Field(ge=0, le=1)] = 0.0  # the schedule's last learning rate over its first
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Positive | None = 12.0  # of the global gradient norm; null: no clipping
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None  # moving average of the weights; null: none
+
+
+class TrainConfig(Section):
+    """Budget and precision. Exactly one of `steps` and `epochs` is set."""
+
+    steps: Count | None = None
+    epochs: Count | None = None
+    batch_size: Count = 2
+    accumulate: Count = 1  # batches per optimiser step
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the compute; weights stay float32
+    log_every_steps: Count = 10
+    validate_every_steps: Count | None = None  # null: ten times in a run
+    early_stop_validations: Count | None = None  # stop after so many without a better score
+    compile: Literal["auto", "always", "never"] = "auto"  # auto: on a GPU
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "TrainConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"set exactly one of steps and epochs; got steps={self.steps}, epochs={self.epochs}")
+        return self
+
+
+class CheckpointConfig(Section):
+    every_steps: Count | None = None  # null: at each validation
+    keep: Count = 2  # the last ones; the best is kept besides
+    metric: str = "dice.mean"  # of the validation: decides which one is best
+    mode: Literal["max", "min"] = "max"
+
+
+class EvaluateConfig(Section):
+    """Sliding-window prediction and what is reported of it."""
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    window_size_voxels: Triple | None = None  # null: data.patch_size_voxels
+    window_batch: Count = 2
+    validation_overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25  # during training
+    validation_cases: Count | None = None  # during training, evenly spaced over the split; null: all
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()  # only axes that training flips
+    nsd_tolerance_mm: Positive = 1.0
+    weights: Literal["ema", "raw"] = "ema"  # ema where the run has it
+    bootstrap_samples: Count = 2000
+    save_predictions: bool = True
+    save_probabilities: bool = False

@@ -1,0 +1,99 @@
+"""The loader: bases, overrides and messages a person can act on."""
+
+from pathlib import Path
+
+import pytest
+
+from configs import Config, ConfigError, load_config
+from configs.export import SCHEMA_FILE, schema_text
+from configs.load import merge
+
+MINIMAL = "name: run\ndata: {root: somewhere, patch_size_voxels: [40, 56, 40]}\ntrain: {steps: 100}\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(MINIMAL)
+    return file
+
+
+def test_defaults_and_overrides(path: Path) -> None:
+    config = load_config(path, ["optim.learning_rate=1e-3", "model.args.widths=[8, 16]", "train.steps=7"])
+    assert config.optim.learning_rate == 0.001  # PyYAML alone reads 1e-3 as a string
+    assert config.model.args.widths == (8, 16)
+    assert config.train.steps == 7
+    assert config.data.patch_size_voxels == (40, 56, 40)
+
+
+def test_the_resolved_config_loads_to_itself(path: Path) -> None:
+    config = load_config(path)
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_base_is_merged_below(path: Path, tmp_path: Path) -> None:
+    child = tmp_path / "child.yaml"
+    child.write_text("base: run.yaml\nname: child\ntrain: {batch_size: 5}\n")
+    config = load_config(child)
+    assert (config.name, config.train.steps, config.train.batch_size) == ("child", 100, 5)
+
+
+def test_arguments_of_another_model_are_not_mixed() -> None:
+    below = {"model": {"name": "a", "args": {"widths": [1]}}}
+    assert merge(below, {"model": {"name": "b"}}) == {"model": {"name": "b"}}
+    assert merge(below, {"model": {"name": "a"}}) == below
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.learning_rat=3", r"optim\.learning_rat: unknown key; did you mean learning_rate\?"),
+        ("optim.lr=3", r"optim\.lr: unknown key; did you mean learning_rate\?"),
+        ("model.args.width=[1]", r"model\.args\.width: unknown key; did you mean widths\?"),
+        ("data.augment.flp.probability=1", r"data\.augment\.flp: unknown key; did you mean flip\?"),
+        ("data.zzzz=1", r"data\.zzzz: unknown key; known: .*spacing_mm"),
+        ("optim.learning_rate=fast", r"optim\.learning_rate: input should be a valid number.*got 'fast'"),
+        ("model.args.dropout.rate=1.0", r"model\.args\.dropout\.rate: input should be less than 1; got 1\.0"),
+        ("train.epochs=3", r"train: set exactly one of steps and epochs"),
+        ("data.fold=7", r"data: fold=7 must be below split\.folds=5"),
+        (
+            "data.patch_size_voxels=[90,56,40]",
+            r"data\.patch_size_voxels\[0\]=90 must be divisible by 4 "
+            r"\(model unet3d has 2 downsamplings\); use 88 or 92",
+        ),
+        ("evaluate.mirror_axes=[0]", r"evaluate\.mirror_axes holds 0, which training does not flip"),
+        ("loss.class_weights=[1,2]", r"loss\.class_weights has 2 entries; data\.class_names has 3"),
+        ("name=../elsewhere", r"name: string should match pattern"),
+        ("seed", r"override 'seed': expected key\.path=value"),
+        ("seed=[", r"override 'seed=\[': the value is not YAML"),
+    ],
+)
+def test_mistakes_name_path_and_mend(path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, ["data.class_names=[background, a, b]", override])
+
+
+def test_every_problem_is_listed(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)2 problem\(s\).*seed.*data\.workers"):
+        load_config(path, ["seed=-1", "data.workers=0"])
+
+
+def test_broken_files(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rn\.yaml: no such config file; did you mean .*run\.yaml\?"):
+        load_config(tmp_path / "rn.yaml")
+    path.write_text("a: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(path)
+    path.write_text("- a\n")
+    with pytest.raises(ConfigError, match="expected a mapping of config keys, got list"):
+        load_config(path)
+    path.write_text("base: run.yaml\n")
+    with pytest.raises(ConfigError, match="form a circle"):
+        load_config(path)
+    path.write_text("base: 3\n")
+    with pytest.raises(ConfigError, match="base: expected one file name, got 3"):
+        load_config(path)
+
+
+def test_exported_schema_is_up_to_date() -> None:
+    assert SCHEMA_FILE.read_text() == schema_text(), "run: python -m configs.export"
