@@ -1,0 +1,75 @@
+"""3-D convolution: MLX's own, or oneDNN's on the CPU."""
+
+import mlx.core as mx
+
+from ops import backend
+
+Triple = tuple[int, int, int]
+
+
+def conv3d(
+    x: mx.array,
+    weight: mx.array,
+    bias: mx.array | None = None,
+    *,
+    stride: int | Triple = 1,
+    padding: int | Triple = 0,
+    dilation: int | Triple = 1,
+    input_grad: bool = True,
+) -> mx.array:
+    """The convolution (cross-correlation) of x by weight, plus bias, in x's dtype.
+
+    x: (N, D, H, W, I) float32 or bfloat16. weight: (O, kD, kH, kW, I) and bias: (O,), of x's dtype or
+    float32; products of bfloat16 are summed in float32, and gradients have their parameter's dtype.
+    Returns (N, D', H', W', O). input_grad=False takes x for data: no gradient reaches it, or is computed.
+
+    Raises ValueError for shapes that do not fit, and where oneDNN runs it RuntimeError inside mx.compile.
+    """
+    stride, padding, dilation = triple(stride), triple(padding), triple(dilation)
+    check_channels("conv3d", x, weight, bias)
+    n, *size, _ = x.shape
+    o, *kernel, _ = weight.shape
+    output = [
+        (s + 2 * p - d * (k - 1) - 1) // t + 1
+        for s, k, t, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    ]
+    if min(output) < 1:
+        raise ValueError(
+            f"conv3d: a kernel of {tuple(kernel)} with dilation {dilation} does not fit into x of {tuple(size)} "
+            f"voxels padded by {padding}"
+        )
+    if not runs_on_onednn(x):
+        x = x if input_grad else mx.stop_gradient(x)
+        return _plain(x, weight, bias, stride, padding, dilation)
+    from ops.onednn_function import Geometry, convolve
+
+    g = Geometry("conv3d", x.shape, weight.shape, (n, *output, o), stride, padding, dilation)
+    return convolve(g, x, weight, bias, input_grad)
+
+
+def _plain(
+    x: mx.array, weight: mx.array, bias: mx.array | None, stride: Triple, padding: Triple, dilation: Triple
+) -> mx.array:
+    y = mx.conv3d(x, weight.astype(x.dtype), stride, padding, dilation)
+    return y if bias is None else y + bias.astype(x.dtype)
+
+
+def triple(value: int | Triple) -> Triple:
+    """One number for (D, H, W), or three."""
+    return (value, value, value) if isinstance(value, int) else value
+
+
+def check_channels(operator: str, x: mx.array, weight: mx.array, bias: mx.array | None) -> None:
+    """Raise ValueError unless x (N, D, H, W, I), weight (O, kD, kH, kW, I) and bias (O,) go together."""
+    if x.ndim != 5 or weight.ndim != 5 or x.shape[-1] != weight.shape[-1]:
+        raise ValueError(
+            f"{operator}: expected x (N, D, H, W, I) and weight (O, kD, kH, kW, I) with one I, got x {x.shape} "
+            f"and weight {weight.shape}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"{operator}: expected bias {weight.shape[:1]} for weight {weight.shape}, got {bias.shape}")
+
+
+def runs_on_onednn(x: mx.array) -> bool:
+    """Whether oneDNN convolves x here."""
+    return x.dtype in (mx.float32, mx.bfloat16) and backend.active() == "onednn"

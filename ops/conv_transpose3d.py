@@ -1,0 +1,60 @@
+"""Transposed 3-D convolution: MLX's own, or oneDNN's on the CPU."""
+
+import mlx.core as mx
+
+from ops.conv3d import Triple, check_channels, runs_on_onednn, triple
+
+
+def conv_transpose3d(
+    x: mx.array,
+    weight: mx.array,
+    bias: mx.array | None = None,
+    *,
+    stride: int | Triple = 1,
+    padding: int | Triple = 0,
+    output_padding: int | Triple = 0,
+) -> mx.array:
+    """The transposed convolution of x by weight, plus bias, in x's dtype.
+
+    x: (N, D, H, W, I) float32 or bfloat16. weight: (O, kD, kH, kW, I) and bias: (O,), of x's dtype or
+    float32; gradients have their parameter's dtype. Returns (N, D', H', W', O) with
+    D' = (D - 1) stride - 2 padding + kD + output_padding.
+
+    Raises ValueError for shapes that do not fit, and where oneDNN runs it RuntimeError inside mx.compile.
+    """
+    stride, padding, output_padding = triple(stride), triple(padding), triple(output_padding)
+    check_channels("conv_transpose3d", x, weight, bias)
+    n, *size, _ = x.shape
+    o, *kernel, _ = weight.shape
+    if any(extra >= t for extra, t in zip(output_padding, stride, strict=True)):
+        raise ValueError(f"conv_transpose3d: output_padding {output_padding} must be smaller than stride {stride}")
+    if any(p >= k for p, k in zip(padding, kernel, strict=True)):
+        raise ValueError(f"conv_transpose3d: padding {padding} must be smaller than the kernel {tuple(kernel)}")
+    output = [
+        (s - 1) * t - 2 * p + k + extra
+        for s, k, t, p, extra in zip(size, kernel, stride, padding, output_padding, strict=True)
+    ]
+    if min(output) < 1:
+        raise ValueError(
+            f"conv_transpose3d: padding {padding} leaves nothing of x of {tuple(size)} voxels with a kernel of "
+            f"{tuple(kernel)} and stride {stride}"
+        )
+    if not runs_on_onednn(x):
+        return _plain(x, weight, bias, stride, padding, output_padding)
+    from ops.onednn_function import Geometry, convolve
+
+    y_shape = (n, *output, o)
+    g = Geometry("conv_transpose3d", x.shape, weight.shape, y_shape, stride, padding, (1, 1, 1))
+    return convolve(g, x, weight, bias, input_grad=True)
+
+
+def _plain(
+    x: mx.array,
+    weight: mx.array,
+    bias: mx.array | None,
+    stride: Triple,
+    padding: Triple,
+    output_padding: Triple,
+) -> mx.array:
+    y = mx.conv_transpose3d(x, weight.astype(x.dtype), stride, padding, 1, output_padding)
+    return y if bias is None else y + bias.astype(x.dtype)

@@ -1,0 +1,50 @@
+"""oneDNN's convolutions as MLX functions with gradients."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import mlx.core as mx
+
+from ops import onednn_conv
+from ops.arrays import empty, view
+from ops.onednn import runtime
+from ops.onednn_conv import Geometry
+
+
+def convolve(g: Geometry, x: mx.array, weight: mx.array, bias: mx.array | None, input_grad: bool) -> mx.array:
+    """Run the convolution whose shapes `g` holds, differentiable in weight, bias and, unless told not to, x.
+
+    x is float32 or bfloat16, and y is alike; bfloat16 is computed in float32 where the CPU has no such
+    arithmetic. Weight and bias are taken as float32. Raises RuntimeError inside mx.compile and mx.vmap.
+    """
+    dtype = x.dtype
+    if dtype == mx.bfloat16 and not runtime().native_bfloat16:
+        x = x.astype(mx.float32)
+    g = replace(g, bias=bias is not None, bfloat16=x.dtype == mx.bfloat16)
+    parameters = [p.astype(mx.float32) for p in (weight, bias) if p is not None]
+    return _function(g, input_grad)(x, *parameters).astype(dtype)
+
+
+def _function(g: Geometry, input_grad: bool) -> Callable[..., mx.array]:
+    @mx.custom_function
+    def function(x: mx.array, weight: mx.array, *bias: mx.array) -> mx.array:
+        y, target = empty(g.y_shape, x.dtype)
+        onednn_conv.forward(g, view(x), view(weight), view(bias[0]) if bias else None, target)
+        return y
+
+    @function.vjp
+    def gradients(primals: tuple[mx.array, ...], dy: mx.array, _: mx.array) -> tuple[mx.array, ...]:
+        x, weight, *bias = primals
+        cotangent = view(dy)
+        dweight, dweight_target = empty(g.weight_shape, mx.float32)
+        dbias, dbias_target = empty(bias[0].shape, mx.float32) if bias else (None, None)
+        onednn_conv.backward_weights(g, view(x), cotangent, dweight_target, dbias_target)
+        if input_grad:
+            dx, dx_target = empty(g.x_shape, x.dtype)
+            onednn_conv.backward_data(g, cotangent, view(weight), dx_target)
+        else:
+            dx = mx.zeros(g.x_shape, x.dtype)  # lazy: nobody asks for it
+        return (dx, dweight) if dbias is None else (dx, dweight, dbias)
+
+    return cast(Callable[..., mx.array], function)
