@@ -6,21 +6,31 @@ from pydantic import Field, model_validator
 
 from configs.fields import Count, Probability, Section, Triple
 
+DropoutKind = Literal["none", "element", "channel"]
+DropoutRate = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Dropout(Section):
-    """Dropout after the activation of each block at the named places.
+    """Dropout of a U-Net: after the activation of each block at the named places, or on the skips.
 
     `channel` drops whole feature maps (`mlx.nn.Dropout3d`: what papers call spatial or channel dropout),
     `element` single voxels (`mlx.nn.Dropout`), `none` builds no dropout layer.
     """
 
-    kind: Literal["none", "element", "channel"] = "channel"
-    rate: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    places: tuple[Literal["encoder", "bottleneck", "decoder", "skip", "body", "head"], ...] = (
-        "encoder",
-        "bottleneck",
-        "decoder",
-    )
+    kind: DropoutKind = "channel"
+    rate: DropoutRate = 0.1
+    places: tuple[Literal["encoder", "bottleneck", "decoder", "skip"], ...] = ("encoder", "bottleneck", "decoder")
+
+
+class ClassifierDropout(Section):
+    """Dropout of a classifier: after each block of the body, or on the pooled features before the last layer.
+
+    Kinds as in `Dropout`. Pooled features have one value a channel, so both kinds are the same in the head.
+    """
+
+    kind: DropoutKind = "channel"
+    rate: DropoutRate = 0.1
+    places: tuple[Literal["body", "head"], ...] = ("head",)
 
 
 class UNet3dArgs(Section):
@@ -60,6 +70,10 @@ class UNet3dArgs(Section):
         """Stride of each level against the one above it, (D, H, W)."""
         return self.strides or ((1, 1, 1), *((2, 2, 2),) * (len(self.widths) - 1))
 
+    def level_kernels(self) -> tuple[tuple[int, int, int], ...]:
+        """Kernel of each level's convolutions, (D, H, W)."""
+        return self.kernels or ((3, 3, 3),) * len(self.widths)
+
     def total_stride(self) -> tuple[int, int, int]:
         """Product of all strides: what each patch axis must be divisible by."""
         d = h = w = 1
@@ -75,4 +89,4 @@ class UNet3dConfig(Section):
 
 ModelConfig = UNet3dConfig
 
-__all__ = ["Dropout", "ModelConfig", "Probability", "UNet3dArgs", "UNet3dConfig"]
+__all__ = ["ClassifierDropout", "Dropout", "ModelConfig", "Probability", "UNet3dArgs", "UNet3dConfig"]

@@ -1,0 +1,29 @@
+"""Networks of Conv3d blocks with dropout."""
+
+import math
+from typing import Any
+
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from models.unet3d import UNet3d
+
+MODELS = {"unet3d": UNet3d}
+
+
+def build_model(name: str, args: Any, in_channels: int, num_outputs: int) -> nn.Module:
+    """Return the network `name` with the config's `args`, its weights drawn from the state of `mx.random`.
+
+    Under one seed the weights are the same whatever the dropout. Raises ValueError for an unknown name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model.name={name!r} is unknown: expected one of {', '.join(MODELS)}")
+    return MODELS[name](in_channels, num_outputs, args)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers training may change: frozen parameters and running statistics don't count."""
+    return sum(math.prod(p.shape) for _, p in tree_flatten(model.trainable_parameters()))
+
+
+__all__ = ["MODELS", "build_model", "count_parameters"]

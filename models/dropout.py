@@ -1,0 +1,123 @@
+"""Dropout layers of a network: made from the config, drawn, listed, and changed during a run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from configs.model_schema import ClassifierDropout, Dropout
+from models.recompute import draw_once, is_recomputing
+
+_KINDS = {nn.Dropout: "element", nn.Dropout2d: "channel", nn.Dropout3d: "channel"}
+
+
+def make_dropout(dropout: Dropout | ClassifierDropout, place: str) -> nn.Module | None:
+    """Return the layer that the config wants at `place`, or None where it wants none."""
+    if dropout.kind == "none" or place not in dropout.places:
+        return None
+    return nn.Dropout3d(dropout.rate) if dropout.kind == "channel" else nn.Dropout(dropout.rate)
+
+
+def channel_mask(drop: nn.Dropout3d, x: mx.array) -> mx.array | None:
+    """Draw the mask of an `nn.Dropout3d`, as the layer draws it: same random numbers, same channels.
+
+    x is (N, D, H, W, C) or (D, H, W, C). Returns (N, C), or (1, C), float32, holding 0 or 1/(1-p); None where
+    the layer is the identity.
+
+    The rate may be an array (see `set_rate`), which the layer's own call can't take inside `mx.compile`.
+    """
+    if _is_identity(drop):
+        return None
+    if x.ndim not in (4, 5):
+        raise ValueError(f"Dropout3d takes (N, D, H, W, C) or (D, H, W, C); got shape {x.shape}")
+    keep, channels = drop._p_1, x.shape[-1]
+    mask = draw_once(lambda: mx.random.bernoulli(keep, (*x.shape[:-4], 1, 1, 1, channels)))
+    return mask.reshape(-1, channels) * (1 / keep)
+
+
+def apply_dropout(drop: nn.Module | None, x: mx.array) -> mx.array:
+    """Return drop(x); MLX's own layers take a rate that is an array, and are drawn once under recomputation."""
+    if drop is None:
+        return x
+    if type(drop) is nn.Dropout3d:
+        return apply_channel_mask(channel_mask(drop, x), x)
+    if type(drop) is nn.Dropout:
+        if _is_identity(drop):
+            return x
+        mask = draw_once(lambda: mx.random.bernoulli(drop._p_1, x.shape))
+        return x * (mask * (1 / drop._p_1)).astype(x.dtype)
+    if is_recomputing() and drop.training and not isinstance(drop, nn.Identity):
+        raise ValueError(
+            f"recompute runs a block twice and can repeat the masks of nn.Dropout and nn.Dropout3d alone; "
+            f"got {type(drop).__name__}: set model.args.recompute=false"
+        )
+    return drop(x)
+
+
+def apply_channel_mask(mask: mx.array | None, x: mx.array) -> mx.array:
+    """Return x (N, D, H, W, C) times mask (N, C); None is the identity."""
+    if mask is None:
+        return x
+    shape = (*x.shape[:-4], 1, 1, 1, x.shape[-1])
+    return x * mask.reshape(shape).astype(x.dtype)
+
+
+def dropout_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (path, layer) of each dropout layer in the model, in the order in which the model names them."""
+    for name, child in tree_flatten(model.children(), is_leaf=nn.Module.is_module):
+        if isinstance(child, tuple(_KINDS)):
+            yield name, child
+        yield from ((f"{name}.{path}", layer) for path, layer in dropout_layers(child))
+
+
+def set_rate(model: nn.Module, rate: float) -> None:
+    """Set the rate of all dropout layers, in a compiled step too.
+
+    The rate becomes an array in `model.state`, which a compiled step that captures the state reads at each
+    call; a Python number would be frozen into it. Raises ValueError unless 0 <= rate < 1.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout rate {rate} must be at least 0 and below 1")
+    for _, layer in dropout_layers(model):
+        layer._p_1 = mx.array(1 - rate, mx.float32)
+
+
+@dataclass(frozen=True)
+class DropoutRow:
+    """A dropout layer as the model has it."""
+
+    path: str
+    kind: str  # element | channel
+    rate: float
+    place: str  # encoder | bottleneck | decoder | skip | body | head
+
+
+def dropout_table(model: nn.Module) -> list[DropoutRow]:
+    """List the dropout layers that the model really has, whatever its config said.
+
+    The kind is that of the layer's class, the place that of its path.
+    """
+    rows = []
+    for path, layer in dropout_layers(model):
+        kind = next(name for cls, name in _KINDS.items() if isinstance(layer, cls))
+        place = path.split(".")[0]
+        place = place if place in ("encoder", "bottleneck", "decoder", "skip", "head") else "body"
+        rows.append(DropoutRow(path, kind, round(1 - float(layer._p_1), 6), place))
+    return rows
+
+
+def format_table(rows: list[DropoutRow]) -> str:
+    """Return the rows as aligned text, one line a layer."""
+    if not rows:
+        return "no dropout layers"
+    lines = [("layer", "kind", "rate", "place")]
+    lines += [(row.path, row.kind, f"{row.rate:g}", row.place) for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _is_identity(drop: nn.Module) -> bool:
+    keep = drop._p_1
+    return not drop.training or (not isinstance(keep, mx.array) and keep == 1)

@@ -1,0 +1,64 @@
+"""Gradient checkpointing that keeps dropout masks and running statistics right.
+
+`mx.checkpoint` calls a block a second time in the backward pass. Left alone, that second run draws other
+dropout masks (wrong gradients, no error) and moves batch-norm statistics twice.
+"""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+_tape: "_Tape | None" = None
+
+
+class _Tape:
+    """Random arrays of a block's first run, handed out again in each later one."""
+
+    def __init__(self) -> None:
+        self.arrays: list[mx.array] = []
+        self.recorded = False
+        self._next = 0
+
+    def rewind(self) -> None:
+        self.recorded, self._next = True, 0
+
+    def take(self, draw: Callable[[], mx.array]) -> mx.array:
+        if not self.recorded:
+            self.arrays.append(draw())
+            return self.arrays[-1]
+        self._next += 1
+        return self.arrays[self._next - 1]
+
+
+def draw_once(draw: Callable[[], mx.array]) -> mx.array:
+    """Return `draw()`; inside a recomputed block's second run, what it returned in the first."""
+    return draw() if _tape is None else _tape.take(draw)
+
+
+def is_recomputing() -> bool:
+    """Whether a recomputed block is running: random numbers must then come through `draw_once`."""
+    return _tape is not None
+
+
+def recomputed(block: nn.Module, x: mx.array) -> mx.array:
+    """Return block(x), keeping only x and the parameters for the backward pass, which runs the block again.
+
+    Values, gradients, random state and running statistics are those of block(x). Chen et al. 2016,
+    arXiv:1604.06174.
+    """
+    tape = _Tape()
+
+    def run(parameters: dict, x: mx.array) -> mx.array:
+        global _tape
+        outside, _tape = _tape, tape
+        before = block.parameters() if tape.recorded else block.trainable_parameters()
+        try:
+            block.update(parameters)
+            return block(x)
+        finally:
+            block.update(before)  # the first run keeps its new statistics, the second does not
+            tape.rewind()
+            _tape = outside
+
+    return mx.checkpoint(run)(block.trainable_parameters(), x)

@@ -1,0 +1,166 @@
+"""3-D U-Net: blocks of Conv3d, norm, activation and Dropout3d on a way down and a way up."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+import ops
+from configs.model_schema import UNet3dArgs
+from models.blocks import ConvBlock, Triple, he_normal, make_activation
+from models.dropout import apply_dropout, make_dropout
+from models.fused import apply_conv, apply_conv_transpose
+from models.norms import make_norm
+from models.recompute import recomputed
+
+
+class Level(nn.Module):
+    """The convolutions at one resolution; the first one may be strided.
+
+    With `residual` a shortcut leads around all of them: y = act(block(x) + shortcut(x)), the shortcut being
+    a 1×1×1 convolution where shapes differ.
+    """
+
+    def __init__(
+        self, in_channels: int, level: int, args: UNet3dArgs, *, place: str, stride: Triple, first: bool = False
+    ) -> None:
+        super().__init__()
+        width, kernel = args.widths[level], args.level_kernels()[level]
+        self.blocks = [
+            ConvBlock(
+                width if i else in_channels,
+                width,
+                kernel,
+                (1, 1, 1) if i else stride,
+                norm=make_norm(args.norm, width, args.groups),
+                act=make_activation(args.activation),
+                drop=make_dropout(args.dropout, place),
+                input_grad=bool(i) or not first,
+            )
+            for i in range(args.convolutions)
+        ]
+        self.residual = args.residual
+        self.shortcut = None
+        if args.residual and (in_channels != width or stride != (1, 1, 1)):
+            norm = make_norm(args.norm, width, args.groups)
+            self.shortcut = ConvBlock(in_channels, width, 1, stride, norm=norm, input_grad=not first)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)
+        return last(x, shortcut if self.residual else None)
+
+
+class Resize(nn.Module):
+    """Upsampling by linear interpolation, after a 1×1×1 convolution to the new width.
+
+    Both are linear and act on different axes, so their order doesn't matter to the values; the convolution
+    costs least at the lower resolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, scale: Triple) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(in_channels, out_channels, 1)
+        self.scale = scale
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.upsample3d(apply_conv(self.conv, x), self.scale, mode="linear")
+
+
+class UNet3d(nn.Module):
+    """U-Net of Çiçek et al. (2016, arXiv:1606.06650) in the shape of nnU-Net (Isensee et al. 2021).
+
+    Level 0 has the image's resolution, each further one starts with a strided convolution, and the last is
+    the bottleneck. On the way up a level is upsampled, put beside the skip from the same resolution, and
+    convolved again. Weights are drawn as `blocks.he_normal` says, as nnU-Net's are.
+
+    model(x) maps (N, D, H, W, in_channels), float32 or bfloat16, to logits (N, D, H, W, num_outputs) in
+    float32. With deep supervision, in training, it returns a list of logits, finest first: one for each level
+    but the bottleneck. No gradient reaches x.
+    """
+
+    def __init__(self, in_channels: int, num_outputs: int, args: UNet3dArgs) -> None:
+        super().__init__()
+        widths, strides = args.widths, args.level_strides()
+        inner = range(len(widths) - 1)  # all levels but the bottleneck
+        bottom = len(widths) - 1
+
+        self.encoder = [
+            Level(widths[i - 1] if i else in_channels, i, args, place="encoder", stride=strides[i], first=i == 0)
+            for i in inner
+        ]
+        self.bottleneck = Level(
+            widths[bottom - 1] if bottom else in_channels,
+            bottom,
+            args,
+            place="bottleneck",
+            stride=strides[bottom],
+            first=bottom == 0,
+        )
+        # up[i], skip[i] and decoder[i] work at the resolution of encoder[i].
+        self.up = [make_upsampling(args.upsampling, widths[i + 1], widths[i], strides[i + 1]) for i in inner]
+        self.skip = [drop for _ in inner if (drop := make_dropout(args.dropout, "skip")) is not None]
+        self.decoder = [Level(2 * widths[i], i, args, place="decoder", stride=(1, 1, 1)) for i in inner]
+        num_heads = max(1, bottom) if args.deep_supervision else 1
+        self.heads = [nn.Conv3d(widths[i], num_outputs, 1) for i in range(num_heads)]
+
+        self.deep_supervision = args.deep_supervision
+        self.recompute = args.recompute
+        self.total_stride = args.total_stride()
+        self.in_channels = in_channels
+        he_normal(self, slope=0.01 if args.activation == "leaky_relu" else 0.0)
+
+    def __call__(self, x: mx.array) -> mx.array | list[mx.array]:
+        self._check(x)
+        run = recomputed if self.recompute and self.training else _call
+        skips = []
+        for level in self.encoder:
+            x = run(level, x)  # (N, D/s, H/s, W/s, width)
+            skips.append(x)
+        x = run(self.bottleneck, x)
+
+        logits = []
+        for i in reversed(range(len(self.decoder))):
+            x = upsample(self.up[i], x)
+            skip = apply_dropout(self.skip[i], skips[i]) if self.skip else skips[i]
+            x = run(self.decoder[i], mx.concatenate([x, skip], axis=-1))
+            if i < len(self.heads) and (i == 0 or self.training):
+                logits.append(self._head(i, x))
+        if not self.decoder:
+            logits.append(self._head(0, x))
+        return logits[::-1] if self.deep_supervision and self.training else logits[-1]
+
+    def _head(self, i: int, x: mx.array) -> mx.array:
+        return apply_conv(self.heads[i], x).astype(mx.float32)
+
+    def _check(self, x: mx.array) -> None:
+        if x.ndim != 5 or x.shape[-1] != self.in_channels:
+            raise ValueError(f"unet3d takes (N, D, H, W, {self.in_channels}) arrays; got shape {x.shape}")
+        for axis, size, divisor in zip("DHW", x.shape[1:4], self.total_stride, strict=True):
+            if size % divisor:
+                lower = size // divisor * divisor
+                crop = f" or crop it to {lower}" if lower else ""
+                raise ValueError(
+                    f"unet3d: axis {axis} of the input has {size} voxels, which is not divisible by {divisor} "
+                    f"(the product of its strides); pad it to {lower + divisor}{crop}"
+                )
+
+
+def make_upsampling(kind: str, in_channels: int, out_channels: int, scale: Triple) -> nn.Module:
+    """Return the layer that enlarges by `scale`: "transposed" (kernel and stride equal) or "resize"."""
+    if kind == "transposed":
+        return nn.ConvTranspose3d(in_channels, out_channels, scale, scale)
+    if kind == "resize":
+        return Resize(in_channels, out_channels, scale)
+    raise ValueError(f"upsampling {kind!r} is unknown: expected transposed or resize")
+
+
+def upsample(layer: nn.Module, x: mx.array) -> mx.array:
+    """Return layer(x) for a layer of `make_upsampling`, or for what replaced it."""
+    return apply_conv_transpose(layer, x) if isinstance(layer, nn.ConvTranspose3d) else layer(x)
+
+
+def _call(block: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
+    return block(x)
