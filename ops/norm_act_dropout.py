@@ -1,0 +1,227 @@
+"""Normalisation, activation and channel dropout in one call: two passes over the volume, two more backward.
+
+A channel mask of zeros and a positive constant commutes with (leaky) ReLU, so it folds into the scale and
+shift of the normalisation, and nothing but the input is needed for the gradients.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ops import backend
+from ops.arrays import empty, view
+
+NORMS = ("instance", "batch", "group")
+Statistics = tuple[mx.array, mx.array]
+
+
+def norm_act_dropout(
+    x: mx.array,
+    weight: mx.array | None,
+    bias: mx.array | None,
+    mask: mx.array | None = None,
+    *,
+    norm: str = "instance",
+    groups: int = 1,
+    eps: float = 1e-5,
+    slope: float = 1.0,
+    residual: mx.array | None = None,
+    statistics: Statistics | None = None,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return y = act(normalise(x) * weight + bias + residual) * mask, and the mean and variance it used.
+
+    x: (N, ..., C) float32 or bfloat16; y has its shape and dtype. weight, bias: (C,) float32.
+    mask: (N, C) float32 of zeros and one positive constant, 1 / (1 - p); no gradient flows to it.
+    norm: over space ("instance"), space and samples ("batch"), or space and the channels of one of `groups`
+        groups ("group").
+    slope: of the activation where its argument is negative: 0 ReLU, 1 none.
+    residual: as x, added before the activation.
+    statistics: mean and variance, (C,) each, to use in place of x's own: batch norm in evaluation.
+
+    The statistics are float32, the variance the biased one: (N, C) for instance, (C,) for batch, (N, groups)
+    for group norm. No gradient flows through them as outputs, or to them as arguments. At an argument of
+    zero the activation's derivative is `slope`.
+
+    Raises ValueError for arguments that do not fit x.
+    """
+    _check(x, weight, bias, mask, norm, groups, residual, statistics)
+    channels = x.shape[-1]
+    ones, zeros = mx.ones((channels,)), mx.zeros((channels,))
+    mean, variance = statistics or (zeros, ones)
+    arguments = (
+        x,
+        ones if weight is None else weight.astype(mx.float32),
+        zeros if bias is None else bias.astype(mx.float32),
+        mx.ones((x.shape[0], channels)) if mask is None else mask.astype(mx.float32),
+        mean.astype(mx.float32),
+        variance.astype(mx.float32),
+        *(() if residual is None else (residual,)),
+    )
+    native = backend.active() == "onednn" and x.dtype in (mx.float32, mx.bfloat16) and x.size > 0
+    form = _cpu if native else _plain
+    y, mean, variance = form(norm, groups, float(eps), float(slope), statistics is not None)(*arguments)
+    return y, mx.stop_gradient(mean), mx.stop_gradient(variance)
+
+
+def _check(
+    x: mx.array,
+    weight: mx.array | None,
+    bias: mx.array | None,
+    mask: mx.array | None,
+    norm: str,
+    groups: int,
+    residual: mx.array | None,
+    statistics: Statistics | None,
+) -> None:
+    if x.ndim < 3:
+        raise ValueError(f"norm_act_dropout: x must be (N, ..., C) with an axis of space, got {x.shape}")
+    samples, channels = x.shape[0], x.shape[-1]
+    if norm not in NORMS:
+        raise ValueError(f"norm_act_dropout: norm={norm!r} must be one of {', '.join(NORMS)}")
+    if norm == "group" and (groups < 1 or channels % groups):
+        raise ValueError(f"norm_act_dropout: groups={groups} must divide x's {channels} channels")
+    if statistics is not None and norm != "batch":
+        raise ValueError(f"norm_act_dropout: statistics are for norm='batch', got norm={norm!r}")
+    mean, variance = statistics or (None, None)
+    expected = [("weight", weight, (channels,)), ("bias", bias, (channels,)), ("mask", mask, (samples, channels))]
+    expected += [("mean", mean, (channels,)), ("variance", variance, (channels,)), ("residual", residual, x.shape)]
+    for name, array, shape in expected:
+        if array is not None and array.shape != shape:
+            raise ValueError(f"norm_act_dropout: {name} must be {shape} for x {x.shape}, got {array.shape}")
+    if residual is not None and residual.dtype != x.dtype:
+        raise ValueError(f"norm_act_dropout: residual must be {x.dtype} as x is, got {residual.dtype}")
+
+
+@functools.cache
+def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Callable[..., Sequence[mx.array]]:
+    def forward(
+        x: mx.array,
+        weight: mx.array,
+        bias: mx.array,
+        mask: mx.array,
+        mean: mx.array,
+        variance: mx.array,
+        residual: mx.array | None = None,
+    ) -> Sequence[mx.array]:
+        samples, channels = x.shape[0], x.shape[-1]
+        v = x.astype(mx.float32).reshape(samples, -1, channels)  # (N, S, C)
+        if given:
+            mean, variance = mx.stop_gradient(mean), mx.stop_gradient(variance)
+            v = (v - mean) * mx.rsqrt(variance + eps)
+        else:
+            if norm == "group":
+                v = v.reshape(samples, -1, groups, channels // groups)
+            axes = {"instance": (1,), "batch": (0, 1), "group": (1, 3)}[norm]
+            mean, variance = v.mean(axis=axes, keepdims=True), v.var(axis=axes, keepdims=True)
+            v = ((v - mean) * mx.rsqrt(variance + eps)).reshape(samples, -1, channels)
+            mean, variance = mean.squeeze(axes), variance.squeeze(axes)
+        v = v * weight + bias
+        if residual is not None:
+            v = v + residual.astype(mx.float32).reshape(v.shape)
+        if slope != 1:
+            v = mx.where(v > 0, v, slope * v)
+        v = v * mx.stop_gradient(mask)[:, None]
+        return v.reshape(x.shape).astype(x.dtype), mean, variance
+
+    return forward
+
+
+@functools.cache
+def _cpu(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any:
+    from ops import norm_kernels as kernels
+
+    def standardisation(mean: np.ndarray, variance: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and 1 / standard deviation, broadcastable to (N, C), from statistics in the norm's own shape."""
+        rstd = 1 / np.sqrt(variance.astype(np.float64) + eps)
+        if norm == "group":
+            return np.repeat(mean, channels // groups, axis=1), np.repeat(rstd, channels // groups, axis=1)
+        return mean, rstd
+
+    @mx.custom_function
+    def operator(
+        x: mx.array,
+        weight: mx.array,
+        bias: mx.array,
+        mask: mx.array,
+        mean: mx.array,
+        variance: mx.array,
+        *residual: mx.array,
+    ) -> Sequence[mx.array]:
+        volume = view(x)
+        layout = kernels.layout(x.shape[0], x.size // (x.shape[0] * x.shape[-1]), x.shape[-1])
+        if given:
+            statistics = view(mean), view(variance)
+        else:
+            statistics = _over(norm, groups, *kernels.channel_moments(volume, layout))
+        centre, rstd = standardisation(*statistics, layout.channels)
+        m = view(mask)
+        vectors = [layout.repeat(v) for v in (centre, rstd * view(weight) * m, view(bias) * m)]
+        y, out = empty(x.shape, x.dtype)
+        if residual:
+            r, vectors = view(residual[0]), [*vectors, layout.repeat(m)]
+            kernels.normalise_add_act(layout.tasks, volume, out, r, *vectors, slope, *layout.arguments)
+        else:
+            kernels.normalise_act(layout.tasks, volume, out, *vectors, slope, *layout.arguments)
+        return y, *(mx.array(s.astype(np.float32)) for s in statistics)
+
+    @operator.vjp
+    def gradients(
+        primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
+    ) -> Sequence[mx.array]:
+        x, weight, bias, mask, _, _, *residual = primals
+        volume, g, w, m = view(x), view(cotangents[0]), view(weight), view(mask)
+        layout = kernels.layout(m.shape[0], x.size // m.size, m.shape[1])
+        centre, rstd = standardisation(view(outputs[1]), view(outputs[2]), layout.channels)
+        mean, partial, behind = layout.repeat(centre), layout.partial(), []
+        # u is the gradient behind the activation; wanted: its sum, and its product with the normalised input.
+        if residual:
+            scale, shift, by_u = layout.repeat(0), layout.repeat(1), rstd * w
+            dr, out = empty(x.shape, x.dtype)
+            vectors = [mean, layout.repeat(m)]
+            kernels.gradient_residual(
+                layout.tasks, volume, view(outputs[0]), g, out, partial, *vectors, slope, *layout.arguments
+            )
+            sum_u, dot = layout.total(partial)
+            g, behind = out, [dr]  # the mask and the activation are in it
+        else:
+            scale, shift, by_u = layout.repeat(rstd * w), layout.repeat(view(bias)), rstd * w * m
+            vectors = [mean, scale, shift]
+            kernels.gradient_sums(layout.tasks, volume, g, partial, *vectors, slope, *layout.arguments)
+            sum_u, dot = (total * m for total in layout.total(partial))
+        dot = dot * rstd
+        dx, out = empty(x.shape, x.dtype)
+        if given:
+            by_x = constant = np.float64(0)
+        else:
+            mean_gx, mean_g = (_average(norm, groups, w * total * m.size / x.size) for total in (dot, sum_u))
+            by_x, constant = -rstd * rstd * mean_gx, -rstd * mean_g
+        vectors = [layout.repeat(v) for v in (by_u, by_x, constant)]
+        kernels.gradient_input(layout.tasks, volume, g, out, mean, scale, shift, slope, *vectors, *layout.arguments)
+        dw, db = (mx.array(total.sum(axis=0).astype(np.float32)) for total in (dot, sum_u))
+        return dx, dw, db, *(mx.zeros_like(a) for a in primals[3:6]), *behind
+
+    return operator
+
+
+def _over(norm: str, groups: int, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Statistics of equally large parts, (N, C) -> of the sets that the norm is over."""
+    if norm == "instance":
+        return mean, variance
+    axis = 0
+    if norm == "group":
+        mean, variance = (a.reshape(len(a), groups, -1) for a in (mean, variance))
+        axis = 2
+    return mean.mean(axis=axis), variance.mean(axis=axis) + mean.var(axis=axis)
+
+
+def _average(norm: str, groups: int, per_channel: np.ndarray) -> np.ndarray:
+    """(N, C) -> the same, averaged over the sets that the norm is over."""
+    if norm == "instance":
+        return per_channel
+    if norm == "batch":
+        return per_channel.mean(axis=0, keepdims=True)
+    average = per_channel.reshape(len(per_channel), groups, -1).mean(axis=2)
+    return np.repeat(average, per_channel.shape[1] // groups, axis=1)
