@@ -1,5 +1,7 @@
 """Transposed 3-D convolution: MLX's own, or oneDNN's on the CPU."""
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from ops.conv3d import Triple, check_channels, runs_on_onednn, triple
@@ -40,7 +42,7 @@ def conv_transpose3d(
             f"{tuple(kernel)} and stride {stride}"
         )
     if not runs_on_onednn(x):
-        return _plain(x, weight, bias, stride, padding, output_padding)
+        return _plain(x, weight, bias, stride, padding, output_padding, output)
     from ops.onednn_function import Geometry, convolve
 
     y_shape = (n, *output, o)
@@ -55,6 +57,15 @@ def _plain(
     stride: Triple,
     padding: Triple,
     output_padding: Triple,
+    output_size: Sequence[int],
 ) -> mx.array:
-    y = mx.conv_transpose3d(x, weight.astype(x.dtype), stride, padding, 1, output_padding)
+    if any(output_padding):
+        # MLX 0.32's gradient for x has a wrong shape where output_padding differs between axes
+        y = mx.conv_transpose3d(x, weight.astype(x.dtype), stride)
+        ends = [p + n for p, n in zip(padding, output_size, strict=True)]
+        y = mx.pad(y, [(0, 0), *((0, max(0, end - n)) for end, n in zip(ends, y.shape[1:4], strict=True)), (0, 0)])
+        d, h, w = (slice(p, end) for p, end in zip(padding, ends, strict=True))
+        y = y[:, d, h, w]
+    else:
+        y = mx.conv_transpose3d(x, weight.astype(x.dtype), stride, padding)
     return y if bias is None else y + bias.astype(x.dtype)

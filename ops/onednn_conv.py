@@ -49,10 +49,10 @@ def backward_data(g: Geometry, dy: np.ndarray, weight: np.ndarray, dx: np.ndarra
     run(dy.ctypes.data, weight.ctypes.data, dx.ctypes.data)
 
 
-def backward_weights(g: Geometry, x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, dbias: np.ndarray | None) -> None:
-    """Write the gradient with respect to the weight into dweight, and to the bias into dbias."""
+def backward_weights(g: Geometry, x: np.ndarray, dy: np.ndarray, dweight: np.ndarray) -> None:
+    """Write the gradient with respect to the weight into dweight."""
     run = runtime().plan(("backward weights", g), lambda: _BackwardWeights(g))
-    run(x.ctypes.data, dy.ctypes.data, dweight.ctypes.data, dbias.ctypes.data if dbias is not None else 0)
+    run(x.ctypes.data, dy.ctypes.data, dweight.ctypes.data)
 
 
 class _Layouts:
@@ -84,7 +84,7 @@ class _Layouts:
         return self._describe("backward_data", self._algorithm, self.x, self.any_weight, self.y, hint=self.forward())
 
     def backward_weights(self) -> Handle:
-        arguments = (self._algorithm, self.x, self.any_dweight, self.bias, self.y)
+        arguments = (self._algorithm, self.x, self.any_dweight, None, self.y)
         return self._describe("backward_weights", *arguments, hint=self.forward())
 
     def _describe(self, direction: str, *arguments: Any, hint: Handle | None = None) -> Handle:
@@ -181,13 +181,11 @@ class _BackwardWeights(_Plan):
             dnnl.DIFF_DST: layouts.y.pointer,
             dnnl.DIFF_WEIGHTS: weights,
         }
-        if layouts.bias:
-            arguments[dnnl.DIFF_BIAS] = layouts.bias.pointer
         self._kernel = self._compile(description, arguments)
 
-    def __call__(self, x: int, dy: int, dweight: int, dbias: int) -> None:
+    def __call__(self, x: int, dy: int, dweight: int) -> None:
         blocked, scratch = self._scratch(self._reorder_weights, self._kernel)
-        self._kernel(scratch, x, dy, blocked, *([dbias] if dbias else []))
+        self._kernel(scratch, x, dy, blocked)
         self._reorder_weights(scratch, blocked, dweight)
 
 
