@@ -1,0 +1,150 @@
+"""Segmentation losses, in float32, as sums per sample and class that are divided once.
+
+Every loss is a formula on `ClassSums`: (N, K) sums over voxels. Sums from several devices could be added before
+the division, as could those of several batches.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from configs.train_schema import LossConfig
+
+Loss = Callable[[mx.array | Sequence[mx.array], mx.array], tuple[mx.array, dict[str, mx.array]]]
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """Sums over the voxels that count, each (N, K) float32; MLX computes only those that a loss reads."""
+
+    overlap: mx.array  # of the probability of class k, over voxels of class k
+    predicted: mx.array  # of the probability of class k
+    reference: mx.array  # voxels of class k
+    surprise: mx.array  # of -log p_k, over voxels of class k
+    surprise_all: mx.array  # of -log p_k, over all voxels
+    focal: mx.array  # of -(1 - p_k)^gamma log p_k, over voxels of class k
+
+
+def class_sums(logits: mx.array, y: mx.array, ignore_label: int | None = None, focal_gamma: float = 0.0) -> ClassSums:
+    """Return the sums of one prediction.
+
+    logits: (N, D, H, W, K), any float type. y: (N, D, H, W) integers; voxels of `ignore_label` count nowhere.
+    """
+    samples, classes = logits.shape[0], logits.shape[-1]
+    logits = logits.astype(mx.float32).reshape(samples, -1, classes)  # (N, V, K)
+    y = y.reshape(samples, -1, 1)
+    if ignore_label is not None:
+        y = y.astype(mx.int32)  # -1 would wrap around in uint8
+    is_class = y == mx.arange(classes, dtype=y.dtype)  # (N, V, K)
+    counts = None if ignore_label is None else y != ignore_label  # (N, V, 1)
+    if counts is not None:
+        is_class = is_class & counts
+
+    log_p = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    p = mx.exp(log_p)
+
+    def over(mask: mx.array | None, values: mx.array) -> mx.array:
+        return mx.sum(values if mask is None else mx.where(mask, values, 0.0), axis=1)
+
+    missed = mx.maximum(1.0 - p, 1e-12)  # not 0 or, by rounding, below: its power or gradient would be NaN
+    return ClassSums(
+        overlap=over(is_class, p),
+        predicted=over(counts, p),
+        reference=mx.sum(is_class, axis=1).astype(mx.float32),
+        surprise=over(is_class, -log_p),
+        surprise_all=over(counts, -log_p),
+        focal=over(is_class, -mx.power(missed, focal_gamma) * log_p),
+    )
+
+
+def dice(sums: ClassSums, config: LossConfig) -> mx.array:
+    """Soft Dice loss (Milletari et al. 2016, arXiv:1606.04797, without its squares): 1 - mean Dice, in 0..1.
+
+    The mean is over classes and samples; with `batch_dice` over classes, of the batch as one volume.
+    """
+    overlap, total = sums.overlap, sums.predicted + sums.reference  # (N, K)
+    if config.batch_dice:
+        overlap, total = overlap.sum(axis=0, keepdims=True), total.sum(axis=0, keepdims=True)  # (1, K)
+    first = 0 if config.include_background else 1
+    scores = (2 * overlap + config.smooth) / mx.maximum(total + config.smooth, 1e-8)
+    return 1 - mx.mean(scores[:, first:])
+
+
+def cross_entropy(sums: ClassSums, config: LossConfig) -> mx.array:
+    """Cross-entropy: the mean over voxels, each weighted by its class; smoothed labels as in PyTorch's."""
+    weights = _class_weights(sums, config)
+    numerator = (sums.surprise * weights).sum()
+    if config.label_smoothing > 0:
+        uniform = (sums.surprise_all * weights).sum() / weights.size
+        numerator = (1 - config.label_smoothing) * numerator + config.label_smoothing * uniform
+    return numerator / _weighted_voxels(sums, weights)
+
+
+def focal(sums: ClassSums, config: LossConfig) -> mx.array:
+    """Focal loss (Lin et al. 2017, arXiv:1708.02002): the weighted mean over voxels; gamma 0 is cross-entropy."""
+    weights = _class_weights(sums, config)
+    return (sums.focal * weights).sum() / _weighted_voxels(sums, weights)
+
+
+def _class_weights(sums: ClassSums, config: LossConfig) -> mx.array:
+    return mx.array(config.class_weights or [1.0] * sums.reference.shape[-1], dtype=mx.float32)  # (K,)
+
+
+def _weighted_voxels(sums: ClassSums, weights: mx.array) -> mx.array:
+    voxels = (sums.reference * weights).sum()
+    return mx.where(voxels > 0, voxels, 1.0)  # where every voxel is ignored the numerator is 0 too
+
+
+LOSSES: dict[str, dict[str, Callable[[ClassSums, LossConfig], mx.array]]] = {
+    "dice_ce": {"dice": dice, "cross_entropy": cross_entropy},
+    "dice": {"dice": dice},
+    "cross_entropy": {"cross_entropy": cross_entropy},
+    "focal": {"focal": focal},
+}
+
+
+def build_loss(config: LossConfig, num_outputs: int) -> Loss:
+    """Return loss(logits, y) -> (float32 scalar, {term: float32 scalar before its weight}).
+
+    logits: (N, D, H, W, K), or a list of them, finest first, each weighted half of the one before (deep
+    supervision, Lee et al. 2015, arXiv:1409.5185); the target is then sampled down to each by nearest neighbour.
+    y: (N, D, H, W) integers in 0..K-1, and the ignored label.
+
+    Raises ValueError where the config doesn't fit the number of outputs.
+    """
+    if config.class_weights is not None and len(config.class_weights) != num_outputs:
+        raise ValueError(
+            f"loss.class_weights has {len(config.class_weights)} entries, but the data has {num_outputs} classes"
+        )
+    if num_outputs < 2:
+        raise ValueError(f"loss.{config.name} needs at least 2 classes, background included; got {num_outputs}")
+    terms = LOSSES[config.name]
+    term_weights = {"dice": config.dice_weight, "cross_entropy": config.ce_weight, "focal": 1.0}
+
+    def loss(logits: mx.array | Sequence[mx.array], y: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        levels = [logits] if isinstance(logits, mx.array) else list(logits)
+        norm = sum(0.5**i for i in range(len(levels)))
+        parts = {name: mx.array(0.0) for name in terms}
+        for i, level in enumerate(levels):
+            target = sample_down(y, level.shape[1:-1])
+            sums = class_sums(level, target, config.ignore_label, config.focal_gamma)
+            for name, term in terms.items():
+                parts[name] = parts[name] + 0.5**i / norm * term(sums, config)
+        total = mx.array(0.0)
+        for name, value in parts.items():
+            total = total + term_weights[name] * value
+        return total, parts
+
+    return loss
+
+
+def sample_down(y: mx.array, shape: Sequence[int]) -> mx.array:
+    """Return the labels (N, D, H, W) at every n-th voxel, so that they have the given (d, h, w)."""
+    if tuple(y.shape[1:]) == tuple(shape):
+        return y
+    step = [-(-size // small) for size, small in zip(y.shape[1:], shape, strict=True)]
+    small = y[:, :: step[0], :: step[1], :: step[2]]
+    if tuple(small.shape[1:]) != tuple(shape):
+        raise ValueError(f"logits of {tuple(shape)} voxels don't fit a target of {tuple(y.shape[1:])}")
+    return small

@@ -1,0 +1,177 @@
+"""One optimiser step: forward, loss, gradients, clipping, update, moving average of the weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from configs.train_schema import OptimConfig, TrainConfig
+from engine.checkpoint import check_same_tensors, load_parameters, read_tensors
+from engine.ema import WeightAverage
+from engine.losses import Loss
+from engine.optim import clip_by_norm, global_norm
+from ops import backend
+
+Batch = Mapping[str, np.ndarray]
+COMPUTE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step found, as Python numbers."""
+
+    loss: float
+    parts: dict[str, float]  # the loss's terms
+    grad_norm: float  # before clipping
+    learning_rate: float
+
+
+class TrainStep:
+    """Trains a model by one optimiser step a call, and knows all that a checkpoint of it must hold.
+
+    The forward and backward pass run in `train.precision`: the input is cast, and the layers follow it; weights,
+    losses, norm statistics and optimiser state stay float32. On a GPU the step is compiled. There, and wherever
+    it is compiled, a value that changes during a run must be an array in the model's or the optimiser's state.
+
+    Raises ValueError where precision or compilation cannot run on this machine.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: optim.Optimizer,
+        loss: Loss,
+        train: TrainConfig,
+        optim_config: OptimConfig,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.average = None if optim_config.ema_decay is None else WeightAverage(model, optim_config.ema_decay)
+        self.compiled = should_compile(train.compile)
+        self._dtype = compute_dtype(train.precision)
+        self._loss = loss
+        self._clip_norm = optim_config.clip_norm
+        self._gradients_of_model = nn.value_and_grad(model, self._forward)
+        optimizer.init(model.trainable_parameters())
+        self._bind()
+
+    def __call__(self, batches: Sequence[Batch]) -> StepResult:
+        """Update the model by the mean gradient of the batches, which are of one size: several accumulate.
+
+        Each holds x (N, D, H, W, C) float32 and y (N, D, H, W) integers. The model must be in training mode.
+        """
+        total = mx.array(0.0)
+        total_parts: dict[str, mx.array] = {}
+        gradients: Any = None
+        for batch in batches:
+            (loss, parts), new = self._gradients(mx.array(batch["x"]), mx.array(batch["y"]))
+            gradients = new if gradients is None else tree_map(mx.add, gradients, new)
+            total = total + loss
+            total_parts = {name: value + total_parts.get(name, 0.0) for name, value in parts.items()}
+            if len(batches) > 1:
+                mx.eval(gradients, total, total_parts, self._state)  # frees this batch's activations
+        norm = self._update(gradients, mx.array(1 / len(batches)))
+        mx.eval(total, total_parts, norm, self._state)  # the step's only synchronisation
+        return StepResult(
+            loss=_number(total) / len(batches),
+            parts={name: _number(value) / len(batches) for name, value in total_parts.items()},
+            grad_norm=_number(norm),
+            learning_rate=_number(self.optimizer.learning_rate),
+        )
+
+    def _forward(self, x: mx.array, y: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        return self._loss(self.model(x.astype(self._dtype)), y)
+
+    def _apply(self, gradients: Any, scale: mx.array) -> mx.array:
+        gradients = tree_map(lambda g: g * scale, gradients)
+        norm = global_norm(gradients)
+        if self._clip_norm is not None:
+            gradients = clip_by_norm(gradients, norm, self._clip_norm)
+        self.optimizer.update(self.model, gradients)
+        if self.average is not None:
+            self.average.update(self.model)
+        return norm
+
+    def _bind(self) -> None:
+        """Take hold of the state as it is now; called again when a checkpoint has replaced it."""
+        average = {} if self.average is None else self.average.state
+        self._state = [self.model.state, self.optimizer.state, average, mx.random.state]
+        self._gradients, self._update = self._gradients_of_model, self._apply
+        if self.compiled:
+            self._gradients = mx.compile(self._gradients, inputs=self._state, outputs=self._state)
+            self._update = mx.compile(self._update, inputs=self._state, outputs=self._state)
+
+    def tensors(self) -> dict[str, dict[str, mx.array]]:
+        """All arrays that a resumed run needs: {file name: {tensor name: array}}, for `save_checkpoint`."""
+        optimizer = {f"optimizer.{name}": a for name, a in tree_flatten(self.optimizer.state)}
+        files = {"model": dict(tree_flatten(self.model.parameters())), "optimizer": optimizer}
+        optimizer["random.key"] = random_key()
+        if self.average is not None:
+            files["ema"] = dict(self.average.state["average"])
+            optimizer["ema.step"] = self.average.state["step"]
+        return files
+
+    def load(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint: weights, their average, the optimiser's state and the random key.
+
+        Raises CheckpointError that lists every tensor that doesn't fit.
+        """
+        load_parameters(self.model, read_tensors(checkpoint / "model.safetensors"), checkpoint / "model.safetensors")
+        file = checkpoint / "optimizer.safetensors"
+        arrays = read_tensors(file)
+        check_same_tensors(self.tensors()["optimizer"], arrays, file)
+        prefix = "optimizer."
+        state = [(name.removeprefix(prefix), a) for name, a in arrays.items() if name.startswith(prefix)]
+        self.optimizer.state = tree_unflatten(state)
+        self.optimizer.init(self.model.trainable_parameters())  # marks it as ready; what it holds stays
+        if self.average is not None:
+            file = checkpoint / "ema.safetensors"
+            average = read_tensors(file)
+            check_same_tensors(self.average.state["average"], average, file)
+            self.average.set(average, arrays["ema.step"])
+        set_random_key(arrays["random.key"])
+        self._bind()
+
+
+def should_compile(when: str) -> bool:
+    """Whether the step is compiled, for `train.compile` = auto | always | never.
+
+    Raises ValueError where it is asked for and the operators cannot be compiled.
+    """
+    if when == "always" and backend.active() != "mlx":
+        raise ValueError(
+            f"train.compile=always: the {backend.active()} operators leave MLX and cannot be compiled; "
+            "use train.compile=auto, or ops=mlx"
+        )
+    return when == "always" or (when == "auto" and mx.default_device().type == mx.DeviceType.gpu)
+
+
+def compute_dtype(precision: str) -> mx.Dtype:
+    """The dtype of activations for `train.precision`; raises ValueError where this machine has no bfloat16."""
+    if precision == "bfloat16" and not backend.supports_bfloat16():
+        raise ValueError(
+            "train.precision=bfloat16: this CPU has no bfloat16 arithmetic (AVX512-BF16 or AMX); use float32"
+        )
+    return COMPUTE_DTYPES[precision]
+
+
+def random_key() -> mx.array:
+    """The state of MLX's random numbers, (2,) uint32."""
+    (key,) = mx.random.state  # type: ignore[misc]  # the stub knows an object; it is a sequence of one key
+    return mx.array(key)
+
+
+def set_random_key(key: mx.array) -> None:
+    """Bring MLX's random numbers into a state that `random_key` returned."""
+    high, low = np.array(key).tolist()
+    mx.random.seed(high << 32 | low)  # MLX splits a seed into just these two halves
+
+
+def _number(scalar: mx.array) -> float:
+    return float(np.array(scalar))
