@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data import arrays, nifti
+from data.cases import SUFFIXES
 from data.grid import Grid, Source
 from data.header import Header
 from data.problems import FileProblem
@@ -19,7 +20,6 @@ __all__ = [
     "require_classes", "require_finite", "write_volume",
 ]  # fmt: skip
 
-SUFFIXES = (*nifti.SUFFIXES, *arrays.SUFFIXES)
 SHOWN_VALUES = 5  # wrong values listed in a message
 
 

@@ -119,6 +119,26 @@ def size_problem(path: Path, num_bytes: int) -> FileProblem | None:
     return too_long(path, num_bytes) if size > num_bytes + TRAILING_BYTES else None
 
 
+def gzip_problem(path: Path, num_bytes: int) -> FileProblem | None:
+    """Whether a gzip file ends as it should: cheap where its last bytes hold the promised length."""
+    if not is_gzipped(path):
+        return None
+    with open_file(path) as file:
+        file.seek(max(0, path.stat().st_size - 4))
+        length = int.from_bytes(file.read(4), "little")  # of the last member, modulo 2**32
+    if 0 <= (length - num_bytes) % 2**32 <= TRAILING_BYTES:
+        return None
+    seen = 0
+    try:  # several members, zeros at the end, or damage: only the whole file tells
+        for piece in inflated(path, PIECE_BYTES):
+            seen += len(piece)
+            if seen > num_bytes + TRAILING_BYTES:
+                return too_long(path, num_bytes)
+    except FileProblem as problem:
+        return problem
+    return too_short(path, num_bytes, seen) if seen < num_bytes else None
+
+
 def too_short(path: Path, promised: int, found: int) -> FileProblem:
     """The problem of a file that ends before all promised bytes came."""
     reason = f"truncated: header promises {promised} bytes ({readable_size(promised)}), the file holds {found}"

@@ -1,0 +1,115 @@
+"""Who trains, who validates, who tests."""
+
+import difflib
+import logging
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from configs.data_schema import Split
+from data.cases import Case, some
+
+LOG = logging.getLogger("mlx_volumes")
+Splits = dict[str, list[str]]  # "train", "val", "test" -> case ids, sorted
+
+
+def make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> Splits:
+    """Case ids by split, sorted, the same for a seed whatever the order of the cases.
+
+    For `kfold` and `ratio`, cases without a label and those that the source calls `test` are never drawn:
+    they stand in `test`. Every other case is in `val` of exactly one of the folds; fold sizes differ by one
+    at most, or, with `by_group` and groups, as little as whole groups allow. For `lists` and `given`, a case
+    that is not named is in no split. Raises ValueError.
+    """
+    if split.kind == "lists":
+        return _checked(_listed(cases, split), cases, "data.split.train")
+    if split.kind == "given":
+        return _checked(_given(cases), cases, "the source's own split")
+    drawn = [case for case in cases if case.label is not None and case.split != "test"]
+    if any(case.split for case in drawn):
+        LOG.warning("data.split.kind=%s draws anew; the source's own split needs data.split.kind=given", split.kind)
+    units = _units(drawn, split.by_group)
+    kept = {case.id for case in drawn}
+    test = sorted(case.id for case in cases if case.id not in kept)
+    if split.kind == "kfold":
+        parts = _deal(units, [len(drawn) / split.folds] * split.folds, seed)
+        if not all(parts):
+            raise ValueError(
+                f"data.split.folds={split.folds} needs as many labelled cases or groups, there are {len(units)}"
+            )
+        train = [case for number, part in enumerate(parts) if number != fold for case in part]
+        return {"train": sorted(train), "val": sorted(parts[fold]), "test": test}
+    parts = _deal(units, _counts(len(drawn), split.ratio), seed)
+    for name, share, part in zip(("train", "val", "test"), split.ratio, parts, strict=True):
+        if share and not part:
+            raise ValueError(
+                f"data.split.ratio={list(split.ratio)} leaves no case for {name}: there are {len(drawn)} labelled "
+                f"cases in {len(units)} groups"
+            )
+    return {"train": sorted(parts[0]), "val": sorted(parts[1]), "test": sorted(test + parts[2])}
+
+
+def _units(cases: Iterable[Case], by_group: bool) -> list[list[str]]:
+    """What moves as one: the cases of a group, or a case of its own; sorted, so that file order is nothing."""
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for case in cases:
+        grouped = by_group and case.group is not None
+        groups.setdefault((grouped, str(case.group) if grouped else case.id), []).append(case.id)
+    return [sorted(groups[key]) for key in sorted(groups)]
+
+
+def _deal(units: list[list[str]], targets: Sequence[float], seed: int) -> list[list[str]]:
+    """Shuffled units, large ones first, each to the part that lacks most."""
+    order = np.random.default_rng(seed).permutation(len(units))
+    parts: list[list[str]] = [[] for _ in targets]
+    for index in sorted(order, key=lambda index: -len(units[index])):  # sorted is stable: ties stay shuffled
+        lacking = [target - len(part) for target, part in zip(targets, parts, strict=True)]
+        parts[int(np.argmax(lacking))] += units[index]
+    return parts
+
+
+def _counts(total: int, ratio: Sequence[float]) -> list[int]:
+    """Whole numbers in the given ratio that add up to `total`, by largest remainder."""
+    exact = np.array(ratio) / sum(ratio) * total
+    counts = np.floor(exact).astype(int)
+    for index in np.argsort(counts - exact, kind="stable")[: total - counts.sum()]:
+        counts[index] += 1
+    return counts.tolist()
+
+
+def _listed(cases: Sequence[Case], split: Split) -> Splits:
+    known = [case.id for case in cases]
+    seen: dict[str, str] = {}
+    for name in ("train", "val", "test"):
+        for case_id in getattr(split, name):
+            if case_id not in known:
+                near = difflib.get_close_matches(case_id, known, n=1, cutoff=0) or ["none"]
+                raise ValueError(f"data.split.{name}: no case {case_id!r}; the nearest is {near[0]!r}")
+            if case_id in seen:
+                raise ValueError(f"data.split.{name}: case {case_id!r} is in data.split.{seen[case_id]} already")
+            seen[case_id] = name
+    return {name: sorted(getattr(split, name)) for name in ("train", "val", "test")}
+
+
+def _given(cases: Sequence[Case]) -> Splits:
+    splits: Splits = {"train": [], "val": [], "test": []}
+    for case in cases:
+        if case.split is not None:
+            splits[case.split].append(case.id)
+    if not any(splits.values()):
+        raise ValueError("data.split.kind=given: the source gives no split; use kfold, ratio or lists")
+    return {name: sorted(ids) for name, ids in splits.items()}
+
+
+def _checked(splits: Splits, cases: Sequence[Case], where: str) -> Splits:
+    """Training needs cases, and they and those of validation need labels."""
+    unlabelled = {case.id for case in cases if case.label is None}
+    if not splits["train"]:
+        raise ValueError(f"{where}: no training case")
+    for name in ("train", "val"):
+        if missing := [case_id for case_id in splits[name] if case_id in unlabelled]:
+            raise ValueError(f"split {name}: cases without a label: {some(missing)}; move them to test")
+    placed = {case_id for ids in splits.values() for case_id in ids}
+    if left_out := sorted(case.id for case in cases if case.id not in placed):
+        LOG.warning("in no split: %s", some(left_out))
+    return splits
