@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.fields import Count, Probability, Section, Triple
+from configs.fields import Count, Section, Triple
 
 DropoutKind = Literal["none", "element", "channel"]
 DropoutRate = Annotated[float, Field(ge=0, lt=1)]
@@ -87,6 +87,78 @@ class UNet3dConfig(Section):
     args: UNet3dArgs = UNet3dArgs()
 
 
-ModelConfig = UNet3dConfig
+class CNN3dArgs(Section):
+    """A plain stack of Conv3d – norm – ReLU – Dropout3d blocks with pooling between, and a linear head."""
 
-__all__ = ["ClassifierDropout", "Dropout", "ModelConfig", "Probability", "UNet3dArgs", "UNet3dConfig"]
+    widths: tuple[Count, ...] = (16, 32, 64, 128)  # one block each
+    kernel: Triple = (3, 3, 3)
+    pool: Triple = (2, 2, 2)  # max pooling between blocks; [1, 2, 2] keeps a video's frames
+    norm: Literal["instance", "batch", "group", "none"] = "batch"
+    groups: Count = 8  # of group norm
+    dropout: ClassifierDropout = ClassifierDropout(places=("body", "head"))
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> "CNN3dArgs":
+        if self.norm == "group" and any(w % self.groups for w in self.widths):
+            raise ValueError(f"widths {self.widths} must be multiples of groups={self.groups}")
+        if any(k % 2 == 0 for k in self.kernel):
+            raise ValueError(f"kernel must be odd; got {self.kernel}")
+        return self
+
+
+class ResNet3dArgs(Section):
+    """ResNet (He et al. 2016) in 3-D, with the strides of the 2-D original.
+
+    MedicalNet's (Chen et al. 2019): `layer_strides: [1, 2, 1, 1]`, `layer_dilations: [1, 1, 2, 4]`, and
+    `shortcut: A` for depth 10, 18 and 34. MONAI's default: `stem_stride: [1, 1, 1]`, `shortcut_bias: true`.
+    For volumes of about 32 voxels a side leave the early strides out: `stem_kernel: [3, 3, 3]`,
+    `stem_stride: [1, 1, 1]`, `max_pool: false`.
+    """
+
+    depth: Literal[10, 18, 34, 50] = 18
+    width: Count = 64  # of the first stage; each further one doubles it
+    stem_kernel: Triple = (7, 7, 7)
+    stem_stride: Triple = (2, 2, 2)
+    max_pool: bool = True  # 3×3×3 with stride 2 after the stem
+    layer_strides: tuple[Count, Count, Count, Count] = (1, 2, 2, 2)
+    layer_dilations: tuple[Count, Count, Count, Count] = (1, 1, 1, 1)
+    shortcut: Literal["A", "B"] = "B"  # where shapes differ. A: subsample, pad with zeros. B: 1×1×1 convolution, norm
+    shortcut_bias: bool = False  # of B's convolution: does nothing before a norm, but published weights have it
+    norm: Literal["instance", "batch", "group"] = "batch"
+    groups: Count = 8  # of group norm
+    recompute: bool = False  # trade time for memory: keep block inputs only (gradient checkpointing)
+    dropout: ClassifierDropout = ClassifierDropout()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ResNet3dArgs":
+        if any(k % 2 == 0 for k in self.stem_kernel):
+            raise ValueError(f"stem_kernel must be odd; got {self.stem_kernel}")
+        if self.norm == "group" and self.width % self.groups:
+            raise ValueError(f"width={self.width} must be a multiple of groups={self.groups}")
+        return self
+
+
+class VideoResNetArgs(Section):
+    """r3d_18, mc3_18 and r2plus1d_18 (Tran et al. 2018), layer for layer as torchvision has them."""
+
+    recompute: bool = False  # trade time for memory: keep block inputs only (gradient checkpointing)
+    dropout: ClassifierDropout = ClassifierDropout()
+
+
+class CNN3dConfig(Section):
+    name: Literal["cnn3d"] = "cnn3d"
+    args: CNN3dArgs = CNN3dArgs()
+
+
+class ResNet3dConfig(Section):
+    name: Literal["resnet3d"] = "resnet3d"
+    args: ResNet3dArgs = ResNet3dArgs()
+
+
+class VideoResNetConfig(Section):
+    name: Literal["r3d_18", "mc3_18", "r2plus1d_18"] = "r3d_18"
+    args: VideoResNetArgs = VideoResNetArgs()
+
+
+ModelConfig = UNet3dConfig
+AnyModelConfig = Annotated[UNet3dConfig | CNN3dConfig | ResNet3dConfig | VideoResNetConfig, Field(discriminator="name")]

@@ -1,14 +1,27 @@
 """Networks of Conv3d blocks with dropout."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from models.cnn3d import CNN3d
+from models.resnet3d import ResNet3d
 from models.unet3d import UNet3d
+from models.video_resnet import VideoResNet
 
-MODELS = {"unet3d": UNet3d}
+# name: a callable of (in_channels, num_outputs, args)
+MODELS: dict[str, Callable[[int, int, Any], nn.Module]] = {
+    "unet3d": UNet3d,
+    "cnn3d": CNN3d,
+    "resnet3d": ResNet3d,
+    "r3d_18": partial(VideoResNet, kind="r3d_18"),
+    "mc3_18": partial(VideoResNet, kind="mc3_18"),
+    "r2plus1d_18": partial(VideoResNet, kind="r2plus1d_18"),
+}
 
 
 def build_model(name: str, args: Any, in_channels: int, num_outputs: int) -> nn.Module:

@@ -22,17 +22,19 @@ class ConvBlock(nn.Module):
         out_channels: int,
         kernel: int | Triple = 3,
         stride: int | Triple = 1,
+        dilation: int = 1,
         *,
         norm: nn.Module | None = None,
         act: nn.Module | None = None,
         drop: nn.Module | None = None,
+        bias: bool | None = None,
         input_grad: bool = True,
     ) -> None:
         super().__init__()
         kernel = (kernel,) * 3 if isinstance(kernel, int) else kernel
-        padding = tuple(k // 2 for k in kernel)
-        # A norm subtracts the mean, and a bias before it with the mean.
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=norm is None)
+        padding = tuple(dilation * (k // 2) for k in kernel)
+        bias = norm is None if bias is None else bias  # a norm would subtract it again, with the mean
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, dilation, bias)
         self.norm = norm
         self.act = act
         self.drop = drop

@@ -1,0 +1,51 @@
+"""The plainest 3-D CNN: blocks of Conv3d, norm, ReLU and Dropout3d, pooling between them, a linear head."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+import ops
+from configs.model_schema import CNN3dArgs
+from models.blocks import ConvBlock, he_normal
+from models.classifier import Head, check_input
+from models.dropout import make_dropout
+from models.norms import make_norm
+
+
+class CNN3d(nn.Module):
+    """Classifier of volumes or clips.
+
+    model(x) maps (N, D, H, W, in_channels), float32 or bfloat16, to logits (N, num_outputs), float32. No
+    gradient reaches x. `features(x)` is what the head pools.
+    """
+
+    def __init__(self, in_channels: int, num_outputs: int, args: CNN3dArgs) -> None:
+        super().__init__()
+        inputs = (in_channels, *args.widths[:-1])
+        self.blocks = [
+            ConvBlock(
+                inputs[i],
+                width,
+                args.kernel,
+                norm=make_norm(args.norm, width, args.groups),
+                act=nn.ReLU(),
+                drop=make_dropout(args.dropout, "body"),
+                input_grad=i > 0,
+            )
+            for i, width in enumerate(args.widths)
+        ]
+        self.head = Head(args.widths[-1], num_outputs, make_dropout(args.dropout, "head"))
+        self.pool = args.pool
+        self.in_channels = in_channels
+        he_normal(self)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.head(self.features(x))
+
+    def features(self, x: mx.array) -> mx.array:
+        """Return the last block's output, (N, D', H', W', widths[-1])."""
+        check_input("cnn3d", x, self.in_channels)
+        for i, block in enumerate(self.blocks):
+            if i:
+                x = ops.max_pool3d(x, self.pool, self.pool)  # (N, D, H, W, C) -> (N, D/2, H/2, W/2, C)
+            x = block(x)
+        return x

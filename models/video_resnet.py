@@ -1,0 +1,151 @@
+"""r3d_18, mc3_18 and r2plus1d_18 for video, layer for layer as torchvision has them; D is time.
+
+Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", arXiv:1711.11248.
+"""
+
+import re
+from functools import partial
+from typing import Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from configs.model_schema import VideoResNetArgs
+from models.blocks import ConvBlock, he_normal
+from models.classifier import Head, check_input, run_blocks
+from models.dropout import make_dropout
+from models.norms import BatchNorm3d
+
+WIDTHS = (64, 128, 256, 512)
+
+
+class MakeConv(Protocol):
+    """Makes the convolution, norm and activation that the kinds of network differ in."""
+
+    def __call__(
+        self, in_channels: int, out_channels: int, stride: int, *, middle: int, drop: nn.Module | None
+    ) -> nn.Module: ...
+
+
+def conv_3d(
+    in_channels: int, out_channels: int, stride: int, *, middle: int, drop: nn.Module | None, kernel_time: int = 3
+) -> ConvBlock:
+    """A convolution over `kernel_time` × 3 × 3; without extent in time it has no stride there either."""
+    kernel, strides = (kernel_time, 3, 3), (stride if kernel_time > 1 else 1, stride, stride)
+    norm = BatchNorm3d(out_channels)
+    return ConvBlock(in_channels, out_channels, kernel, strides, norm=norm, act=nn.ReLU(), drop=drop)
+
+
+class Conv2Plus1d(nn.Module):
+    """A 1×3×3 convolution in space to `middle` channels, then a 3×1×1 convolution in time."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, *, middle: int, drop: nn.Module | None
+    ) -> None:
+        super().__init__()
+        norm, act = BatchNorm3d(middle), nn.ReLU()
+        self.spatial = ConvBlock(in_channels, middle, (1, 3, 3), (1, stride, stride), norm=norm, act=act)
+        norm, act = BatchNorm3d(out_channels), nn.ReLU()
+        self.temporal = ConvBlock(middle, out_channels, (3, 1, 1), (stride, 1, 1), norm=norm, act=act, drop=drop)
+
+    def __call__(self, x: mx.array, residual: mx.array | None = None) -> mx.array:
+        return self.temporal(self.spatial(x), residual)
+
+
+class VideoBlock(nn.Module):
+    """Residual block: y = ReLU(conv2(conv1(x)) + shortcut(x)), with dropout between the convolutions."""
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, conv: MakeConv, strides_time: bool, drop: nn.Module | None
+    ) -> None:
+        super().__init__()
+        # As many parameters as full 3-D convolutions have. torchvision takes the first one's for both.
+        middle = in_channels * width * 27 // (in_channels * 9 + width * 3)
+        self.conv1 = conv(in_channels, width, stride, middle=middle, drop=drop)
+        self.conv2 = conv(width, width, 1, middle=middle, drop=None)
+        self.shortcut = None
+        if stride != 1 or in_channels != width:
+            strides = (stride if strides_time else 1, stride, stride)
+            self.shortcut = ConvBlock(in_channels, width, 1, strides, norm=BatchNorm3d(width))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return self.conv2(self.conv1(x), shortcut)
+
+
+class VideoResNet(nn.Module):
+    """18 layers of residual blocks: r3d has 3×3×3 convolutions, mc3 such in the first stage and 1×3×3 after it,
+    r2plus1d splits each into space and time.
+
+    model(x) maps (N, T, H, W, in_channels), float32 or bfloat16, to logits (N, num_outputs), float32. No
+    gradient reaches x. Drawn as torchvision's: convolutions He-normal by fan-out, the last layer N(0, 0.01).
+    `features(x)` is what the head pools.
+    """
+
+    def __init__(self, in_channels: int, num_outputs: int, args: VideoResNetArgs, *, kind: str) -> None:
+        super().__init__()
+        self.stem = make_stem(in_channels, split=kind == "r2plus1d_18")
+        channels = WIDTHS[0]
+        for i, width in enumerate(WIDTHS):
+            has_time = kind != "mc3_18" or i == 0
+            conv: MakeConv = (
+                Conv2Plus1d if kind == "r2plus1d_18" else partial(conv_3d, kernel_time=3 if has_time else 1)
+            )
+            drops = [make_dropout(args.dropout, "body") for _ in range(2)]
+            self[f"layer{i + 1}"] = [
+                VideoBlock(channels, width, 2 if i else 1, conv, has_time, drops[0]),
+                VideoBlock(width, width, 1, conv, has_time, drops[1]),
+            ]
+            channels = width
+        self.head = Head(channels, num_outputs, make_dropout(args.dropout, "head"))
+        self.recompute = args.recompute
+        self.in_channels = in_channels
+        self._kind = kind
+        he_normal(self, mode="fan_out")
+        self.head.fc.weight = mx.random.normal(self.head.fc.weight.shape, scale=0.01)
+        self.head.fc.bias = mx.zeros_like(self.head.fc.bias)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.head(self.features(x))
+
+    def features(self, x: mx.array) -> mx.array:
+        """Return the last convolution's output, (N, T', H', W', 512)."""
+        check_input(self._kind, x, self.in_channels)
+        blocks = [*self.stem, *self.layer1, *self.layer2, *self.layer3, *self.layer4]
+        return run_blocks(blocks, x, self.recompute and self.training)
+
+
+def make_stem(in_channels: int, split: bool) -> list[ConvBlock]:
+    """Return the first convolution, 3×7×7, or 1×7×7 and 3×1×1; stride 2 in space."""
+    if not split:
+        norm = BatchNorm3d(64)
+        return [ConvBlock(in_channels, 64, (3, 7, 7), (1, 2, 2), norm=norm, act=nn.ReLU(), input_grad=False)]
+    norm = BatchNorm3d(45)
+    return [
+        ConvBlock(in_channels, 45, (1, 7, 7), (1, 2, 2), norm=norm, act=nn.ReLU(), input_grad=False),
+        ConvBlock(45, 64, (3, 1, 1), norm=BatchNorm3d(64), act=nn.ReLU()),
+    ]
+
+
+def torchvision_name(name: str) -> str:
+    """Return torchvision's name of a parameter of these networks: `layer1.0.conv1.norm.bias` is
+    `layer1.0.conv1.1.bias` there.
+
+    Convolution weights are (out, in, kT, kH, kW) there, and (out, kT, kH, kW, in) here.
+    """
+    for pattern, replacement in (
+        (r"^head\.fc", "fc"),
+        (r"^stem\.0\.conv", "stem.0"),
+        (r"^stem\.0\.norm", "stem.1"),
+        (r"^stem\.1\.conv", "stem.3"),
+        (r"^stem\.1\.norm", "stem.4"),
+        (r"\.shortcut\.", ".downsample."),
+        (r"\.spatial\.conv", ".0.0"),
+        (r"\.spatial\.norm", ".0.1"),
+        (r"\.temporal\.conv", ".0.3"),
+        (r"\.temporal\.norm", ".1"),
+        (r"\.conv\.", ".0."),
+        (r"\.norm\.", ".1."),
+    ):
+        name = re.sub(pattern, replacement, name)
+    return name
