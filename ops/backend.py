@@ -28,10 +28,11 @@ def choose(name: str = "auto", threads: int | None = None) -> str:
     Raises OSError when "onednn" is asked for by name and cannot run: the message names what is missing.
     """
     global _form, _threads
-    if name == "auto":
-        name = os.environ.get("MLX_VOLUMES_OPS") or "auto"
+    key = "ops"
+    if name == "auto" and os.environ.get("MLX_VOLUMES_OPS"):
+        key, name = "MLX_VOLUMES_OPS", os.environ["MLX_VOLUMES_OPS"]
     if name not in ("auto", *FORMS):
-        raise ValueError(f"ops={name} is unknown: expected auto, mlx or onednn")
+        raise ValueError(f"{key}={name} is unknown: expected auto, mlx or onednn")
     if threads is not None and threads < 1:
         raise ValueError(f"ops: threads={threads} must be at least 1")
     on_gpu = mx.default_device().type == mx.DeviceType.gpu

@@ -29,7 +29,8 @@ class Handle:
 
     def __init__(self, pointer: ctypes.c_void_p, destroy: Callable[[ctypes.c_void_p], int]) -> None:
         self.pointer = pointer
-        weakref.finalize(self, destroy, pointer).atexit = False
+        self._finalizer = weakref.finalize(self, destroy, pointer)
+        self._finalizer.atexit = False
 
 
 class Runtime:

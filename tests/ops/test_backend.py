@@ -1,0 +1,168 @@
+import ctypes
+import importlib.metadata
+import logging
+import os
+import platform
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import mlx.core as mx
+import pytest
+
+from ops import backend, onednn, onednn_library
+
+HERE = sys.platform == "linux" and platform.machine() == "x86_64"
+linux_x86_64 = pytest.mark.skipif(not HERE, reason="oneDNN's form is for Linux x86-64")
+
+
+@pytest.fixture(autouse=True)
+def undecided(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="mlx_volumes")
+    monkeypatch.delenv("MLX_VOLUMES_OPS", raising=False)
+    monkeypatch.setattr(backend, "_form", None)
+    monkeypatch.setattr(backend, "_threads", None)
+    monkeypatch.setattr(onednn, "_runtime", onednn._runtime)
+    yield
+    if onednn._runtime is not None:
+        onednn._runtime.set_threads(len(os.sched_getaffinity(0)))
+
+
+def missing(monkeypatch, library):
+    """Let the loader behave as where `library` is not installed."""
+    monkeypatch.setattr(onednn, "_runtime", None)
+
+    class Loader(ctypes.CDLL):
+        def __init__(self, name, *arguments):
+            if library in str(name) or "libdnnl" in str(name):
+                raise OSError(f"{library}: cannot open shared object file: No such file or directory")
+            super().__init__(name, *arguments)
+
+    monkeypatch.setattr(onednn_library.ctypes, "CDLL", Loader)
+
+
+@linux_x86_64
+def test_auto_takes_onednn_here_and_says_so_once(caplog):
+    assert backend.active() == "onednn"
+    assert backend.active() == "onednn"
+    cores = len(os.sched_getaffinity(0))
+    assert caplog.messages == [f"operators: oneDNN and Numba, {cores} threads"]
+    assert backend.threads() == cores
+
+
+@linux_x86_64
+def test_threads_reach_onednn_and_numba():
+    import numba
+
+    backend.choose("onednn", threads=1)
+    assert backend.threads() == 1
+    assert onednn.runtime().openmp.omp_get_max_threads() == 1
+    assert numba.get_num_threads() == 1
+
+
+def test_the_environment_decides_under_auto_and_a_name_goes_before_it(monkeypatch, caplog):
+    monkeypatch.setenv("MLX_VOLUMES_OPS", "mlx")
+    assert backend.choose() == "mlx"
+    assert caplog.messages == ["operators: MLX's own, as asked"]
+    monkeypatch.setenv("MLX_VOLUMES_OPS", "nonsense")
+    assert backend.choose("mlx") == "mlx"
+    with pytest.raises(ValueError, match="MLX_VOLUMES_OPS=nonsense is unknown: expected auto, mlx or onednn"):
+        backend.choose()
+
+
+def test_unknown_arguments():
+    with pytest.raises(ValueError, match="ops=torch is unknown: expected auto, mlx or onednn"):
+        backend.choose("torch")
+    with pytest.raises(ValueError, match="threads=0 must be at least 1"):
+        backend.choose("mlx", threads=0)
+
+
+@linux_x86_64
+@pytest.mark.parametrize(
+    ("library", "package"),
+    [("libgomp.so.1", "libgomp1"), ("libstdc++.so.6", "libstdc++6"), ("libgcc_s.so.1", "libgcc-s1")],
+)
+def test_a_missing_library_is_named_with_its_package(monkeypatch, caplog, library, package):
+    missing(monkeypatch, library)
+    assert backend.choose("auto") == "mlx"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert library in record.message
+    assert f"apt-get install {package}" in record.message
+    with pytest.raises(OSError, match=f"apt-get install {package.replace('+', '.')}"):
+        backend.choose("onednn")
+
+
+@linux_x86_64
+def test_a_missing_wheel_is_named(monkeypatch, caplog):
+    missing(monkeypatch, "libdnnl.so.3")
+
+    def not_installed(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", not_installed)
+    with pytest.raises(OSError, match="is not installed: pip install 'onednn-cpu-gomp"):
+        backend.choose("onednn")
+    assert backend.choose("auto") == "mlx"
+    assert caplog.records[-1].levelno == logging.WARNING
+
+
+@linux_x86_64
+def test_another_version_of_onednn_is_refused(monkeypatch):
+    monkeypatch.setattr(onednn, "_runtime", None)
+    version = SimpleNamespace(contents=SimpleNamespace(major=2, minor=7))
+
+    class Old(ctypes.CDLL):
+        def __getattr__(self, name):
+            return (lambda: version) if name == "dnnl_version" else super().__getattr__(name)
+
+    monkeypatch.setattr(onednn_library.ctypes, "CDLL", Old)
+    with pytest.raises(OSError, match=r"is oneDNN 2\.7, version 3 is needed"):
+        backend.choose("onednn")
+
+
+@linux_x86_64
+def test_a_missing_numba_is_named(monkeypatch):
+    backend._import_numba.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(OSError, match=r"cannot import numba .*: pip install numba"):
+        backend.choose("onednn")
+
+
+def test_other_platforms_take_mlx_without_a_warning(monkeypatch, caplog):
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    assert backend.choose("auto") == "mlx"
+    assert [r.levelno for r in caplog.records] == [logging.INFO]
+    with pytest.raises(OSError, match=r"ops=onednn needs Linux x86-64, this is \w+ arm64: use ops=mlx"):
+        backend.choose("onednn")
+
+
+def test_a_gpu_takes_mlx(monkeypatch, caplog):
+    monkeypatch.setattr(mx, "default_device", lambda: SimpleNamespace(type=mx.DeviceType.gpu))
+    assert backend.choose("auto") == "mlx"
+    assert caplog.messages == ["operators: MLX's own, on the GPU"]
+    with pytest.raises(OSError, match="MLX's default device is the GPU: use ops=mlx or auto"):
+        backend.choose("onednn")
+
+
+def test_mlx_computes_bfloat16():
+    backend.choose("mlx")
+    assert backend.supports_bfloat16()
+
+
+@linux_x86_64
+def test_bfloat16_on_this_cpu_is_what_the_kernel_says():
+    backend.choose("onednn")
+    with open("/proc/cpuinfo") as file:
+        flags = next(line for line in file if line.startswith("flags")).split()
+    assert backend.supports_bfloat16() == ("avx512_bf16" in flags)
+
+
+def test_importing_the_operators_loads_nothing_native():
+    code = (
+        "import sys, ops\n"
+        "assert not {'numba', 'llvmlite'} & set(sys.modules), 'Numba was imported'\n"
+        "maps = open('/proc/self/maps').read() if sys.platform == 'linux' else ''\n"
+        "assert 'libdnnl' not in maps and 'libgomp' not in maps\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
