@@ -65,9 +65,10 @@ class Kernel:
 def kernel(function: Callable[[Any], None]) -> Kernel:
     """Make a kernel of a function that opens with reads from its argument block:
 
-    `share(a)` gives the range of tasks that the calling thread runs; `volume(a, i)`, `vector(a, i)`,
-    `integer(a, i)` and `number(a, i)` give argument i, counted from 1, as a pointer to the volumes' dtype,
-    a pointer to float32, an int and a float32. Volumes are read and written through `load` and `store`.
+    `share(a)` gives the range of tasks that the calling thread runs. `volume(a, i)`, `vector(a, i)`,
+    `indices(a, i)`, `integer(a, i)` and `number(a, i)` give argument i, counted from 1, as a pointer to the
+    volumes' dtype, to float32 or to int64, as an int and as a float32. Volumes are read and written through
+    `load` and `store`.
     """
     return Kernel(function)
 
@@ -84,28 +85,35 @@ def _compile(function: Callable[[Any], None], dtype: types.Type) -> Any:
 
 @numba.njit(error_model="numpy")
 def share(a):  # type: ignore[no-untyped-def]
+    """The tasks that the calling thread runs: first, and one past the last."""
     tasks, thread, threads = integer(a, 0), _thread_num(), _num_threads()
     return thread * tasks // threads, (thread + 1) * tasks // threads
+
+
+@numba.njit
+def thread_number():  # type: ignore[no-untyped-def]
+    """Of the calling thread, below `backend.threads()`: for scratch memory."""
+    return types.int64(_thread_num())
 
 
 def _read(context: Any, builder: Any, block: Any, i: Any) -> Any:
     return builder.load(builder.gep(builder.bitcast(block, _I64.as_pointer()), [i]))
 
 
-@intrinsic
-def volume(typing, a, i):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.inttoptr(_read(context, builder, *args), context.get_value_type(signature.return_type))
+def _pointer(to: types.Type | None) -> Any:
+    """An intrinsic (block, i) -> pointer to `to`, or to the volumes' dtype; which is the block's own type."""
 
-    return types.CPointer(a.dtype)(a, types.int64), generate
+    @intrinsic
+    def argument(typing, a, i):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.inttoptr(_read(context, builder, *args), context.get_value_type(signature.return_type))
+
+        return types.CPointer(to or a.dtype)(a, types.int64), generate
+
+    return argument
 
 
-@intrinsic
-def vector(typing, a, i):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.inttoptr(_read(context, builder, *args), context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.float32)(a, types.int64), generate
+volume, vector, indices = _pointer(None), _pointer(types.float32), _pointer(types.int64)
 
 
 @intrinsic
