@@ -1,9 +1,9 @@
 """Phantoms that look like head MRI, written as real NIfTI files in a Medical Segmentation Decathlon folder.
 
 `python -m data.phantoms FOLDER` writes them. A head with smooth texture holds three labelled structures: a
-`nucleus` and a `crescent` of one intensity, told apart by place and shape, and a thin, bright `vessel`. An
-unlabelled decoy has the intensity of the first two, the scalp that of the vessel. Each case has its own
-anatomy, bias field, noise, spacing, obliquity, orientation and data type.
+`nucleus` and a `crescent` of one intensity, told apart by place and shape, and the `vessel`, a thin, bright,
+open ring. An unlabelled decoy has the intensity of the first two, the scalp that of the vessel. Each case has
+its own anatomy, bias field, noise, spacing, obliquity, orientation and data type.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 
 CLASS_NAMES = ("background", "nucleus", "crescent", "vessel")
 
-_EXTENT_MM = np.array([72.0, 84.0, 66.0])  # field of view along x, y, z; the head fills about 0.8 of it
+_EXTENT_MM = np.array([68.0, 80.0, 64.0])  # field of view along x, y, z; the head fills about 0.8 of it
 _DTYPES = (np.int16, np.float32, np.uint8)  # uint8 is written with a slope
 
 
@@ -96,10 +96,10 @@ def _anatomy(points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
     head = _ellipsoid(points, np.zeros(3), (28, 33, 26))
     brain = _ellipsoid(points, np.zeros(3), (23, 28, 21))
     side = rng.choice([-1, 1])
-    nucleus = _ellipsoid(points, near(side * 7, 12, -3), rng.uniform(6, 8, 3))
-    crescent = _arc(points, near(0, -6, -7), 13.0, -90, 65, axes=(0, 1)) - rng.uniform(4, 5)
-    vessel = _arc(points, near(0, -2, -1), 15.0, 90, 80, axes=(1, 2)) - rng.uniform(2.4, 2.9)
-    decoy = _ellipsoid(points, near(-side * 13, -4, 8), rng.uniform(4, 6, 3))
+    nucleus = _ellipsoid(points, near(side * 8, 10, -5), rng.uniform(7, 10, 3))
+    crescent = _arc(points, near(0, -6, -7), 13.0, -90, 65, axes=(0, 1)) - rng.uniform(5, 6.5)
+    vessel = _arc(points, near(0, -1, 7), 15.0, rng.uniform(0, 360), 150, axes=(0, 1)) - rng.uniform(2.4, 2.9)
+    decoy = _ellipsoid(points, near(-side * 12, 6, -5), rng.uniform(4, 5.5, 3))
 
     image = np.zeros(points.shape[1], np.float32)
     grey = rng.uniform(600, 660)  # nucleus, crescent and decoy differ by less than their texture
@@ -171,8 +171,8 @@ def _save(path: Path, array: np.ndarray, affine: np.ndarray, orientation: np.nda
     if dtype == np.int16:
         image = nibabel.Nifti1Image(np.rint(image.dataobj).astype(np.int16), image.affine)
     image.set_data_dtype(dtype)  # nibabel scales floats into the range of uint8
-    image.set_sform(image.affine, code=1)
     image.set_qform(image.affine, code=1)
+    image.set_sform(image.get_qform(), code=1)  # the quaternion is rounded; let the two agree
     nibabel.save(image, path)
 
 
