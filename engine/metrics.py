@@ -91,15 +91,34 @@ def _score_regions(
     )
 
 
-def dice_per_class(prediction: np.ndarray, reference: np.ndarray, num_classes: int) -> np.ndarray:
+def measure_volumes(
+    prediction: np.ndarray, spacing_mm: tuple[float, float, float], num_classes: int
+) -> list[ClassScore]:
+    """The predicted volumes of the classes 1 to num_classes - 1 of a case without reference; all else is NaN."""
+    voxel_ml, nan = float(np.prod(spacing_mm)) / 1000, np.nan
+    counts = _count(prediction, num_classes)[1:]
+    return [ClassScore(nan, nan, nan, nan, nan, count * voxel_ml, nan, empty="") for count in counts.tolist()]
+
+
+def dice_per_class(
+    prediction: np.ndarray, reference: np.ndarray, num_classes: int, ignore_label: int | None = None
+) -> np.ndarray:
     """Dice of the classes 1 to num_classes - 1, float64 (num_classes - 1,); NaN where empty in both."""
-    matched, total = np.zeros(num_classes), np.zeros(num_classes)
-    for ours, theirs in zip(prediction, reference, strict=True):  # a plane at a time: bincount copies to int64
-        matched += np.bincount(ours[ours == theirs], minlength=num_classes)[:num_classes]
-        total += np.bincount(ours.ravel(), minlength=num_classes)[:num_classes]
-        total += np.bincount(theirs.ravel(), minlength=num_classes)[:num_classes]
+    if ignore_label is not None:
+        ignored = reference == ignore_label
+        prediction, reference = np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
+    matched = _count(np.where(prediction == reference, reference, 0), num_classes)
+    total = _count(prediction, num_classes) + _count(reference, num_classes)
     with np.errstate(invalid="ignore"):
         return (2 * matched / total)[1:]
+
+
+def _count(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Voxels of each class, (num_classes,), a plane at a time: bincount makes a copy in int64."""
+    counts = np.zeros(num_classes, np.int64)
+    for plane in labels:
+        counts += np.bincount(plane.ravel(), minlength=num_classes)[:num_classes]
+    return counts
 
 
 Box = tuple[slice, ...]

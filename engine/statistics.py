@@ -1,5 +1,6 @@
 """Means over cases, with what is known of their spread."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ def summarise(values: np.ndarray, names: list[str], num_samples: int, seed: int 
     finite = np.where(np.isfinite(values), values, np.nan)
     per_class, overall = bootstrap_intervals(finite, num_samples, seed)
     rows = {name: _describe(finite[:, i], per_class[i]) for i, name in enumerate(names)}
-    rows["mean"] = {**_describe(_row_means(finite), overall), "mean": _nan_mean(_column_means(finite))}
+    rows["mean"] = {**_describe(_row_means(finite), overall), "mean": nan_mean(_column_means(finite))}
     return rows
 
 
@@ -49,7 +50,7 @@ def _interval(means: np.ndarray) -> np.ndarray:
 def _describe(values: np.ndarray, interval: np.ndarray) -> dict[str, Any]:
     values = values[np.isfinite(values)]
     return {
-        "mean": _nan_mean(values),
+        "mean": nan_mean(values),
         "sd": float(values.std(ddof=1)) if len(values) > 1 else np.nan,
         "median": float(np.median(values)) if len(values) else np.nan,
         "interval_95": interval.tolist(),
@@ -57,9 +58,10 @@ def _describe(values: np.ndarray, interval: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _nan_mean(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else np.nan
+def nan_mean(values: Sequence[float] | np.ndarray) -> float:
+    """The mean of the finite values; NaN, without NumPy's warning, where there is none."""
+    finite = np.asarray(values)[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else np.nan
 
 
 def _row_means(values: np.ndarray) -> np.ndarray:
