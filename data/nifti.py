@@ -1,5 +1,7 @@
 """NIfTI-1, NIfTI-2 and Analyze: headers by nibabel, voxels straight from the bytes."""
 
+import functools
+import logging
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from data.header import Header, affine_problem, split_channels, voxel_problems
 from data.inflate import RESTORE, read_content, read_head
 from data.problems import FileProblem
 
+LOG = logging.getLogger("mlx_volumes")
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metres and micrometres; all else is taken as mm
 CIFTI_INTENTS = range(3000, 3100)
@@ -29,7 +32,7 @@ def read_nifti_header(path: Path) -> Header:
     header_path, voxels_path = _pair(path)
     head = read_head(header_path, NIFTI2_BYTES)
     block = _parse(path, head)
-    analyze = not isinstance(block, Nifti1PairHeader)
+    analyze = not isinstance(block, Nifti1Header)
     single = getattr(block, "is_single", False)
     if not single and header_path == voxels_path:
         raise FileProblem(path, "its header belongs to an .hdr/.img pair, not to a single file", RESTORE)
@@ -50,7 +53,7 @@ def read_nifti_header(path: Path) -> Header:
         affine[:3] *= MM_PER_UNIT.get(int(block["xyzt_units"]) & 7, 1.0)
     if (problem := affine_problem(path, affine)) is not None:
         raise problem
-    kind: Format = "analyze" if analyze else "nifti2" if isinstance(block, Nifti2PairHeader) else "nifti1"
+    kind: Format = "analyze" if analyze else "nifti2" if isinstance(block, Nifti2Header) else "nifti1"
     source = Source(path, kind, shape, affine, block.as_byteswapped(native_code).binaryblock)
     slope, inter = (1.0, 0.0) if slope is None else (float(slope), float(inter or 0.0))
     header = Header(source, channels, dtype, slope, inter, header_path if single else voxels_path, offset, ())
@@ -146,12 +149,26 @@ def _parse(path: Path, head: bytes) -> Any:
     if kind is None:
         raise FileProblem(path, f"not a NIfTI file (magic {magic!r})", RESTORE)
     try:
-        block = kind(head[: kind.template_dtype.itemsize])
+        block = kind(head[: kind.template_dtype.itemsize], check=False)
+        block.check_fix(logger=_Named(LOG, {"path": path}))
     except (HeaderDataError, WrapStructError) as error:
         raise _unusable(path, error) from None
     if kind is not Spm2AnalyzeHeader and int(block["intent_code"]) in CIFTI_INTENTS:
         raise FileProblem(path, "CIFTI-2 data (brain models, no voxel grid)", "export a volume with wb_command")
     return block
+
+
+class _Named(logging.LoggerAdapter):
+    """Takes what nibabel says about a header that it puts right, and says it once, with the file's name."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if level >= logging.WARNING:
+            _warn_once(f"{(self.extra or {})['path']}: {msg}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    LOG.warning(message)
 
 
 def _unusable(path: Path, error: Exception) -> FileProblem:
