@@ -39,11 +39,7 @@ class RunFolder:
         Raises ValueError where a run of this name exists: none is ever overwritten.
         """
         run = cls(config.run_folder)
-        if run.exists():
-            raise ValueError(
-                f"{run.path}: this run exists already; continue it with --resume, or choose another name "
-                f"(name=... now {config.name})"
-            )
+        run.require_absent()
         run.path.mkdir(parents=True, exist_ok=True)
         run.write_config(config)
         return run
@@ -57,7 +53,15 @@ class RunFolder:
         return run
 
     def exists(self) -> bool:
+        """Whether a run was begun here; a folder with nothing but a dry run's picture is none."""
         return self.config_path.is_file()
+
+    def require_absent(self) -> None:
+        """Raise ValueError where the run exists."""
+        if self.exists():
+            raise ValueError(
+                f"{self.path}: this run exists already; continue it with --resume, or choose another name=..."
+            )
 
     def write_config(self, config: Config) -> None:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -113,10 +117,11 @@ class RunFolder:
                     continue
         return [line for line in lines if split is None or line["split"] == split]
 
-    def trim_metrics(self, step: int) -> None:
-        """Drop the lines after `step`: a resumed run writes them again."""
+    def trim_metrics(self, step: int, validated_step: int) -> None:
+        """Drop the lines after `step`, validations after `validated_step`: a resumed run writes them again."""
         if self.metrics_path.exists():
-            kept = [line for line in self.read_metrics() if line["step"] <= step]
+            last = {"train": step, "val": validated_step}
+            kept = [line for line in self.read_metrics() if line["step"] <= last[line["split"]]]
             write_atomically(self.metrics_path, "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in kept))
 
 

@@ -163,7 +163,7 @@ def compute_dtype(precision: str) -> mx.Dtype:
 
 def random_key() -> mx.array:
     """The state of MLX's random numbers, (2,) uint32."""
-    (key,) = mx.random.state  # type: ignore[misc]  # the stub knows an object; it is a sequence of one key
+    key: mx.array = next(iter(mx.random.state))  # type: ignore[call-overload]  # a sequence of one, says MLX
     return mx.array(key)
 
 

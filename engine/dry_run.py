@@ -1,0 +1,52 @@
+"""A rehearsal: one real step, and what a whole run will take."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.environment import peak_memory_gb
+from engine.loop import Plan
+from engine.step import Batch, StepResult, TrainStep
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a step took and found."""
+
+    result: StepResult
+    first_seconds: float  # with the compilation of kernels
+    seconds: float
+    peak_memory_gb: float
+
+
+def rehearse(step: TrainStep, batches: Sequence[Batch]) -> Rehearsal:
+    """Run one step, and once more to time it; the model is trained by it, nothing is written."""
+    step.model.train()
+    started = time.perf_counter()
+    result = step(batches)
+    first = time.perf_counter() - started
+    started = time.perf_counter()
+    step(batches)
+    return Rehearsal(result, first, time.perf_counter() - started, peak_memory_gb())
+
+
+def format_rehearsal(rehearsal: Rehearsal, plan: Plan) -> str:
+    """Return the lines that tell loss, memory and time; validation and waiting for data are not in the times."""
+    epoch = plan.steps_per_epoch * rehearsal.seconds
+    result = rehearsal.result
+    return "\n".join(
+        [
+            f"loss        {result.loss:.4f} at the first step, gradient norm {result.grad_norm:.3g}",
+            f"memory      {rehearsal.peak_memory_gb:.2f} GB at most",
+            f"step        {rehearsal.seconds:.2f} s (the first {rehearsal.first_seconds:.1f} s)",
+            f"epoch       {plan.steps_per_epoch} steps, about {format_seconds(epoch)}",
+            f"run         {plan.total_steps} steps, about {format_seconds(plan.total_steps * rehearsal.seconds)}",
+        ]
+    )
+
+
+def format_seconds(seconds: float) -> str:
+    """Return 42 s, 12 min or 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,72 @@
+"""Where and with what a run was made: versions, device, command, git revision."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ops import backend
+
+_PACKAGES = ("mlx", "mlx-data", "numpy", "scipy", "nibabel", "numba", "onednn-cpu-gomp", "pydantic")
+_ROOT = Path(__file__).parent.parent
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return the facts for environment.json; what this machine doesn't tell is None."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git": _git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "device": str(mx.default_device().type).removeprefix("DeviceType."),
+        "device_name": mx.device_info().get("device_name"),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "operators": backend.active(),
+    }
+
+
+def peak_memory_gb() -> float:
+    """Return the most memory held so far, in 10^9 bytes: MLX's own on a GPU, the process's on a CPU."""
+    if mx.default_device().type == mx.DeviceType.gpu:
+        return mx.get_peak_memory() / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9  # Linux counts in KiB
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> dict[str, Any] | None:
+    """The clone's commit, and whether files differ from it."""
+    revision = _git("rev-parse", "HEAD")
+    return None if revision is None else {"revision": revision, "dirty": bool(_git("status", "--porcelain"))}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)

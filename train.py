@@ -1,0 +1,196 @@
+"""Train a network from a config.
+
+python train.py --config configs/demo_unet.yaml [key.path=value ...] [--dry-run] [--resume]
+"""
+
+import argparse
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # imported where they are needed, so that --help and a config's mistakes are told at once
+    from configs import Config
+    from data.dataset import VolumeData
+    from engine.runs import RunFolder
+    from engine.signals import StopRequest
+    from engine.step import TrainStep
+
+_log = logging.getLogger("mlx_volumes")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train a 3-D CNN from a config. Ctrl-C, SIGTERM, or a file STOP in the run's folder end it "
+        "after the current step, saved; --resume goes on from there.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="config keys to set, e.g. optim.learning_rate=3e-4"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check config and data, run one step, print parameters, dropout layers, memory and time, "
+        "write batch.png, and stop",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0, 1 where the run failed, 2 for a user's mistake, 130 or 143 after a signal."""
+    arguments = parse_arguments(argv)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    _log.setLevel(logging.INFO)
+    from configs import load_config
+
+    try:
+        overrides = [*arguments.overrides, *(["resume=true"] if arguments.resume else [])]
+        config = load_config(arguments.config, overrides)
+        return dry_run(config) if arguments.dry_run else train(config)
+    except (ValueError, OSError) as error:
+        return fail(error, 2)
+    except KeyboardInterrupt:
+        return 130
+
+
+def train(config: "Config") -> int:
+    """Train the run to the end of its budget; return the exit code."""
+    from data.files import FileProblem
+    from engine.evaluation import make_validation
+    from engine.loop import NonFiniteError, fit, restore
+    from engine.resume import check_config_unchanged
+    from engine.runs import RunFolder
+    from engine.signals import StopRequest
+
+    run = RunFolder(config.run_folder)
+    resumed = config.resume and run.exists()
+    if resumed:
+        check_config_unchanged(run, config)
+    else:
+        run.require_absent()
+        if config.resume:
+            _log.info("%s: no run to resume yet, this begins one", run.path)
+    data = prepare_data(config, run if resumed else None)
+    step = build_step(config, data)
+    write_facts(run, config, data, resumed)
+    position = restore(step, data, run)
+
+    stop = StopRequest(run.stop_path)
+    cases, train_cases = data.cases("val"), data.cases("train")
+    validate = make_validation(config, data.class_names, StoppableData(data, stop), cases) if cases else None
+    try:
+        with stop:
+            fit(step, data, run, config, position, stop, validate, lambda index: train_cases[index].id)
+    except (NonFiniteError, FileProblem, OSError) as error:
+        return fail(error, 1)
+    return stop.exit_code
+
+
+def dry_run(config: "Config") -> int:
+    """Check everything, train two steps that nobody keeps, and say what a run would take."""
+    from data.preview import save_preview
+    from engine.dry_run import format_rehearsal, rehearse
+    from engine.feed import Feed
+    from engine.loop import Plan
+    from models import count_parameters
+    from models.dropout import dropout_table, format_table
+
+    data = prepare_data(config, None)
+    step = build_step(config, data)
+    plan = Plan.of(config, data.batches_per_epoch)
+    with Feed(data, plan.steps_per_epoch, config.train.accumulate) as feed:
+        batches, _ = feed.next(0)
+    batch, cases = batches[0], data.cases("train")
+    config.run_folder.mkdir(parents=True, exist_ok=True)
+    picture = config.run_folder / "batch.png"
+    save_preview(picture, batch["x"], batch["y"], data.class_names, [cases[int(i)].id for i in batch["index"]])
+    print(f"parameters  {count_parameters(step.model):,}")
+    print(format_table(dropout_table(step.model)))
+    print(format_rehearsal(rehearse(step, batches), plan))
+    print(f"batch       {picture}")
+    return 0
+
+
+def prepare_data(config: "Config", run: "RunFolder | None") -> "VolumeData":
+    """Open the data and prepare every case; a resumed run keeps its splits and statistics."""
+    from ops import backend
+
+    backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    from data.dataset import open_data
+
+    if run is None:
+        data = open_data(config)
+    else:
+        data = open_data(config, statistics=run.read_json("statistics"), splits=run.read_json("splits"))
+    data.prepare_all(progress=show_preparation)
+    _log.info("cases: %s", ", ".join(f"{len(ids)} {split}" for split, ids in data.splits.items()))
+    if data.skipped:
+        _log.warning("skipped %d cases: %s", len(data.skipped), ", ".join(sorted({s[0] for s in data.skipped})))
+    return data
+
+
+def build_step(config: "Config", data: "VolumeData") -> "TrainStep":
+    """Build model, loss and optimiser from the config, seeded."""
+    import mlx.core as mx
+
+    from engine.loop import Plan
+    from engine.losses import build_loss
+    from engine.optim import build_optimizer
+    from engine.step import TrainStep
+    from models import build_model
+
+    known = ["dice.mean", *(f"dice.{name}" for name in data.class_names[1:])]
+    if config.checkpoint.metric not in known:
+        raise ValueError(f"checkpoint.metric={config.checkpoint.metric}: validation knows {', '.join(known)}")
+    plan = Plan.of(config, data.batches_per_epoch)
+    loss = build_loss(config.loss, data.num_outputs)
+    optimizer = build_optimizer(config.optim, plan.total_steps)
+    mx.random.seed(config.seed)
+    model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
+    return TrainStep(model, optimizer, loss, config.train, config.optim)
+
+
+def write_facts(run: "RunFolder", config: "Config", data: "VolumeData", resumed: bool) -> None:
+    """Write what the run is made of into its folder."""
+    from engine.environment import describe_environment
+
+    environment = {**describe_environment(), "data_fingerprint": data.fingerprint}
+    if resumed:
+        first = run.read_json("environment")
+        environment = {**first, "resumed": [*first.get("resumed", []), environment]}
+        run.write_config(config)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_json("environment", environment)
+    run.write_json("skipped", [dict(zip(("case", "file", "reason"), s, strict=True)) for s in data.skipped])
+    if not resumed:
+        run.write_json("splits", data.splits)
+        run.write_json("statistics", data.statistics)
+        run.create(config)  # last: from here on the run exists, and all that resuming reads is there
+
+
+class StoppableData:
+    """The data, except that loading a case gives way to a request to stop: a validation can be long."""
+
+    def __init__(self, data: "VolumeData", stop: "StopRequest") -> None:
+        self.restore, self.read_label = data.restore, data.read_label
+        self._load, self._stop = data.load, stop
+
+    def load(self, case: Any) -> Any:
+        self._stop.raise_if_requested()
+        return self._load(case)
+
+
+def show_preparation(done: int, total: int) -> None:
+    if done == total or done % max(1, total // 10) == 0:
+        _log.info("prepared %d of %d cases", done, total)
+
+
+def fail(error: Exception, code: int) -> int:
+    """Print the message of an error, with what was noted on it, and return the exit code."""
+    print("\n".join([f"train.py: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
