@@ -1,0 +1,119 @@
+"""Which cases can be used: checks over all of them, and what becomes of the bad ones."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeVar
+
+from data.cases import Case
+from data.checks import Problem, check_case
+from data.files import FileProblem, read_header
+
+log = logging.getLogger("mlx_volumes")
+
+Progress = Callable[[int, int], None]  # (cases done, cases in all)
+Result = TypeVar("Result")
+
+_MEMORY_BYTES = 3 << 30  # that cases worked on at a time may take
+
+
+class Roster:
+    """The usable cases by id, the splits made of them, and those skipped.
+
+    `on_error` decides what `reject` does with a bad case: "stop" raises ValueError, with every fault of every
+    case listed; "skip" leaves the case out of `cases` and `splits`, and notes it in `skipped` as (case id,
+    file, reason). `where` names the data in messages.
+    """
+
+    def __init__(self, cases: Sequence[Case], on_error: Literal["stop", "skip"], where: str) -> None:
+        self.cases = {case.id: case for case in cases}
+        self.splits: dict[str, list[str]] = {}
+        self.skipped: list[tuple[str, str, str]] = []
+        self._on_error = on_error
+        self._where = where
+
+    def check_headers(self, num_channels: int | None = None) -> int:
+        """Rejects the cases that headers rule out; returns the number of channels in the images.
+
+        Every image must have `num_channels`, or, where that is None, as many as most have.
+        """
+        problems = {case.id: check_case(case) for case in self.cases.values()}
+        channels = {
+            case.id: sum(read_header(path).channels for path in case.images)
+            for case in self.cases.values()
+            if not problems[case.id]
+        }
+        if num_channels is None:
+            num_channels = Counter(channels.values()).most_common(1)[0][0] if channels else 0
+        for case_id, found in channels.items():
+            if found != num_channels:
+                problems[case_id] = check_case(self.cases[case_id], num_channels)
+        self.reject([problem for found in problems.values() for problem in found])
+        return num_channels
+
+    def set_splits(self, splits: dict[str, list[str]]) -> None:
+        """Takes the splits, less the cases skipped. Raises ValueError for ids that nobody knows."""
+        skipped = {case_id for case_id, _, _ in self.skipped}
+        for name, ids in splits.items():
+            if unknown := [case_id for case_id in ids if case_id not in self.cases and case_id not in skipped]:
+                raise ValueError(
+                    f"split {name}: {self._where} does not hold {', '.join(unknown[:5])} ({len(unknown)} of "
+                    f"{len(ids)} cases); point data.root at the data set that the split was made of"
+                )
+        self.splits = {name: [i for i in ids if i in self.cases] for name, ids in splits.items()}
+        self._require_some(len(skipped))
+
+    def map(
+        self,
+        work: Callable[[Case], Result],
+        ids: Sequence[str],
+        bytes_each: int,
+        progress: Progress | None = None,
+    ) -> dict[str, Result]:
+        """`work` on each case, results by id, in as many threads as cores and memory allow at `bytes_each`.
+
+        Every case is tried; those that raised FileProblem are rejected at the end.
+        """
+        results: dict[str, Result] = {}
+        problems = []
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        pool = ThreadPoolExecutor(max(1, min(cores, _MEMORY_BYTES // max(bytes_each, 1))))
+        try:
+            futures = {case_id: pool.submit(work, self.cases[case_id]) for case_id in ids}
+            for done, (case_id, future) in enumerate(futures.items(), 1):
+                try:
+                    results[case_id] = future.result()
+                except FileProblem as problem:
+                    problems.append(Problem(case_id, problem.path, f"{problem.reason}; {problem.mend}"))
+                if progress is not None:
+                    progress(done, len(futures))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        self.reject(problems)
+        return results
+
+    def reject(self, problems: Sequence[Problem]) -> None:
+        """Obeys `on_error`. Raises ValueError also when no case, or no training case, would be left."""
+        if not problems:
+            return
+        bad = list(dict.fromkeys(problem.case_id for problem in problems))
+        if self._on_error == "stop":
+            lines = "\n".join(f"  {problem.path}: {problem.reason}" for problem in problems)
+            raise ValueError(
+                f"{self._where}: {len(bad)} of {len(self.cases)} cases cannot be used:\n{lines}\n"
+                "mend or remove them, or set data.on_error=skip to go on without them"
+            )
+        for problem in problems:
+            log.warning("skipped case %s: %s: %s", problem.case_id, problem.path, problem.reason)
+            self.skipped.append((problem.case_id, str(problem.path), problem.reason))
+        for case_id in bad:
+            del self.cases[case_id]
+        self.splits = {name: [i for i in ids if i in self.cases] for name, ids in self.splits.items()}
+        self._require_some(len(bad))
+
+    def _require_some(self, num_bad: int) -> None:
+        if not self.cases or self.splits.get("train") == []:
+            kind = "training case" if self.cases else "case"
+            raise ValueError(f"{self._where}: no {kind} is left after skipping {num_bad} bad ones; mend some")

@@ -1,0 +1,138 @@
+"""The stream: order, errors, and exits that do not abort."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from data.stream import make_stream
+
+
+def number(position):
+    """A sample whose values tell its position, slower for some so that threads overtake each other."""
+    time.sleep(0.001 * (position % 3))
+    x = np.random.default_rng(position).normal(size=(2, 3)).astype(np.float32)
+    return {"x": x, "index": np.int64(position)}
+
+
+def drain(stream):
+    with stream:
+        batches = []
+        while (batch := stream.next()) is not None:
+            batches.append(batch)
+        return batches
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_batches_do_not_depend_on_the_number_of_threads(workers):
+    plan = [5, 3, 11, 2, 7, 0, 9]
+    batches = drain(make_stream(plan, number, 3, workers, prefetch=8))
+    assert [b["index"].tolist() for b in batches] == [[5, 3, 11], [2, 7, 0], [9]]
+    for batch in batches:
+        expected = [number(position)["x"] for position in batch["index"]]
+        np.testing.assert_array_equal(batch["x"], expected)
+        assert batch["x"].dtype == np.float32
+        assert batch["index"].dtype == np.int64
+
+
+def test_samples_are_made_once():
+    made = []
+    drain(make_stream(range(5), lambda p: made.append(p) or number(p), 2, 2, prefetch=64))
+    assert sorted(made) == [0, 1, 2, 3, 4]
+
+
+def test_views_and_read_only_arrays_are_copied():
+    base = np.arange(12, dtype=np.float32).reshape(3, 4)
+    base.flags.writeable = False
+    (batch,) = drain(make_stream([0], lambda _: {"x": base[:, ::-1]}, 1))
+    np.testing.assert_array_equal(batch["x"][0], base[:, ::-1])
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("bad", range(7))
+def test_error_of_a_sample_reaches_the_caller_with_its_case(workers, bad):
+    def sample(position):
+        if position >= bad:
+            raise OSError(f"truncated {position}")
+        return number(position)
+
+    stream = make_stream(range(7), sample, 3, workers, describe=lambda p: f"case_{p}.nii")
+    with pytest.raises(OSError, match="truncated") as caught:
+        drain(stream)
+    position = str(caught.value).split()[-1]
+    assert caught.value.__notes__ == [f"while reading case_{position}.nii"]
+    assert stream.next() is None  # closed
+
+
+def test_shapes_that_differ_are_an_error_not_padding():
+    stream = make_stream(range(4), lambda p: {"x": np.zeros(2 + p // 2, np.float32)}, 4)
+    with stream, pytest.raises(ValueError, match=r"must agree .* x float32 \[2\], got x float32 \[3\]"):
+        stream.next()
+
+
+def test_waiting_is_measured_only_in_next():
+    def slow(position):
+        time.sleep(0.05)
+        return number(position)
+
+    with make_stream(range(2), slow, 1) as stream:
+        stream.next()
+        first = stream.seconds_waiting
+        time.sleep(0.15)
+        stream.next()
+        assert first >= 0.04
+        assert stream.seconds_waiting - first < 0.04
+
+
+def test_streams_left_early_or_never_started_close():
+    for _ in range(50):
+        with make_stream(range(100), number, 2, 2) as stream:
+            stream.next()
+        with make_stream(range(100), number, 2, 2):
+            pass
+
+
+PROGRAM = """
+import time
+import numpy as np
+from data.stream import make_stream
+
+def sample(position):
+    time.sleep(0.003)
+    return {"x": np.zeros((8, 8), np.float32)}
+
+streams = [make_stream(range(1000), sample, 2, 2), make_stream(range(1000), sample, 2, 1)]
+for stream in streams:
+    stream.next()
+"""
+ENDS = {
+    "error": ("raise RuntimeError('uncaught')", 1),
+    "exit": ("raise SystemExit(3)", 3),
+    "return": ("", 0),
+    "interrupt": ("print('ready', flush=True)\nwhile streams[0].next(): pass\ntime.sleep(60)", -signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_open_streams_leave_a_clean_exit(end, request):
+    last, code = ENDS[end]
+    program = textwrap.dedent(PROGRAM) + last
+    repeats = 10 if end in ("error", "interrupt") else 1
+    for _ in range(0, repeats, 2):
+        pair = [_start(program, request.config.rootpath) for _ in range(min(repeats, 2))]
+        for child in pair:
+            if end == "interrupt":
+                assert child.stdout.readline() == "ready\n"
+                child.send_signal(signal.SIGINT)
+        for child in pair:
+            _, errors = child.communicate(timeout=60)
+            assert child.returncode == code, errors
+
+
+def _start(program, folder):
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", program], cwd=folder, stdout=pipe, stderr=pipe, text=True)
