@@ -1,0 +1,154 @@
+"""The training step against PyTorch's on the same cores, in one run.
+
+    python -m benchmarks.train_step [--case unet16 …] [--precision float32 …] [--rounds 20] [--json FILE]
+
+Per case: our step and PyTorch's (eager, the faster of its memory formats) in float32 and bfloat16, each in a process
+of its own, taking turns. `ratio` is PyTorch's time over ours, with a 95 % interval; `memory_ratio` our peak memory
+over PyTorch's, what the imports took left out; `arithmetic` the share of our time that the convolutions alone would
+need at the peak rate measured in the same run.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from benchmarks.workers import Worker, ratio_interval, serve, take_turns
+
+MODULE = "benchmarks.train_step"
+PRECISIONS = ("float32", "bfloat16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", nargs="+", default=["unet16", "unet32", "resnet18", "r3d_18"])
+    parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
+    parser.add_argument("--rounds", type=int, default=20, help="timed pairs (at least 20 for a number to quote)")
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(json.loads(args.worker))
+        return
+
+    rows = []
+    print(f"{'case':10}{'precision':10}{'ours s':>9}{'torch s':>9}{'ratio':>7}  95 % interval   memory  arithmetic")
+    for case in args.case:
+        for row in compare(case, args.precision, args.threads, args.warmup, args.rounds):
+            rows.append(row)
+            interval = f"{row['ratio_low']:.2f} – {row['ratio_high']:.2f}"
+            faster = f"  {row['over_float32']:.2f}x our float32" if row["over_float32"] else ""
+            print(
+                f"{case:10}{row['precision']:10}{row['seconds']:9.3f}{row['torch_seconds']:9.3f}{row['ratio']:7.2f}  "
+                f"{interval:15} {row['memory_ratio']:6.2f} {row['arithmetic']:9.0%}{faster}",
+                flush=True,
+            )
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def compare(case: str, precisions: list[str], threads: int, warmup: int, rounds: int) -> list[dict[str, Any]]:
+    """Return one row per precision, all of them timed in the same rounds."""
+    from benchmarks.cases import CASES, count_convolution_flops
+
+    jobs = []
+    for precision in precisions:
+        common = {"case": case, "precision": precision, "threads": threads}
+        formats = [{**common, "side": "torch", "memory_format": f} for f in ("contiguous", "channels_last")]
+        jobs += [{**common, "side": "ours"}, min(formats, key=_quick_seconds)]
+    workers = [Worker(MODULE, job) for job in jobs]
+    try:
+        seconds = take_turns(workers, warmup, rounds)
+        memory = [worker.memory_bytes() for worker in workers]
+    finally:
+        for worker in workers:
+            worker.close()
+    flops = count_convolution_flops(CASES[case])
+    batch = CASES[case].shape[0]
+    rows = []
+    for i, precision in enumerate(precisions):
+        ours, torch = seconds[:, 2 * i], seconds[:, 2 * i + 1]
+        ratio, low, high = ratio_interval(torch, ours)
+        median = float(sorted(ours)[len(ours) // 2])
+        over, over_low, _ = ratio_interval(seconds[:, 0], ours) if i else (None, None, None)
+        rows.append(
+            {
+                "case": case,
+                "precision": precision,
+                "seconds": median,
+                "torch_seconds": float(sorted(torch)[len(torch) // 2]),
+                "samples_per_second": batch / median,
+                "ratio": ratio,
+                "ratio_low": low,
+                "ratio_high": high,
+                "memory_bytes": memory[2 * i],
+                "torch_memory_bytes": memory[2 * i + 1],
+                "memory_ratio": memory[2 * i] / max(memory[2 * i + 1], 1),
+                "arithmetic": flops / _peak(precision, threads) / median,
+                "over_float32": over,
+                "over_float32_low": over_low,
+                "torch_memory_format": jobs[2 * i + 1]["memory_format"],
+                "threads": threads,
+                "rounds": rounds,
+            }
+        )
+    return rows
+
+
+def _quick_seconds(job: dict[str, Any]) -> float:
+    return _best_seconds(job, warmup=1, rounds=3)
+
+
+def _best_seconds(job: dict[str, Any], warmup: int, rounds: int) -> float:
+    worker = Worker(MODULE, job)
+    try:
+        return float(min(take_turns([worker], warmup, rounds)[:, 0]))
+    finally:
+        worker.close()
+
+
+_peaks: dict[str, float] = {}
+
+
+def _peak(precision: str, threads: int) -> float:
+    """The machine's peak rate in FLOP/s, once per precision: the best of a convolution that oneDNN does well."""
+    if precision not in _peaks:
+        job = {"case": "peak", "precision": precision, "threads": threads, "side": "ours"}
+        _peaks[precision] = PEAK_FLOPS / _best_seconds(job, warmup=2, rounds=10)
+    return _peaks[precision]
+
+
+PEAK_SHAPE, PEAK_CHANNELS = (2, 32, 32, 32, 64), 64
+PEAK_FLOPS = 2.0 * 2 * 32**3 * 27 * 64 * 64
+
+
+def work(job: dict[str, Any]) -> None:
+    """Run as a worker process."""
+    from benchmarks.cases import CASES, our_convolution, our_step, torch_step
+
+    def libraries() -> None:
+        if job["side"] == "torch":
+            import torch  # noqa: F401
+        else:
+            import engine.step  # noqa: F401
+            import models  # noqa: F401
+            import ops
+
+            ops.choose("auto", threads=job["threads"])
+
+    def build() -> Any:
+        if job["case"] == "peak":
+            return our_convolution(PEAK_SHAPE, PEAK_CHANNELS, job["precision"])
+        case = CASES[job["case"]]
+        if job["side"] == "torch":
+            return torch_step(case, job["precision"], job["threads"], job["memory_format"])
+        return our_step(case, job["precision"])
+
+    serve(build, libraries)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Two programs timed fairly: each lives in a process of its own, and they take turns, one step at a time.
+
+Turns make a ratio hold where the machine's speed drifts: both sides of a pair see the same moment.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+class Worker:
+    """A child process that runs `python -m MODULE --worker JSON` and does one step each time it is asked."""
+
+    def __init__(self, module: str, job: dict[str, Any]) -> None:
+        self.job = job
+        environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, "--worker", json.dumps(job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._ask(None)  # built
+
+    def _ask(self, question: str | None) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        if question is not None:
+            self._process.stdin.write(question + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"worker {self.job} ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def step(self) -> float:
+        """Do one step and return its seconds, measured inside the worker."""
+        return float(self._ask("step")["seconds"])
+
+    def memory_bytes(self) -> int:
+        """Return the peak resident memory less what was resident after the imports."""
+        return int(self._ask("memory")["bytes"])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def serve(build: Callable[[], Callable[[], float]], import_libraries: Callable[[], None]) -> None:
+    """The worker's side: import, build, then answer `step` and `memory` until the pipe closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints goes to stderr, not into the answers
+    import_libraries()
+    before = _peak_bytes()
+    step = build()
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        if line.strip() == "memory":
+            print(json.dumps({"bytes": _peak_bytes() - before}), file=answers, flush=True)
+            continue
+        start = time.perf_counter()
+        loss = step()
+        seconds = time.perf_counter() - start
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"loss is {loss}: the timing would mean nothing")
+        print(json.dumps({"seconds": seconds, "loss": loss}), file=answers, flush=True)
+
+
+def _peak_bytes() -> int:
+    """VmHWM of this process; 0 where the system has no /proc."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    except OSError:
+        return 0
+
+
+def take_turns(workers: list[Worker], warmup: int, rounds: int) -> np.ndarray:
+    """Return seconds (rounds, workers); the order within a round rotates, so that no one always comes first."""
+    for _ in range(warmup):
+        for worker in workers:
+            worker.step()
+    seconds = np.empty((rounds, len(workers)))
+    for r in range(rounds):
+        for k in range(len(workers)):
+            which = (r + k) % len(workers)
+            seconds[r, which] = workers[which].step()
+            time.sleep(0.02)  # a finished worker's threads stop spinning before the next one starts
+    return seconds
+
+
+def ratio_interval(above: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
+    """Return the median of the pairwise ratios and its 95 % bootstrap interval."""
+    ratios = above / below
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(ratios, (10_000, len(ratios))), axis=1)
+    low, high = np.quantile(medians, (0.025, 0.975))
+    return float(np.median(ratios)), float(low), float(high)
