@@ -124,7 +124,7 @@ def _read_json(root: Path) -> dict[str, Any]:
 def _inside(root: Path, text: str, where: str) -> Path:
     """A path of dataset.json under the root. Links inside the root are the user's own and are followed."""
     path = Path(os.path.normpath(root / text))
-    if Path(text).is_absolute() or not path.is_relative_to(os.path.normpath(root)):
+    if Path(text).is_absolute() or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise ValueError(f"{where}: {text!r} leaves the data root {root}; only paths below it are read")
     return path
 

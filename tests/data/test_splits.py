@@ -1,0 +1,136 @@
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.data_schema import Split
+from data.cases import Case
+from data.splits import make_splits
+
+
+def cases(number: int, groups: int = 0, labelled: bool = True) -> list[Case]:
+    label = Path("l.nii") if labelled else None
+    return [
+        Case(f"c{n:03d}", (Path("i.nii"),), label, group=f"g{n * n % groups}" if groups else None)
+        for n in range(number)
+    ]
+
+
+@pytest.mark.parametrize("number", [5, 23, 208])
+def test_each_case_is_validated_in_exactly_one_fold(number: int) -> None:
+    listing = cases(number)
+    folds = [make_splits(listing, Split(folds=5), fold, seed=3) for fold in range(5)]
+
+    validated = [case_id for splits in folds for case_id in splits["val"]]
+    assert sorted(validated) == [case.id for case in listing]
+    sizes = [len(splits["val"]) for splits in folds]
+    assert max(sizes) - min(sizes) <= 1
+    for splits in folds:
+        assert sorted(splits["train"] + splits["val"]) == [case.id for case in listing]
+        assert splits["test"] == []
+
+
+@pytest.mark.parametrize("split", [Split(), Split(kind="ratio", ratio=(0.7, 0.2, 0.1))])
+@pytest.mark.parametrize("groups", [0, 17])
+def test_the_seed_alone_decides(split: Split, groups: int) -> None:
+    listing = cases(60, groups)
+    shuffled = [listing[n] for n in np.random.default_rng(9).permutation(60)]
+
+    first = make_splits(listing, split, 0, seed=0)
+    assert make_splits(shuffled, split, 0, seed=0) == first
+    assert make_splits(listing, split, 0, seed=1) != first
+    assert json.loads(json.dumps(first)) == first
+
+
+def test_a_frozen_split() -> None:  # a run can be compared with an older one only while this holds
+    assert make_splits(cases(8), Split(folds=4), 0, seed=0)["val"] == ["c002", "c005"]
+
+
+@pytest.mark.parametrize("split", [Split(folds=4), Split(kind="ratio", ratio=(0.6, 0.2, 0.2))])
+def test_groups_stay_together(split: Split) -> None:
+    listing = cases(80, groups=31)
+    group_of = {case.id: case.group for case in listing}
+    splits = make_splits(listing, split, 0, seed=0)
+
+    assert sorted(case_id for ids in splits.values() for case_id in ids) == sorted(group_of)
+    sides = [{group_of[case_id] for case_id in ids} for ids in splits.values()]
+    assert not sides[0] & sides[1]
+    assert not sides[1] & sides[2]
+    assert not sides[0] & sides[2]
+    loose = make_splits(listing, split.model_copy(update={"by_group": False}), 0, seed=0)
+    assert {group_of[case_id] for case_id in loose["train"]} & {group_of[case_id] for case_id in loose["val"]}
+
+
+def test_folds_of_unequal_groups_are_about_equal() -> None:
+    listing = [
+        Case(f"c{group}_{n}", (Path("i"),), Path("l"), group=str(group))
+        for group, size in enumerate([9, 1, 1, 5, 4, 4, 3, 3])
+        for n in range(size)
+    ]
+    sizes = [len(make_splits(listing, Split(folds=3), fold, seed=0)["val"]) for fold in range(3)]
+    assert sorted(sizes) == [9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("number", "ratio", "sizes"),
+    [
+        (10, (0.8, 0.2, 0.0), (8, 2, 0)),
+        (11, (0.7, 0.2, 0.1), (8, 2, 1)),
+        (7, (2, 1, 1), (3, 2, 2)),
+        (3, (8, 2, 0), (2, 1, 0)),
+    ],
+)
+def test_ratios_are_met(number: int, ratio: tuple[float, float, float], sizes: tuple[int, ...]) -> None:
+    splits = make_splits(cases(number), Split(kind="ratio", ratio=ratio), 0, seed=0)
+    assert tuple(len(splits[name]) for name in ("train", "val", "test")) == sizes
+
+
+@pytest.mark.parametrize("split", [Split(folds=2), Split(kind="ratio")])
+def test_unlabelled_and_test_cases_are_never_drawn(split: Split) -> None:
+    held = Case("t", (Path("i"),), Path("l"), split="test")
+    listing = [*cases(8), Case("u", (Path("i"),)), held]
+    splits = make_splits(listing, split, 0, seed=0)
+
+    assert splits["test"] == ["t", "u"]
+    assert len(splits["train"] + splits["val"]) == 8
+
+
+def test_a_split_of_the_source_that_is_not_used_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    listing = [Case(f"c{n}", (Path("i"),), Path("l"), split="train") for n in range(5)]
+    with caplog.at_level(logging.WARNING, "mlx_volumes"):
+        make_splits(listing, Split(), 0, seed=0)
+    assert "the source's own split needs data.split.kind=given" in caplog.text
+
+
+def test_lists(caplog: pytest.LogCaptureFixture) -> None:
+    split = Split(kind="lists", train=("c002", "c000"), val=("c001",))
+    with caplog.at_level(logging.WARNING, "mlx_volumes"):
+        assert make_splits(cases(5), split, 0, 0) == {"train": ["c000", "c002"], "val": ["c001"], "test": []}
+    assert caplog.messages == ["in no split: c003, c004"]
+
+
+def test_given() -> None:
+    listing = [Case(name, (Path("i"),), Path("l"), split=name[:-1]) for name in ("test1", "train2", "train1", "val1")]
+    splits = make_splits(listing, Split(kind="given"), 0, 0)
+    assert splits == {"train": ["train1", "train2"], "val": ["val1"], "test": ["test1"]}
+
+
+@pytest.mark.parametrize(
+    ("listing", "split", "message"),
+    [
+        (cases(3), Split(), r"data.split.folds=5 needs as many labelled cases or groups, there are 3"),
+        (cases(30, groups=4), Split(), "there are [1-4]$"),
+        (cases(9, labelled=False), Split(), "there are 0"),
+        (cases(2), Split(kind="ratio"), r"ratio=\[0.8, 0.2, 0.0\] leaves no case for val: there are 2 labelled"),
+        (cases(9), Split(kind="lists", train=("c0O1",)), "data.split.train: no case 'c0O1'; the nearest is 'c001'"),
+        (cases(9), Split(kind="lists", train=("c001",), val=("c001",)), "'c001' is in data.split.train already"),
+        (cases(9), Split(kind="lists", val=("c001",)), "data.split.train: no training case"),
+        (cases(9, labelled=False), Split(kind="lists", train=("c001",)), "split train: cases without a label: c001"),
+        (cases(9), Split(kind="given"), "data.split.kind=given: the source gives no split"),
+    ],
+)
+def test_mistakes(listing: list[Case], split: Split, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_splits(listing, split, 0, seed=0)
