@@ -1,0 +1,372 @@
+"""A config's data, from folder to batches."""
+
+import json
+import logging
+
+import nibabel
+import numpy as np
+import pytest
+
+from configs import Config
+from data.dataset import open_data, open_images
+from data.files import read_label
+
+AUGMENT = {
+    "flip": {"probability": 0.5},
+    "rotate": {"probability": 0.5},
+    "noise": {"probability": 0.5},
+    "gamma": {"probability": 0.5},
+}
+
+
+def write_msd(folder, cases=11):
+    """A small data set: noise, a bright box of class 1 and a dark one of class 2; sizes differ."""
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "labelsTr").mkdir()
+    rng = np.random.default_rng(0)
+    listed = []
+    for number in range(cases):
+        shape = (14 + number % 3, 12, 10 + number % 2)
+        label = np.zeros(shape, np.uint8)
+        label[3:7, 2:6, 2:6] = 1
+        label[8:11, 7:10, 4:8] = 2
+        image = rng.normal(100, 5, shape).astype(np.float32) + 40 * (label == 1) - 30 * (label == 2)
+        affine = np.diag([1.0, 1.0, 1.5, 1.0])
+        name = f"case_{number:02d}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(image, affine), folder / "imagesTr" / name)
+        nibabel.save(nibabel.Nifti1Image(label, affine), folder / "labelsTr" / name)
+        listed.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    facts = {
+        "name": "boxes",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "bright", "2": "dark"},
+        "training": listed,
+        "test": [],
+    }
+    (folder / "dataset.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory):
+    return write_msd(tmp_path_factory.mktemp("msd") / "data")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data set that the test may damage."""
+    return write_msd(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def make_config(tmp_path, cache_folder):
+    def make(root, batch_size=2, seed=0, cache=None, **data):
+        cache = {"folder": cache_folder, **(cache or {})}
+        settings = {"root": root, "patch_size_voxels": (8, 8, 8), "augment": AUGMENT, "cache": cache, **data}
+        return Config.model_validate(
+            {
+                "name": "t",
+                "seed": seed,
+                "run": {"dir": tmp_path / "runs"},
+                "data": settings,
+                "train": {"steps": 1, "batch_size": batch_size},
+            }
+        )
+
+    return make
+
+
+def batches(data, epoch=0, first_batch=0):
+    with data.train_stream(epoch, first_batch) as stream:
+        found = []
+        while (batch := stream.next()) is not None:
+            found.append(batch)
+        return found
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys() == {"x", "y", "index"}
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_facts_of_a_data_set(shared_root, make_config):
+    data = open_data(make_config(shared_root))
+    assert data.class_names == ("background", "bright", "dark")
+    assert (data.num_channels, data.num_outputs) == (1, 3)
+    assert {name: len(ids) for name, ids in data.splits.items()} == {"train": 8, "val": 3, "test": 0}
+    assert data.batches_per_epoch == 4
+    assert data.skipped == []
+    assert len(data.cases("all")) == 11
+    assert json.loads(json.dumps(data.statistics)) == data.statistics
+    with pytest.raises(ValueError, match="no split 'dev'; there are train, val, test and all"):
+        data.cases("dev")
+
+
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"workers": 4}, {"cache": {"memory_gb": 0}}])
+def test_batches_depend_on_seed_and_epoch_alone(shared_root, make_config, settings):
+    expected = batches(open_data(make_config(shared_root)), epoch=1)
+    data = open_data(make_config(shared_root, **settings))
+    data.prepare_all()
+    assert_same(batches(data, epoch=1), expected)
+
+
+def test_batch_contents(shared_root, make_config):
+    data = open_data(make_config(shared_root, batch_size=3))
+    found = batches(data)
+    assert len(found) == 2
+    assert found[0]["x"].shape == (3, 8, 8, 8, 1)
+    assert found[0]["y"].shape == (3, 8, 8, 8)
+    assert [found[0][key].dtype for key in ("x", "y", "index")] == [np.float32, np.uint8, np.int64]
+    seen = np.concatenate([batch["index"] for batch in found])
+    assert len(set(seen.tolist())) == 6
+    assert set(seen.tolist()) <= set(range(8))
+
+
+def test_samples_are_cut_from_their_case(shared_root, make_config):
+    data = open_data(make_config(shared_root, augment={}, normalisation="none"))
+    for batch in batches(data):
+        for x, index in zip(batch["x"], batch["index"], strict=True):
+            volume = data.load(data.splits["train"][index]).volume
+            windows = np.lib.stride_tricks.sliding_window_view(volume[..., 0], (8, 8, 8))
+            assert (windows == x[..., 0]).all(axis=(-1, -2, -3)).any()
+
+
+def test_epochs_and_seeds_differ(shared_root, make_config):
+    data = open_data(make_config(shared_root))
+    orders = [np.concatenate([b["index"] for b in batches(data, epoch)]).tolist() for epoch in (0, 1)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
+    other = np.concatenate([b["index"] for b in batches(open_data(make_config(shared_root, seed=1)))])
+    assert other.tolist() != orders[0]
+    first = {int(i): x for b in batches(data, 0) for i, x in zip(b["index"], b["x"], strict=True)}
+    second = {int(i): x for b in batches(data, 1) for i, x in zip(b["index"], b["x"], strict=True)}
+    assert all(not np.array_equal(first[i], second[i]) for i in first)
+
+
+@pytest.mark.parametrize("first_batch", [1, 3, 4])
+def test_resumed_epoch_goes_on_where_it_stopped(shared_root, make_config, first_batch):
+    data = open_data(make_config(shared_root, workers=2))
+    assert_same(batches(data, 2, first_batch), batches(data, 2)[first_batch:])
+
+
+def test_processes_share_each_batch(shared_root, make_config):
+    config = make_config(shared_root, batch_size=4)
+    whole = batches(open_data(config))
+    parts = [batches(open_data(config, rank=rank, world=2)) for rank in range(2)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(batch["index"][0::2], first["index"])
+        np.testing.assert_array_equal(batch["x"][1::2], second["x"])
+    with pytest.raises(ValueError, match=r"train\.batch_size=4 must be divisible by the number of processes, 3"):
+        open_data(config, world=3)
+
+
+def test_batch_size_beyond_the_cases(shared_root, make_config):
+    data = open_data(make_config(shared_root, batch_size=9))
+    with pytest.raises(ValueError, match=r"train\.batch_size=9 is more than the 8 training cases"):
+        _ = data.batches_per_epoch
+
+
+def test_whole_volumes_are_padded(shared_root, make_config):
+    data = open_data(make_config(shared_root, sampling="whole", patch_size_voxels=(16, 16, 16), augment={}))
+    for batch in batches(data):
+        assert batch["x"].shape[1:] == (16, 16, 16, 1)
+        for y, index in zip(batch["y"], batch["index"], strict=True):
+            label = data.load(data.splits["train"][index]).label
+            assert np.bincount(y.ravel())[1:].tolist() == np.bincount(label.ravel())[1:].tolist()
+    with pytest.raises(
+        ValueError, match=r"data\.sampling=whole needs data\.patch_size_voxels of at least \[11, 12, 16\]"
+    ):
+        open_data(make_config(shared_root, sampling="whole"))
+
+
+def test_grid_patches(shared_root, make_config):
+    data = open_data(make_config(shared_root, sampling="grid", augment={}))
+    assert batches(data)[0]["x"].shape == (2, 8, 8, 8, 1)
+
+
+def test_prepared_once(shared_root, make_config, monkeypatch, tmp_path):
+    config = make_config(shared_root, cache={"folder": None})  # below run.dir
+    steps = []
+    open_data(config).prepare_all(progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(n, 11) for n in range(1, 12)]
+    assert len(list((tmp_path / "runs" / ".cache").glob("*/facts.json"))) == 11
+    monkeypatch.setattr("data.dataset.prepare", None)  # would raise if anything were prepared again
+    open_data(config).prepare_all()
+    with pytest.raises(TypeError):
+        open_data(make_config(shared_root, percentiles=(1, 2), cache={"folder": None})).prepare_all()
+
+
+def test_memory_holds_the_training_cases_when_they_fit(shared_root, make_config):
+    data = open_data(make_config(shared_root))
+    data.prepare_all()
+    assert not isinstance(data.load(data.splits["train"][0]).volume, np.memmap)
+    assert isinstance(data.load(data.splits["val"][0]).volume, np.memmap)
+    mapped = open_data(make_config(shared_root, cache={"memory_gb": 1e-6}))
+    mapped.prepare_all()
+    assert isinstance(mapped.load(mapped.splits["train"][0]).volume, np.memmap)
+
+
+def truncate(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def put_nan(path):
+    image = nibabel.load(path)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[0, 0, 0] = np.nan
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
+
+
+def test_bad_cases_stop_and_are_all_listed(root, make_config):
+    truncate(root / "imagesTr" / "case_03.nii.gz")
+    (root / "labelsTr" / "case_05.nii.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"(?s)2 of 11 cases .*case_03\.nii\.gz: .*case_05\.nii\.gz: .*on_error=skip"):
+        open_data(make_config(root))
+
+
+def test_bad_cases_are_skipped_and_kept_on_record(root, make_config, caplog):
+    whole = open_data(make_config(root))
+    truncate(root / "imagesTr" / "case_03.nii.gz")
+    put_nan(root / "imagesTr" / "case_05.nii.gz")
+    data = open_data(make_config(root, on_error="skip"))
+    assert [entry[0] for entry in data.skipped] == ["case_03"]
+    with caplog.at_level(logging.WARNING, "mlx_volumes"):
+        data.prepare_all()
+    assert [entry[0] for entry in data.skipped] == ["case_03", "case_05"]
+    assert data.skipped[1][1] == str(root / "imagesTr" / "case_05.nii.gz")
+    assert "1 NaN and 0 infinite voxels" in data.skipped[1][2]
+    assert "skipped case case_05" in caplog.text
+    for name, ids in whole.splits.items():
+        assert data.splits[name] == [i for i in ids if i not in ("case_03", "case_05")]
+    assert len(batches(data)) == data.batches_per_epoch
+
+
+def test_voxels_that_rule_a_case_out_stop_the_preparation(root, make_config):
+    put_nan(root / "imagesTr" / "case_05.nii.gz")
+    with pytest.raises(ValueError, match=r"1 of 11 cases cannot be used:\n.*case_05\.nii\.gz: 1 NaN"):
+        open_data(make_config(root)).prepare_all()
+
+
+def test_unprepared_bad_case_raises_with_its_name(root, make_config):
+    for image in (root / "imagesTr").iterdir():
+        put_nan(image)
+    data = open_data(make_config(root))
+    with pytest.raises(ValueError, match="1 NaN") as caught:
+        batches(data)
+    assert caught.value.__notes__[0].startswith("while reading case case_")
+
+
+def test_no_case_left(root, make_config):
+    for image in (root / "imagesTr").iterdir():
+        truncate(image)
+    with pytest.raises(ValueError, match="no case is left after skipping 11 bad ones"):
+        open_data(make_config(root, on_error="skip"))
+
+
+def test_case_with_other_channels_is_bad(root, make_config):
+    path = root / "imagesTr" / "case_04.nii.gz"
+    image = nibabel.load(path)
+    doubled = np.stack([np.asarray(image.dataobj)] * 2, axis=-1)
+    nibabel.save(nibabel.Nifti1Image(doubled, image.affine), path)
+    with pytest.raises(ValueError, match=r"case_04\.nii\.gz: 2 channels, expected 1"):
+        open_data(make_config(root))
+    with pytest.raises(ValueError, match=r"data\.channels=\[1\]: the images have 1, counted from 0"):
+        open_data(make_config(root, channels=[1], on_error="skip"))
+
+
+def test_ct_statistics_come_from_training_alone_and_are_reused(root, make_config):
+    config = make_config(root, normalisation="ct", percentiles=(10, 90))
+    data = open_data(config)
+    voxels = []
+    for case in data.cases("train"):
+        label, _, _ = read_label(case.label)
+        image = np.asarray(nibabel.load(case.images[0]).dataobj).transpose(2, 1, 0)
+        voxels.append(image[label > 0])
+    known = data.statistics["intensities"][0]
+    joined = np.concatenate(voxels)
+    assert known["mean"] == pytest.approx(joined.mean(), rel=1e-5)
+    assert known["std"] == pytest.approx(joined.std(), rel=1e-4)
+    assert (known["low"], known["high"]) == pytest.approx(tuple(np.percentile(joined, (10, 90))), rel=1e-5)
+
+    for case in data.cases("train"):  # without training files nothing could be measured again
+        case.label.rename(case.label.with_suffix(".away"))
+    stored = json.loads(json.dumps(data.statistics))
+    again = open_data(make_config(root, normalisation="ct", on_error="skip"), statistics=stored, splits={})
+    assert again.statistics == data.statistics
+    val = data.splits["val"][0]
+    np.testing.assert_array_equal(again.load(val).volume, data.load(val).volume)
+    with pytest.raises(ValueError, match=r"data\.normalisation=zscore, but the run's statistics are for ct"):
+        open_data(make_config(root, on_error="skip"), statistics=stored, splits={})
+
+
+def test_splits_of_a_run_are_kept(shared_root, make_config):
+    config = make_config(shared_root)
+    splits = {"train": ["case_02", "case_00"], "val": ["case_09"], "test": []}
+    data = open_data(config, splits=splits)
+    assert data.splits == splits
+    assert [case.id for case in data.cases("train")] == ["case_02", "case_00"]
+    with pytest.raises(ValueError, match=r"split val: data\.root=.* does not hold other \(1 of 1 cases\)"):
+        open_data(config, splits={"train": ["case_00"], "val": ["other"]})
+
+
+def test_classes_must_be_those_of_the_run(shared_root, make_config):
+    statistics = open_data(make_config(shared_root)).statistics
+    with pytest.raises(ValueError, match=r"classes are \['a', 'b', 'c'\], the run was trained with \['background'"):
+        open_data(make_config(shared_root, class_names=("a", "b", "c")), statistics=statistics)
+
+
+def test_fingerprint_follows_files_and_preparation(root, make_config):
+    first = open_data(make_config(root)).fingerprint
+    assert open_data(make_config(root, workers=2, augment={})).fingerprint == first
+    assert open_data(make_config(root, spacing_mm=(1, 1, 1))).fingerprint != first
+    moved = root.rename(root.parent / "moved")
+    assert open_data(make_config(moved)).fingerprint == first
+    put_nan(moved / "imagesTr" / "case_01.nii.gz")
+    assert open_data(make_config(moved)).fingerprint != first
+
+
+def test_prediction_returns_to_the_untouched_label(shared_root, make_config):
+    data = open_data(make_config(shared_root, spacing_mm=(0.75, 0.5, 0.5)))
+    case = data.cases("val")[0]
+    prepared = data.load(case)
+    assert prepared.grid.spacing_mm == pytest.approx((0.75, 0.5, 0.5))
+    probabilities = np.eye(3, dtype=np.float32)[prepared.label]
+    label, spacing_mm = data.read_label(case)
+    assert spacing_mm == pytest.approx((1.5, 1.0, 1.0))
+    np.testing.assert_array_equal(data.restore(case, probabilities), label)
+    np.testing.assert_array_equal(data.restore_probabilities(prepared, probabilities).argmax(-1), label)
+
+
+def test_unlabelled_images_of_a_folder(shared_root, make_config, tmp_path):
+    config = make_config(shared_root, cache={"folder": tmp_path / "new"})
+    trained = open_data(config)
+    images = open_images(shared_root / "imagesTr", config, trained.statistics)
+    assert images.splits == {"images": [f"case_{n:02d}" for n in range(11)]}
+    assert images.class_names == trained.class_names
+    prepared = images.load("case_03")
+    assert prepared.label is None
+    assert not (tmp_path / "new").exists()
+    np.testing.assert_array_equal(prepared.volume, trained.load("case_03").volume)
+    with pytest.raises(ValueError, match="case case_03 has no label file"):
+        images.read_label("case_03")
+
+
+def test_hippocampus_is_read_whole(datasets, make_config):
+    data = open_data(make_config(datasets / "hippocampus", batch_size=4, patch_size_voxels=(40, 56, 40)))
+    assert data.class_names == ("background", "Anterior", "Posterior")
+    assert sum(len(ids) for ids in data.splits.values()) == 208
+    for split in ("train", "val"):
+        data.splits[split][:] = data.splits[split][:6]
+    data.prepare_all()
+    (batch,) = batches(data)
+    assert batch["x"].shape == (4, 40, 56, 40, 1)
+    assert set(np.unique(batch["y"])) == {0, 1, 2}
