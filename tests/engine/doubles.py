@@ -1,0 +1,88 @@
+"""A network, data and a config small enough to train in milliseconds, for tests of the engine alone."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from configs import Config
+from engine.losses import build_loss
+from engine.optim import build_optimizer
+from engine.step import TrainStep
+from models.dropout import apply_dropout
+
+
+class TinyNet(nn.Module):
+    """Conv3d, batch-norm-like running mean, Dropout3d, Conv3d: (N, D, H, W, 1) -> (N, D, H, W, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(1, 4, 3, padding=1)
+        self.drop = nn.Dropout3d(0.5)
+        self.head = nn.Conv3d(4, 2, 1)
+        self.running_mean = mx.zeros((4,))
+        self.freeze(keys=["running_mean"], recurse=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = self.stem(x)
+        if self.training:
+            self.running_mean = 0.9 * self.running_mean + 0.1 * mx.stop_gradient(x).mean(axis=(0, 1, 2, 3))
+        return self.head(apply_dropout(self.drop, nn.relu(x)))
+
+
+class TinyStream:
+    """One epoch of TinyData, made batch by batch."""
+
+    def __init__(self, data: "TinyData", epoch: int, first_batch: int) -> None:
+        self.seconds_waiting = 0.0
+        self.closed = False
+        self._batches = (data.batch(epoch, i) for i in range(first_batch, data.batches_per_epoch))
+
+    def next(self) -> dict[str, np.ndarray] | None:
+        self.seconds_waiting += 1e-6
+        return next(self._batches, None)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class TinyData:
+    """Batches of two 4³ volumes, a function of epoch and position; the label is where the image is positive."""
+
+    fingerprint = "tiny"
+    batches_per_epoch = 5
+
+    def __init__(self) -> None:
+        self.streams: list[TinyStream] = []
+
+    def batch(self, epoch: int, position: int) -> dict[str, np.ndarray]:
+        x = np.random.default_rng([epoch, position]).normal(size=(2, 4, 4, 4, 1)).astype(np.float32)
+        index = np.array([2 * position, 2 * position + 1])
+        return {"x": x, "y": (x[..., 0] > 0).astype(np.uint8), "index": index}
+
+    def train_stream(self, epoch: int, first_batch: int = 0) -> TinyStream:
+        assert all(stream.closed for stream in self.streams)
+        self.streams.append(TinyStream(self, epoch, first_batch))
+        return self.streams[-1]
+
+
+def tiny_config(folder: Path, **sections: dict[str, Any]) -> Config:
+    """A config whose run lies in `folder`; 12 steps unless told otherwise."""
+    tree: dict[str, Any] = {
+        "name": "tiny",
+        "run": {"dir": str(folder)},
+        "data": {"root": "nowhere"},
+        "optim": {"learning_rate": 0.01, "ema_decay": 0.9},
+        "train": {"steps": 12, "log_every_steps": 1},
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section}
+    return Config.model_validate(tree)
+
+
+def tiny_step(config: Config, seed: int = 0) -> TrainStep:
+    mx.random.seed(seed)
+    optimizer = build_optimizer(config.optim, config.train.steps or 10)
+    return TrainStep(TinyNet(), optimizer, build_loss(config.loss, 2), config.train, config.optim)
