@@ -1,5 +1,7 @@
 """Where patches are cut, and that the cut is exact."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -121,7 +123,7 @@ def test_crop_outside_is_all_fill() -> None:
     np.testing.assert_array_equal(crop(array, (0, -4, 0), (2, 2, 2), fill=7), np.full((2, 2, 2), 7))
 
 
-def test_only_the_patch_is_read_from_a_memory_map(volume: np.ndarray, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_memory_map_gives_the_same_patch_as_an_array(volume: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "case.npy", volume)
     mapped = np.load(tmp_path / "case.npy", mmap_mode="r")
     label = np.zeros(volume.shape[:3], np.uint8)
