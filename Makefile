@@ -24,7 +24,7 @@ $(VENV)/.ready: pyproject.toml
 
 demo: setup
 	rm -rf runs/demo_unet
-	$(BIN)/python -m data.phantoms datasets/phantoms
+	test -f datasets/phantoms/dataset.json || $(BIN)/python -m data.phantoms datasets/phantoms
 	$(BIN)/python train.py --config configs/demo_unet.yaml
 	$(BIN)/python evaluate.py --run runs/demo_unet --checkpoint last
 
