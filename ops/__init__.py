@@ -1,8 +1,24 @@
 """Operators with a faster form than MLX's own on a Linux x86-64 CPU; nothing native loads on import."""
 
 from ops.backend import active, choose
+from ops.class_sums import ClassSums, class_sums
+from ops.concat import concat_channels
 from ops.conv3d import conv3d
 from ops.conv_transpose3d import conv_transpose3d
 from ops.norm_act_dropout import norm_act_dropout
+from ops.pooling import avg_pool3d, max_pool3d
+from ops.upsample import upsample3d
 
-__all__ = ["active", "choose", "conv3d", "conv_transpose3d", "norm_act_dropout"]
+__all__ = [
+    "ClassSums",
+    "active",
+    "avg_pool3d",
+    "choose",
+    "class_sums",
+    "concat_channels",
+    "conv3d",
+    "conv_transpose3d",
+    "max_pool3d",
+    "norm_act_dropout",
+    "upsample3d",
+]
