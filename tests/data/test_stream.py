@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import numpy as np
@@ -75,17 +76,22 @@ def test_shapes_that_differ_are_an_error_not_padding():
 
 
 def test_waiting_is_measured_only_in_next():
+    made = threading.Event()
+
     def slow(position):
-        time.sleep(0.05)
+        time.sleep(0.2)
+        if position == 1:
+            made.set()
         return number(position)
 
     with make_stream(range(2), slow, 1) as stream:
         stream.next()
         first = stream.seconds_waiting
-        time.sleep(0.15)
+        made.wait()
+        time.sleep(0.3)
         stream.next()
-        assert first >= 0.04
-        assert stream.seconds_waiting - first < 0.04
+        assert first >= 0.19
+        assert stream.seconds_waiting - first < 0.19  # far below the time since
 
 
 def test_streams_left_early_or_never_started_close():
