@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -46,50 +46,81 @@ CASES = {
 Step = Callable[[], float]  # does one training step and returns its loss
 
 
-def torch_step(case: Case, precision: str, threads: int, memory_format: str) -> Step:
-    """Return PyTorch's training step, eager; memory_format is `contiguous` or `channels_last`."""
+class TorchTrainer:
+    """PyTorch's side of a comparison: eager, AdamW, the losses of `engine.losses`, clipping at 12."""
+
+    def __init__(self, model: Any, precision: str, memory_format: str, weight_decay: float) -> None:
+        import torch
+
+        formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
+        self.format = formats[memory_format]
+        self.model = model.to(memory_format=self.format).train()
+        self.precision = precision
+        kernels = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, LEARNING_RATE)
+
+    def tensor(self, x: np.ndarray) -> Any:
+        """Channels-last NumPy (N, D, H, W, C) as a tensor (N, C, D, H, W) in the memory format."""
+        import torch
+
+        return torch.from_numpy(x).movedim(-1, 1).contiguous(memory_format=self.format)
+
+    def logits(self, x: Any) -> Any:
+        import torch
+
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.model(x)
+
+    def step(self, x: Any, y: Any, learning_rate: float = LEARNING_RATE) -> float:
+        """One training step on x (N, C, D, H, W) and int64 y; returns the loss."""
+        from torch import nn
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss = _torch_loss(self.logits(x).float(), y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 12.0)
+        self.optimizer.step()
+        return loss.item()
+
+
+def _torch_loss(logits: Any, y: Any) -> Any:
+    """Cross-entropy for y (N,); for y (N, D, H, W) soft Dice without background, per sample, besides."""
     import torch
-    from torch import Tensor, nn
     from torch.nn import functional as F
 
+    cross_entropy = F.cross_entropy(logits, y)
+    if y.ndim == 1:
+        return cross_entropy
+    p = torch.softmax(logits, 1)[:, 1:]
+    t = F.one_hot(y, logits.shape[1]).movedim(-1, 1)[:, 1:].float()
+    axes = (2, 3, 4)
+    dice = (2 * (p * t).sum(axes) + 1e-5) / (p.sum(axes) + t.sum(axes) + 1e-5)
+    return cross_entropy + 1 - dice.mean()
+
+
+def _torch_model(case: Case) -> Any:
     from benchmarks.torch_models import ResNet18, UNet3d
+
+    inputs = case.shape[-1]
+    if case.widths is not None:
+        return UNet3d(case.unet_args(), inputs, case.num_outputs)
+    return ResNet18(inputs, case.num_outputs, video=case.name == "r3d_18")
+
+
+def torch_step(case: Case, precision: str, threads: int, memory_format: str) -> Step:
+    """Return PyTorch's training step; memory_format is `contiguous` or `channels_last`."""
+    import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}[memory_format]
-    inputs = case.shape[-1]
-    model: nn.Module
-    if case.widths is not None:
-        model = UNet3d(case.unet_args(), inputs, case.num_outputs)
-    else:
-        model = ResNet18(inputs, case.num_outputs, video=case.name == "r3d_18")
-    model = model.to(memory_format=layout).train()
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
+    trainer = TorchTrainer(_torch_model(case), precision, memory_format, weight_decay=0.01)
     x_np, y_np = case.batch()
-    x = torch.from_numpy(x_np).movedim(-1, 1).contiguous(memory_format=layout)
-    y = torch.from_numpy(y_np).long()
-
-    def loss_of(logits: Tensor) -> Tensor:
-        cross_entropy = F.cross_entropy(logits.float(), y)
-        if case.widths is None:
-            return cross_entropy
-        p = torch.softmax(logits.float(), 1)[:, 1:]
-        t = F.one_hot(y, case.num_outputs).movedim(-1, 1)[:, 1:].float()
-        axes = (2, 3, 4)
-        dice = (2 * (p * t).sum(axes) + 1e-5) / (p.sum(axes) + t.sum(axes) + 1e-5)
-        return cross_entropy + 1 - dice.mean()
-
-    def step() -> float:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(x)
-        loss = loss_of(logits)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 12.0)
-        optimizer.step()
-        return loss.item()
-
-    return step
+    x, y = trainer.tensor(x_np), torch.from_numpy(y_np).long()
+    return lambda: trainer.step(x, y)
 
 
 def count_convolution_flops(case: Case) -> float:
@@ -101,8 +132,6 @@ def count_convolution_flops(case: Case) -> float:
     import torch
     from torch import nn
 
-    from benchmarks.torch_models import ResNet18, UNet3d
-
     total = 0.0
 
     def add(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -112,13 +141,8 @@ def count_convolution_flops(case: Case) -> float:
         forward = 2.0 * voxels[:, 0].numel() * module.weight.numel()
         total += forward * (2 if inputs[0].shape[1] == case.shape[-1] else 3)
 
-    inputs = case.shape[-1]
     with torch.device("meta"):
-        model: nn.Module
-        if case.widths is not None:
-            model = UNet3d(case.unet_args(), inputs, case.num_outputs)
-        else:
-            model = ResNet18(inputs, case.num_outputs, video=case.name == "r3d_18")
+        model = _torch_model(case)
         for module in model.modules():
             if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
                 module.register_forward_hook(add)

@@ -127,7 +127,7 @@ PEAK_FLOPS = 2.0 * 2 * 32**3 * 27 * 64 * 64
 
 def work(job: dict[str, Any]) -> None:
     """Run as a worker process."""
-    from benchmarks.cases import CASES, our_convolution, our_step, torch_step
+    from benchmarks.cases import CASES, Step, our_convolution, our_step, torch_step
 
     def libraries() -> None:
         if job["side"] == "torch":
@@ -139,7 +139,7 @@ def work(job: dict[str, Any]) -> None:
 
             ops.choose("auto", threads=job["threads"])
 
-    def build() -> Any:
+    def step() -> Step:
         if job["case"] == "peak":
             return our_convolution(PEAK_SHAPE, PEAK_CHANNELS, job["precision"])
         case = CASES[job["case"]]
@@ -147,7 +147,7 @@ def work(job: dict[str, Any]) -> None:
             return torch_step(case, job["precision"], job["threads"], job["memory_format"])
         return our_step(case, job["precision"])
 
-    serve(build, libraries)
+    serve(lambda: {"step": step()}, libraries)
 
 
 if __name__ == "__main__":

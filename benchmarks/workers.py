@@ -40,9 +40,14 @@ class Worker:
             raise RuntimeError(f"worker {self.job} ended with status {self._process.wait()}")
         return json.loads(line)
 
+    def do(self, command: str) -> tuple[float, float]:
+        """Run a command; return its seconds, measured inside the worker, and its result."""
+        answer = self._ask(command)
+        return float(answer["seconds"]), float(answer["value"])
+
     def step(self) -> float:
-        """Do one step and return its seconds, measured inside the worker."""
-        return float(self._ask("step")["seconds"])
+        """Do one step and return its seconds."""
+        return self.do("step")[0]
 
     def memory_bytes(self) -> int:
         """Return the peak resident memory less what was resident after the imports."""
@@ -57,24 +62,28 @@ class Worker:
                 pipe.close()
 
 
-def serve(build: Callable[[], Callable[[], float]], import_libraries: Callable[[], None]) -> None:
-    """The worker's side: import, build, then answer `step` and `memory` until the pipe closes."""
+def serve(build: Callable[[], dict[str, Callable[[], float]]], import_libraries: Callable[[], None]) -> None:
+    """The worker's side: import, build, then run the built commands by name until the pipe closes.
+
+    A command returns a number, such as the loss. `memory` is always there.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to stderr, not into the answers
     import_libraries()
     before = _peak_bytes()
-    step = build()
+    commands = build()
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
-        if line.strip() == "memory":
+        name = line.strip()
+        if name == "memory":
             print(json.dumps({"bytes": _peak_bytes() - before}), file=answers, flush=True)
             continue
         start = time.perf_counter()
-        loss = step()
+        value = commands[name]()
         seconds = time.perf_counter() - start
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss}: the timing would mean nothing")
-        print(json.dumps({"seconds": seconds, "loss": loss}), file=answers, flush=True)
+        if not np.isfinite(value):
+            raise FloatingPointError(f"{name} returned {value}: the timing would mean nothing")
+        print(json.dumps({"seconds": seconds, "value": value}), file=answers, flush=True)
 
 
 def _peak_bytes() -> int:

@@ -1,0 +1,180 @@
+"""Time to the same Dice: one U-Net, one recipe and the same batches in this project and in PyTorch.
+
+    python -m benchmarks.time_to_dice --root HIPPOCAMPUS [--steps 600] [--json FILE]
+
+Both train in float32 on fold 0, in processes that take turns step by step; a side's clock runs only in its own
+training steps. Weights are drawn by each library (He normal here, PyTorch's default there would differ, so PyTorch's
+are drawn He normal too), dropout masks by each library. Validation is the mean Dice over the validation cases.
+"""
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import Step, TorchTrainer
+from benchmarks.workers import Worker, serve
+
+MODULE = "benchmarks.time_to_dice"
+OVERRIDES = (
+    "model.args.widths=[16,32,64]",
+    "model.args.deep_supervision=false",
+    "model.args.dropout={kind: channel, rate: 0.1, places: [encoder, bottleneck, decoder]}",
+    "loss.batch_dice=false",
+    "optim.ema_decay=null",
+    "optim.warmup_steps=20",
+    "train.precision=float32",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="the hippocampus data set, unpacked")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--every", type=int, default=100, help="validate every so many steps")
+    parser.add_argument("--memory-format", default="channels_last", help="PyTorch's: see benchmarks.train_step")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(json.loads(args.worker))
+        return
+    if args.root is None:
+        parser.error("--root is needed: the hippocampus data set")
+
+    common = {"root": str(args.root), "steps": args.steps, "threads": args.threads, "format": args.memory_format}
+    sides = ("ours", "torch")
+    workers = {side: Worker(MODULE, {**common, "side": side}) for side in sides}
+    clock, rows = dict.fromkeys(sides, 0.0), []
+    print(f"{'step':>6}{'ours s':>9}{'Dice':>8}{'torch s':>10}{'Dice':>8}")
+    try:
+        for step in range(1, args.steps + 1):
+            for side in sides:
+                clock[side] += workers[side].step()
+            if step % args.every == 0:
+                dice = {side: workers[side].do("validate")[1] for side in sides}
+                rows.append({"step": step, "seconds": dict(clock), "dice": dice})
+                ours, torch = (f"{clock[side]:9.1f}{dice[side]:8.4f}" for side in sides)
+                print(f"{step:6d}{ours} {torch}", flush=True)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def work(job: dict[str, Any]) -> None:
+    """Run as a worker process."""
+
+    def libraries() -> None:
+        import ops
+
+        ops.choose("auto", threads=job["threads"])
+
+    serve(lambda: build(job), libraries)
+
+
+def build(job: dict[str, Any]) -> dict[str, Step]:
+    """Return the commands `step`, on the next batch of the run's plan, and `validate`."""
+    import mlx.core as mx
+
+    from configs import load_config
+    from data.dataset import open_data
+    from engine.metrics import dice_per_class
+    from engine.sliding_window import predict_labels
+
+    overrides = [*OVERRIDES, f"data.root={job['root']}", f"train.steps={job['steps']}"]
+    config = load_config("configs/hippocampus_unet.yaml", overrides)
+    data = open_data(config)
+    data.prepare_all()
+    batches, patch_size = _batches(data), config.data.patch_size_voxels
+    train, logits = (_ours if job["side"] == "ours" else _torch)(job, config, data.num_outputs)
+
+    def validate() -> float:
+        cases = [data.load(case) for case in data.cases("val")]
+        labels = predict_labels(lambda x: mx.array(logits(np.array(x))), [c.volume for c in cases], patch_size)
+        scores = [dice_per_class(a, c.label, data.num_outputs) for a, c in zip(labels, cases, strict=True)]
+        return float(np.nanmean(scores))
+
+    def step() -> float:
+        batch = next(batches)
+        return train(batch["x"], batch["y"])
+
+    return {"step": step, "validate": validate}
+
+
+Train = Callable[[np.ndarray, np.ndarray], float]
+Logits = Callable[[np.ndarray], np.ndarray]  # (N, D, H, W, C) -> (N, D, H, W, K)
+
+
+def _batches(data: Any) -> Iterator[dict[str, np.ndarray]]:
+    epoch = 0
+    while True:
+        with data.train_stream(epoch) as stream:
+            while (batch := stream.next()) is not None:
+                yield batch
+        epoch += 1
+
+
+def _ours(job: dict[str, Any], config: Any, num_outputs: int) -> tuple[Train, Logits]:
+    import mlx.core as mx
+
+    from engine.losses import build_loss
+    from engine.optim import build_optimizer
+    from engine.step import TrainStep
+    from models import build_model
+
+    mx.random.seed(0)
+    model = build_model(config.model.name, config.model.args, 1, num_outputs)
+    optimizer = build_optimizer(config.optim, job["steps"])
+    step = TrainStep(model, optimizer, build_loss(config.loss, num_outputs), config.train, config.optim)
+
+    def train(x: np.ndarray, y: np.ndarray) -> float:
+        model.train()
+        return step([{"x": x, "y": y}]).loss
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        model.eval()
+        return np.array(model(mx.array(x)))
+
+    return train, logits
+
+
+def _torch(job: dict[str, Any], config: Any, num_outputs: int) -> tuple[Train, Logits]:
+    import torch
+    from torch import nn
+
+    from benchmarks.torch_models import UNet3d
+
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(0)
+    model = UNet3d(config.model.args, 1, num_outputs)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
+            fan = layer.weight[0].numel() if isinstance(layer, nn.Conv3d) else layer.weight.shape[0]
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / (1 + 0.01**2) / fan))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    trainer = TorchTrainer(model, "float32", job["format"], config.optim.weight_decay)
+    peak, warmup, done = config.optim.learning_rate, config.optim.warmup_steps, 0
+
+    def train(x: np.ndarray, y: np.ndarray) -> float:
+        nonlocal done
+        cosine = 0.5 * (1 + math.cos(math.pi * (done - warmup) / (job["steps"] - warmup)))
+        rate = peak * (done + 1) / warmup if done < warmup else peak * cosine
+        done += 1
+        trainer.model.train()
+        return trainer.step(trainer.tensor(x), torch.from_numpy(y).long(), rate)
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        trainer.model.eval()
+        with torch.no_grad():
+            return trainer.logits(trainer.tensor(x)).float().movedim(1, -1).numpy()
+
+    return train, logits
