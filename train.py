@@ -6,6 +6,7 @@ python train.py --config configs/demo_unet.yaml [key.path=value ...] [--dry-run]
 import argparse
 import logging
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported where they are needed, so that --help and a config's mistakes are told at once
@@ -123,7 +124,7 @@ def prepare_data(config: "Config", run: "RunFolder | None") -> "VolumeData":
         data = open_data(config)
     else:
         data = open_data(config, statistics=run.read_json("statistics"), splits=run.read_json("splits"))
-    data.prepare_all(progress=show_preparation)
+    data.prepare_all(progress=ShowPreparation())
     _log.info("cases: %s", ", ".join(f"{len(ids)} {split}" for split, ids in data.splits.items()))
     if data.skipped:
         _log.warning("skipped %d cases: %s", len(data.skipped), ", ".join(sorted({s[0] for s in data.skipped})))
@@ -181,9 +182,16 @@ class StoppableData:
         return self._load(case)
 
 
-def show_preparation(done: int, total: int) -> None:
-    if done == total or done % max(1, total // 10) == 0:
-        _log.info("prepared %d of %d cases", done, total)
+class ShowPreparation:
+    """Logs how far preparation is, every ten seconds and at its end."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + 10
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total or time.monotonic() > self._due:
+            self._due = time.monotonic() + 10
+            _log.info("prepared %d of %d cases", done, total)
 
 
 def fail(error: Exception, code: int) -> int:
