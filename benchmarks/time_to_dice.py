@@ -99,7 +99,9 @@ def build(job: dict[str, Any]) -> dict[str, Step]:
     def validate() -> float:
         cases = [data.load(case) for case in data.cases("val")]
         labels = predict_labels(lambda x: mx.array(logits(np.array(x))), [c.volume for c in cases], patch_size)
-        scores = [dice_per_class(a, c.label, data.num_outputs) for a, c in zip(labels, cases, strict=True)]
+        references = [data.read_label(case)[0] for case in data.cases("val")]
+        pairs = zip(labels, references, strict=True)
+        scores = [dice_per_class(a, b, data.num_outputs) for a, b in pairs]
         return float(np.nanmean(scores))
 
     def step() -> float:
