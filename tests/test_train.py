@@ -1,0 +1,218 @@
+"""train.py from end to end: real NIfTI files, real processes, real signals."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import train
+from data.phantoms import write_phantoms
+from engine.runs import RunFolder
+from ops import backend
+
+ROOT = Path(__file__).parents[1]
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms") / "data"
+    write_phantoms(folder, 5, seed=0)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _other_tests_choose_their_operators(monkeypatch) -> None:
+    monkeypatch.setattr(backend, "_form", backend._form)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, phantoms) -> Path:
+    """A U-Net of two levels on volumes of 5 mm voxels."""
+    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    cache = tmp_path_factory.mktemp("cache")
+    file.write_text(f"""
+name: tiny
+ops: mlx
+data:
+  root: {phantoms}
+  spacing_mm: [5, 5, 5]
+  patch_size_voxels: [8, 8, 8]
+  augment: {{flip: {{probability: 0.5}}, noise: {{probability: 0.5}}}}
+  cache: {{folder: {cache}}}
+model: {{args: {{widths: [2, 4], convolutions: 1, dropout: {{rate: 0.3}}}}}}
+optim: {{learning_rate: 1e-2, ema_decay: 0.9}}
+train: {{steps: {STEPS}, log_every_steps: 1, validate_every_steps: 20}}
+checkpoint: {{every_steps: 5, keep: 3}}
+""")
+    return file
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, config) -> RunFolder:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert train.main(["--config", str(config), f"run.dir={folder}"]) == 0
+    return RunFolder.open(folder / "tiny")
+
+
+def _start(config: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "train.py", "--config", str(config), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _signal_after(process: subprocess.Popen[str], run: RunFolder, lines: int, number: int) -> str:
+    """Send the signal once metrics.jsonl has so many lines; return what the process had to say."""
+    give_up = time.monotonic() + 60
+    while len(run.read_metrics()) < lines:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+    process.send_signal(number)
+    return process.communicate(timeout=60)[0]
+
+
+def _losses(run: RunFolder) -> dict[int, tuple[float, float]]:
+    lines = run.read_metrics("train")
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return {line["step"]: (line["loss"], line["grad_norm"]) for line in lines}
+
+
+def _assert_same_run(run: RunFolder, other: RunFolder) -> None:
+    assert _losses(run) == _losses(other)
+    scores = [[line["dice.mean"] for line in each.read_metrics("val")] for each in (run, other)]
+    assert len(scores[0]) == 2
+    assert scores[0] == scores[1]
+    for name in ("model", "ema", "optimizer"):
+        files = [mx.load(str(each.checkpoint("last") / f"{name}.safetensors")) for each in (run, other)]
+        assert files[0].keys() == files[1].keys()
+        for tensor, value in files[0].items():
+            np.testing.assert_array_equal(np.array(value), np.array(files[1][tensor]), err_msg=f"{name}: {tensor}")
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = "import sys, train\ntry:\n    train.main(['--help'])\nfinally:\n    print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "key.path=value" in done.stdout
+    assert not {"mlx", "numpy", "pydantic", "data", "engine", "models"} & set(done.stdout.split())
+
+
+def test_the_run_folder_holds_what_the_run_was_made_of(whole, phantoms) -> None:
+    environment = whole.read_json("environment")
+    assert environment["packages"]["mlx"] == mx.__version__
+    assert {"command", "device", "git", "operators", "data_fingerprint", "cores"} <= environment.keys()
+    assert environment["operators"] == "mlx"
+    splits = whole.read_json("splits")
+    assert (len(splits["train"]), len(splits["val"])) == (4, 1)
+    assert whole.read_json("skipped") == []
+    assert whole.read_json("statistics")["num_channels"] == 1
+    assert whole.checkpoint("last").resolve().name == str(STEPS)
+    state = json.loads((whole.checkpoint("last") / "state.json").read_text())
+    assert (state["step"], state["epoch"], state["batch"]) == (STEPS, STEPS // 2, 0)
+    assert state["config"]["data"]["root"] == str(phantoms)
+    assert state["data_fingerprint"] == environment["data_fingerprint"]
+
+
+def test_it_learns(whole) -> None:
+    losses = [loss for loss, _ in _losses(whole).values()]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.2
+
+
+def test_the_same_seed_gives_the_same_run_whatever_the_number_of_threads(whole, config, tmp_path) -> None:
+    assert train.main(["--config", str(config), f"run.dir={tmp_path}", "data.workers=3"]) == 0
+    _assert_same_run(whole, RunFolder.open(tmp_path / "tiny"))
+
+
+def test_a_killed_run_resumed_equals_an_uninterrupted_one(whole, config, tmp_path) -> None:
+    run = RunFolder(tmp_path / "tiny")
+    process = _start(config, f"run.dir={tmp_path}")
+    _signal_after(process, run, lines=12, number=signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert train.main(["--config", str(config), f"run.dir={tmp_path}", "--resume"]) == 0
+    _assert_same_run(whole, run)
+    assert len(run.read_json("environment")["resumed"]) == 1
+
+
+def test_a_broken_last_checkpoint_falls_back_to_the_one_before(whole, config, tmp_path, caplog) -> None:
+    assert train.main(["--config", str(config), f"run.dir={tmp_path}"]) == 0
+    run = RunFolder.open(tmp_path / "tiny")
+    os.truncate(run.checkpoint("last") / "optimizer.safetensors", 1000)
+    assert train.main(["--config", str(config), f"run.dir={tmp_path}", "--resume"]) == 0
+    assert re.search(
+        r"optimizer\.safetensors: expected \d+ bytes, found 1000; .* falling back", capsys.readouterr().out
+    )
+    _assert_same_run(whole, run)
+
+
+def test_sigterm_finishes_the_step_saves_and_exits_with_143(whole, config, tmp_path) -> None:
+    run = RunFolder(tmp_path / "tiny")
+    process = _start(config, f"run.dir={tmp_path}")
+    output = _signal_after(process, run, lines=3, number=signal.SIGTERM)
+    assert process.returncode == 143
+    step = len(run.read_metrics("train"))
+    assert run.checkpoint("last").resolve().name == str(step)
+    assert f"stopped by SIGTERM at step {step}, saved; continue with --resume" in output
+    assert train.main(["--config", str(config), f"run.dir={tmp_path}", "--resume"]) == 0
+    _assert_same_run(whole, run)
+
+
+def test_an_existing_run_is_not_overwritten(whole, config, capsys) -> None:
+    before = whole.metrics_path.read_bytes()
+    assert train.main(["--config", str(config), f"run.dir={whole.path.parent}"]) == 2
+    assert "this run exists already; continue it with --resume" in capsys.readouterr().err
+    assert whole.metrics_path.read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_exits_with_1_and_names_the_cases(config, tmp_path, capsys) -> None:
+    arguments = ["optim.learning_rate=1e30", "optim.clip_norm=null"]
+    assert train.main(["--config", str(config), f"run.dir={tmp_path}", *arguments]) == 1
+    message = capsys.readouterr().err
+    assert re.search(r"train\.py: step \d+: loss .*cases: phantom_\d+, phantom_\d+\.", message), message
+
+
+def test_dry_run_reports_and_begins_no_run(config, tmp_path, capsys) -> None:
+    assert train.main(["--config", str(config), f"run.dir={tmp_path}", "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"parameters  [\d,]{3,}\n", output)
+    assert re.search(r"\S+\.drop +channel +0\.3 +bottleneck", output)
+    assert re.search(r"epoch       2 steps, about \d", output)
+    assert (tmp_path / "tiny" / "batch.png").read_bytes().startswith(b"\x89PNG")
+    assert os.listdir(tmp_path / "tiny") == ["batch.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.lr=3"], "optim.lr: unknown key; did you mean learning_rate?"),
+        (["data.root=missing"], "data.root=missing"),
+        (["checkpoint.metric=dice.liver"], "checkpoint.metric=dice.liver: validation knows dice.mean, dice."),
+        (["loss.class_weights=[1,2]"], "loss.class_weights has 2 entries, but the data has 4 classes"),
+        (["optim.warmup_steps=40"], "optim.warmup_steps=40 must be below the run's 40 steps"),
+        (["train.batch_size=9"], "train.batch_size=9 is more than the 4 training cases"),
+        (["train.accumulate=3"], "train.accumulate=3 is more than the 2 batches of an epoch"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_2(
+    config, tmp_path, capsys, arguments: Sequence[str], message: str
+) -> None:
+    assert train.main(["--config", str(config), f"run.dir={tmp_path}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("train.py: ")
+    assert "Traceback" not in error
+    assert not RunFolder(tmp_path / "tiny").exists()
+
+
+def test_resuming_with_another_learning_rate_is_refused(whole, config, capsys) -> None:
+    arguments = ["--resume", f"run.dir={whole.path.parent}", "optim.learning_rate=0.5"]
+    assert train.main(["--config", str(config), *arguments]) == 2
+    assert "optim.learning_rate: 0.01 -> 0.5" in capsys.readouterr().err
