@@ -1,61 +1,17 @@
 """Segmentation losses, in float32, as sums per sample and class that are divided once.
 
-Every loss is a formula on `ClassSums`: (N, K) sums over voxels. Sums from several devices could be added before
+Every loss is a formula on `ops.ClassSums`: (N, K) sums over voxels. Sums from several devices could be added before
 the division, as could those of several batches.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 
 from configs.train_schema import LossConfig
+from ops import ClassSums, class_sums
 
 Loss = Callable[[mx.array | Sequence[mx.array], mx.array], tuple[mx.array, dict[str, mx.array]]]
-
-
-@dataclass(frozen=True)
-class ClassSums:
-    """Sums over the voxels that count, each (N, K) float32; MLX computes only those that a loss reads."""
-
-    overlap: mx.array  # of the probability of class k, over voxels of class k
-    predicted: mx.array  # of the probability of class k
-    reference: mx.array  # voxels of class k
-    surprise: mx.array  # of -log p_k, over voxels of class k
-    surprise_all: mx.array  # of -log p_k, over all voxels
-    focal: mx.array  # of -(1 - p_k)^gamma log p_k, over voxels of class k
-
-
-def class_sums(logits: mx.array, y: mx.array, ignore_label: int | None = None, focal_gamma: float = 0.0) -> ClassSums:
-    """Return the sums of one prediction.
-
-    logits: (N, D, H, W, K), any float type. y: (N, D, H, W) integers; voxels of `ignore_label` count nowhere.
-    """
-    samples, classes = logits.shape[0], logits.shape[-1]
-    logits = logits.astype(mx.float32).reshape(samples, -1, classes)  # (N, V, K)
-    y = y.reshape(samples, -1, 1)
-    if ignore_label is not None:
-        y = y.astype(mx.int32)  # -1 would wrap around in uint8
-    is_class = y == mx.arange(classes, dtype=y.dtype)  # (N, V, K)
-    counts = None if ignore_label is None else y != ignore_label  # (N, V, 1)
-    if counts is not None:
-        is_class = is_class & counts
-
-    log_p = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    p = mx.exp(log_p)
-
-    def over(mask: mx.array | None, values: mx.array) -> mx.array:
-        return mx.sum(values if mask is None else mx.where(mask, values, 0.0), axis=1)
-
-    missed = mx.maximum(1.0 - p, 1e-12)  # not 0 or, by rounding, below: its power or gradient would be NaN
-    return ClassSums(
-        overlap=over(is_class, p),
-        predicted=over(counts, p),
-        reference=mx.sum(is_class, axis=1).astype(mx.float32),
-        surprise=over(is_class, -log_p),
-        surprise_all=over(counts, -log_p),
-        focal=over(is_class, -mx.power(missed, focal_gamma) * log_p),
-    )
 
 
 def dice(sums: ClassSums, config: LossConfig) -> mx.array:
@@ -120,6 +76,7 @@ def build_loss(config: LossConfig, num_outputs: int) -> Loss:
     if num_outputs < 2:
         raise ValueError(f"loss.{config.name} needs at least 2 classes, background included; got {num_outputs}")
     terms = LOSSES[config.name]
+    gamma = config.focal_gamma if config.name == "focal" else None
     term_weights = {"dice": config.dice_weight, "cross_entropy": config.ce_weight, "focal": 1.0}
 
     def loss(logits: mx.array | Sequence[mx.array], y: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
@@ -128,7 +85,7 @@ def build_loss(config: LossConfig, num_outputs: int) -> Loss:
         parts = {name: mx.array(0.0) for name in terms}
         for i, level in enumerate(levels):
             target = sample_down(y, level.shape[1:-1])
-            sums = class_sums(level, target, config.ignore_label, config.focal_gamma)
+            sums = class_sums(level, target, config.ignore_label, gamma)
             for name, term in terms.items():
                 parts[name] = parts[name] + 0.5**i / norm * term(sums, config)
         total = mx.array(0.0)
