@@ -58,8 +58,8 @@ class Kernel:
                 block[i : i + 1].view(np.float64)[0] = value
             else:
                 block[i] = value
-        threads = max(1, min(backend.threads(), num_tasks))
-        _gomp.GOMP_parallel(self._compiled[first.dtype].address, block.ctypes.data, threads, 0)
+        # Always all of them: libgomp ends the threads that a smaller team leaves over, and starts them anew.
+        _gomp.GOMP_parallel(self._compiled[first.dtype].address, block.ctypes.data, backend.threads(), 0)
 
 
 def kernel(function: Callable[[Any], None]) -> Kernel:
