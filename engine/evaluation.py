@@ -30,13 +30,13 @@ CASE_ERRORS = (ValueError, OSError, EOFError, zlib.error)
 class CaseData(Protocol):
     """What evaluation asks of the data: cases are handed back to it as they came."""
 
-    def load(self, case: Any) -> Any:
+    def load(self, case: Any, /) -> Any:
         """The prepared case: .volume (D, H, W, C), .label or None, .grid, .source_grid."""
 
-    def restore(self, prepared: Any, probabilities: np.ndarray) -> np.ndarray:
+    def restore(self, prepared: Any, probabilities: np.ndarray, /) -> np.ndarray:
         """Labels on the source file's grid from probabilities (D, H, W, K) on the prepared one."""
 
-    def read_label(self, case: Any) -> tuple[np.ndarray, tuple[float, float, float]]:
+    def read_label(self, case: Any, /) -> tuple[np.ndarray, tuple[float, float, float]]:
         """The untouched label (D, H, W) in RAS+, and its spacing in mm."""
 
 
@@ -123,8 +123,11 @@ def _same_grid(prepared: Any) -> bool:
 
 
 def _describe_failure(case: Any, error: Exception) -> Failure:
-    file = getattr(error, "path", None) or getattr(error, "filename", None) or case.images[0]
-    return Failure(case.id, str(file), getattr(error, "reason", None) or str(error) or type(error).__name__)
+    if isinstance(error, OSError) and error.filename:
+        return Failure(case.id, str(error.filename), error.strerror or str(error))
+    file = str(getattr(error, "path", case.images[0]))
+    reason = str(error).removeprefix(f"{file}: ") or type(error).__name__
+    return Failure(case.id, file, reason)
 
 
 def make_validation(

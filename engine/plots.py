@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -18,8 +19,8 @@ _AXES = ("axial", "coronal", "sagittal")
 
 def plot_curves(series: Mapping[str, Sequence[tuple[float, float]]], label: str, logarithmic: bool = False) -> str:
     """SVG of curves {name: [(step, value)]} over the steps, as a data URI."""
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(6, 3.2))
+    axes = figure.add_axes((0.13, 0.15, 0.85, 0.8))
     for number, (name, points) in enumerate(series.items(), 1):
         steps, values = zip(*points, strict=True)
         color = INK if name == "mean" else _color(number)  # classes have the colours of their outlines
@@ -36,12 +37,13 @@ def plot_curves(series: Mapping[str, Sequence[tuple[float, float]]], label: str,
 
 def plot_scores(scores: Mapping[str, Sequence[float]], label: str) -> str:
     """SVG of one dot a case and class {class: values}, with the mean as a bar."""
-    figure = Figure(figsize=(6, 0.9 + 0.45 * len(scores)), layout="constrained")
-    axes = figure.subplots()
+    height = 0.7 + 0.45 * len(scores)  # inches, 0.6 of them for the axis below
+    figure = Figure(figsize=(8, height))
+    axes = figure.add_axes((0.25, 0.6 / height, 0.73, 1 - 0.7 / height))
     for row, values in enumerate(scores.values()):
         finite = np.asarray(values)[np.isfinite(values)]
         spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(finite))  # so that equal values stay visible
-        axes.scatter(finite, row + spread, s=12, color=_color(row + 1), alpha=0.6, linewidths=0)
+        axes.scatter(finite, row + spread, s=18, color=_color(row + 1), alpha=0.6, linewidths=0)
         if len(finite):
             axes.plot([finite.mean()] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=2)
     axes.set_yticks(range(len(scores)), list(scores))
@@ -56,7 +58,8 @@ def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> 
 
     image: (D, H, W) on the grid of the slices. Anterior and superior are up; the left of the body is left.
     """
-    figure = Figure(figsize=(10.5, 4.0), layout="constrained")
+    figure = Figure(figsize=(10.5, 4.0))
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.09, top=0.93, wspace=0.03)
     shown: set[int] = set()
     for axis, axes in enumerate(figure.subplots(1, 3)):
         prediction, reference = slices.prediction(axis), slices.reference(axis)
@@ -68,22 +71,20 @@ def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> 
         axes.imshow(plane, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=spacing[0] / spacing[1])
         for labels_here, style in ((reference, "dashed"), (prediction, "solid")):
             if labels_here is not None:
-                shown |= _outline(axes, labels_here[window], style)
+                shown |= _outline(axes, labels_here[window], len(class_names), style)
         axes.set_title(f"{_AXES[axis]}, plane {slices.positions[axis] + 1}", color=INK, fontsize=10)
         axes.set_axis_off()
     handles = [Line2D([], [], color=_color(value), label=class_names[value]) for value in sorted(shown)]
     handles.append(Line2D([], [], color=INK, label="prediction"))
     if slices.reference(0) is not None:
         handles.append(Line2D([], [], color=INK, linestyle="dashed", label="reference"))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False, labelcolor=INK
-    )
+    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), frameon=False, labelcolor=INK)
     return _data_uri(figure, "png")
 
 
-def _outline(axes: Any, labels: np.ndarray, style: str) -> set[int]:
-    """Draw the classes' outlines; return the classes."""
-    values = [int(value) for value in np.unique(labels) if value]
+def _outline(axes: Any, labels: np.ndarray, num_classes: int, style: str) -> set[int]:
+    """Draw the classes' outlines, an ignore label's not; return the classes."""
+    values = [int(value) for value in np.unique(labels) if 0 < value < num_classes]
     for value in values:
         mask = np.pad(labels == value, 1)  # closes outlines at the plane's edge
         h, w = (np.arange(-1, size - 1) for size in mask.shape)
@@ -120,7 +121,8 @@ def _ink(axes: Any) -> None:
 
 def _data_uri(figure: Figure, kind: str) -> str:
     buffer = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else None  # the same report for the same numbers
-    figure.savefig(buffer, format=kind, transparent=True, dpi=110, metadata=metadata)
+    metadata = {"Date": None} if kind == "svg" else None
+    with rc_context({"svg.hashsalt": "report"}):  # and no date: the same file for the same numbers
+        figure.savefig(buffer, format=kind, transparent=True, dpi=110, metadata=metadata)
     mime = "image/svg+xml" if kind == "svg" else "image/png"
     return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -148,3 +150,17 @@ def test_reads_half_precision_volumes() -> None:
 def test_refuses_a_network_that_changes_the_shape() -> None:
     with pytest.raises(ValueError, match=r"must keep \(B, d, h, w\) \(1, 8, 8, 8\); it returned \(1, 4, 8, 8, 1\)"):
         predict_probabilities(lambda x: x[:, ::2], noise(8, 8, 8, 1), (8, 8, 8))
+
+
+def test_labels_need_few_planes_of_probabilities() -> None:
+    volume = np.zeros((256, 48, 48, 1), np.float32)
+
+    def predict(x: mx.array) -> mx.array:
+        return mx.concatenate([x, x + 1, x + 2, x + 3], axis=-1)
+
+    tracemalloc.start()
+    next(predict_labels(predict, [volume], (16, 16, 16), 0.5, batch_size=8))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    whole = volume.nbytes * 4
+    assert peak < 0.4 * whole

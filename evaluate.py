@@ -1,0 +1,216 @@
+"""Evaluate a run's checkpoint, or predict new volumes with it.
+
+python evaluate.py --run runs/demo_unet [--split val] [--checkpoint best] [key.path=value ...]
+python evaluate.py --run runs/demo_unet --images FOLDER
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # imported where they are needed, so that --help and wrong paths are answered at once
+    import mlx.nn as nn
+    import numpy as np
+
+    from configs import Config
+    from data.cases import Case
+    from data.dataset import VolumeData
+    from engine.evaluation import CaseResult, Failure, Save
+    from engine.runs import RunFolder
+
+_log = logging.getLogger("mlx_volumes")
+
+MAY_CHANGE = (
+    "ops",
+    "threads",
+    "data.source",
+    "data.root",
+    "data.images",
+    "data.labels",
+    "data.columns",
+    "data.class_names",
+    "data.cache",
+    "train.precision",
+    "evaluate",
+)
+"""Keys that may be set here: where the data lie and how prediction runs. All else was settled by training."""
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Evaluate a run's checkpoint, or predict new volumes with it.",
+        epilog="Writes metrics.json, cases.csv, predictions/ and report.html. Exit code: 0, 1 where a case failed, "
+        "2 for a mistake in the command.",
+    )
+    parser.add_argument("--run", required=True, metavar="DIR", help="the run's folder, as train.py wrote it")
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
+    parser.add_argument("--split", choices=("train", "val", "test", "all"), default="val", help="default: val")
+    parser.add_argument("--images", metavar="FOLDER", help="predict this folder's volumes, which have no labels")
+    parser.add_argument("--output", metavar="FOLDER", help="default: eval/SPLIT in the run's folder")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.path=value",
+        help=f"config keys to set, below {', '.join(MAY_CHANGE)}; e.g. data.root=ELSEWHERE evaluate.overlap=0.25",
+    )
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit code: 0, 1 where a case failed, 2 for a user's mistake."""
+    arguments = parse_arguments(argv)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    _log.setLevel(logging.INFO)
+    try:
+        return evaluate(arguments)
+    except (ValueError, OSError) as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from engine.runs import RunFolder
+
+    run = RunFolder.open(arguments.run)
+    config = load_run_config(run, arguments.overrides)
+    checkpoint = run.checkpoint(arguments.checkpoint)
+    from ops import backend
+
+    backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    data, cases, faults = open_cases(run, config, arguments)
+    name = f"images_{Path(arguments.images).resolve().name}" if arguments.images else arguments.split
+    output = Path(arguments.output) if arguments.output else run.evaluation(name)
+    output.mkdir(parents=True, exist_ok=True)
+    model, facts = load_model(config, data, checkpoint)
+    _log.info("%d cases of %s, %s weights of %s", len(cases), config.data.root, facts["weights"], checkpoint)
+
+    from engine.evaluation import evaluate_cases, evaluating, make_predict
+
+    started = time.perf_counter()
+    with evaluating(model):
+        predict = make_predict(model, config.train.precision)
+        save = make_save(data, output, config.evaluate.save_predictions)
+        results, failures = evaluate_cases(predict, data, cases, config, data.num_outputs, save)
+    metrics = {
+        "split": "images" if arguments.images else arguments.split,
+        "checkpoint": {"name": arguments.checkpoint, **facts},
+        "seconds_per_case": (time.perf_counter() - started) / max(len(results), 1),
+        "settings": {"data_root": arguments.images or str(config.data.root), **config.evaluate.model_dump(mode="json")},
+    }
+    write_results(run, output, metrics, results, [*faults, *failures], data, cases)
+    return 1 if faults or failures else 0
+
+
+def load_run_config(run: "RunFolder", overrides: Sequence[str]) -> "Config":
+    """The run's config with the overrides on top; bad cases are skipped, and reported at the end."""
+    from configs.load import ConfigError, apply_overrides, check_config
+
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
+            raise ConfigError(
+                f"{override}: {key} was settled when {run.path} was trained; keys that may be set here are "
+                f"{', '.join(MAY_CHANGE)}, and those below them"
+            )
+    tree = apply_overrides(run.read_config_tree(), [*overrides, "data.on_error=skip"])
+    return check_config(tree, where=str(run.config_path))
+
+
+def open_cases(
+    run: "RunFolder", config: "Config", arguments: argparse.Namespace
+) -> "tuple[VolumeData, list[Case], list[Failure]]":
+    """The data, the cases to evaluate, and those of them that their headers rule out.
+
+    Cases that training skipped stay skipped, and are no failures.
+    """
+    from data.dataset import open_data, open_images
+    from engine.evaluation import Failure
+
+    statistics = run.read_json("statistics")
+    if arguments.images:
+        data = open_images(arguments.images, config, statistics)
+        return data, data.cases("all"), [Failure(*fault) for fault in data.skipped]
+    split = arguments.split
+    splits = {} if split == "all" else {split: run.read_json("splits").get(split)}
+    if splits and not splits[split]:
+        raise ValueError(f"{run.path}: the run has no {split} cases; choose another --split")
+    data = open_data(config, statistics=statistics, splits=splits)
+    own_root = Path(run.read_config_tree()["data"]["root"]).resolve() == config.data.root.resolve()
+    skipped = {entry["case"] for entry in run.read_json("skipped")} if own_root else set()
+    cases = [case for case in data.cases(split) if case.id not in skipped]
+    wanted = splits.get(split) or [case_id for case_id, _, _ in data.skipped]
+    faults = [Failure(*fault) for fault in data.skipped if fault[0] in wanted and fault[0] not in skipped]
+    return data, cases, faults
+
+
+def load_model(config: "Config", data: "VolumeData", checkpoint: Path) -> "tuple[nn.Module, dict[str, Any]]":
+    """The network with the checkpoint's weights, and what metrics.json says about them."""
+    from engine.checkpoint import load_weights, read_state
+    from models import build_model
+
+    state = read_state(checkpoint)
+    model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
+    weights = load_weights(model, checkpoint, config.evaluate.weights)
+    return model, {"step": state["step"], "weights": weights, "path": str(checkpoint.resolve())}
+
+
+def make_save(data: "VolumeData", output: Path, save_predictions: bool) -> "Save":
+    """Writes a case's prediction, and its probabilities where there are any, on its source file's grid."""
+    from data.files import write_volume
+
+    def save(case: "Case", prepared: Any, labels: "np.ndarray", probabilities: "np.ndarray | None") -> None:
+        if save_predictions:
+            write_volume(output / "predictions" / f"{case.id}.nii.gz", labels, prepared.source)
+        if probabilities is not None:
+            path = output / "probabilities" / f"{case.id}.nii.gz"
+            write_volume(path, data.restore_probabilities(prepared, probabilities), prepared.source)
+
+    return save
+
+
+def write_results(
+    run: "RunFolder",
+    output: Path,
+    metrics: dict[str, Any],
+    results: "list[CaseResult]",
+    failures: "list[Failure]",
+    data: "VolumeData",
+    cases: "list[Case]",
+) -> None:
+    """Write metrics.json, cases.csv and report.html, and print the Dice table and the report's path."""
+    from engine.report import write_evaluation_report
+    from engine.results import format_table, summarise_cases, write_cases, write_metrics
+
+    metrics |= summarise_cases(results, data.class_names, metrics["settings"]["bootstrap_samples"])
+    metrics["failed"] = [asdict(failure) for failure in failures]
+    write_metrics(output / "metrics.json", metrics)
+    write_cases(output / "cases.csv", results, data.class_names)
+    report = write_evaluation_report(
+        output / "report.html", run, metrics, results, failures, data.class_names, make_reader(data, cases)
+    )
+    for failure in failures:
+        print(f"not evaluated: {failure.case}: {failure.file}: {failure.reason}")
+    if metrics["num_cases"]:
+        print(format_table(metrics))
+    print(f"report: {report}")
+
+
+def make_reader(data: "VolumeData", cases: "list[Case]") -> "Callable[[str], np.ndarray]":
+    """Case id -> the first channel (D, H, W) of its image, as in the file."""
+    from data.prepare import read_case_image
+
+    by_id = {case.id: case for case in cases}
+
+    def read(case_id: str) -> "np.ndarray":
+        return read_case_image(by_id[case_id], data.config.data.channels)[0][..., 0]
+
+    return read
+
+
+if __name__ == "__main__":
+    sys.exit(main())

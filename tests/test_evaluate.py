@@ -1,0 +1,216 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import nibabel
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+import evaluate
+from configs.load import check_config
+from data.dataset import open_data
+from data.phantoms import write_phantoms
+from engine.checkpoint import save_checkpoint
+from engine.runs import RunFolder
+from models import build_model
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", cases=4, shape=(10, 14, 12)).parent
+
+
+@pytest.fixture
+def run(phantoms: Path, tmp_path: Path) -> RunFolder:
+    """An untrained run with cases 0 and 1 for training, 2 and 3 for validation, raw and averaged weights."""
+    config = check_config(
+        {
+            "name": "small",
+            "run": {"dir": str(tmp_path / "runs")},
+            "data": {
+                "root": str(phantoms),
+                "patch_size_voxels": [8, 8, 8],
+                "split": {
+                    "kind": "lists",
+                    "train": ["phantom_000", "phantom_001"],
+                    "val": ["phantom_002", "phantom_003"],
+                },
+            },
+            "model": {"name": "unet3d", "args": {"widths": [2, 4], "norm": "batch"}},
+            "train": {"steps": 1, "batch_size": 1},
+            "evaluate": {"bootstrap_samples": 50, "overlap": 0.0},
+        },
+        "test",
+    )
+    folder = RunFolder(config.run_folder)
+    folder.path.mkdir(parents=True)
+    folder.write_config(config)
+    data = open_data(config)
+    facts: dict[str, Any] = {"splits": data.splits, "statistics": data.statistics, "skipped": []}
+    for name, value in facts.items():
+        folder.write_json(name, value)
+    for step in (3, 7):
+        mx.random.seed(step)
+        model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
+        weights = dict(tree_flatten(model.parameters()))
+        tensors = {"model": weights, "ema": {name: value * 0.5 for name, value in weights.items()}}
+        save_checkpoint(folder.checkpoints, tensors, {"step": step}, best=step == 3, keep=2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for plot in ("plot_case", "plot_curves", "plot_scores"):
+        monkeypatch.setattr(f"engine.report.{plot}", lambda *_, **__: "data:image/png;base64,")
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def expect_mistake(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert evaluate.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("evaluate.py: ")
+    assert error.count("\n") <= 2
+    return error
+
+
+def test_evaluates_the_validation_split(run: RunFolder, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["--run", str(run.path)]) == 0
+    output = run.path / "eval" / "val"
+    metrics = metrics_of(output)
+    assert metrics["split"] == "val"
+    assert metrics["num_cases"] == 2
+    assert metrics["checkpoint"]["name"] == "best"
+    assert metrics["checkpoint"]["step"] == 3
+    assert metrics["checkpoint"]["weights"] == "ema"
+    assert set(metrics["dice"]) == {"nucleus", "crescent", "vessel", "mean"}
+    assert {"hd95_mm", "nsd", "iou", "volume_error_ml"} <= set(metrics)
+    assert len((output / "cases.csv").read_text().splitlines()) == 1 + 2 * 3
+    printed = capsys.readouterr().out
+    assert re.search(rf"^mean +{metrics['dice']['mean']:.4f} ", printed, re.MULTILINE)
+    assert f"report: {output / 'report.html'}" in printed
+
+
+def test_scores_are_those_of_the_written_files(run: RunFolder, phantoms: Path) -> None:
+    assert evaluate.main(["--run", str(run.path)]) == 0
+    dice = []
+    for case in ("phantom_002", "phantom_003"):
+        written = nibabel.load(run.path / "eval" / "val" / "predictions" / f"{case}.nii.gz")
+        image = nibabel.load(phantoms / "imagesTr" / f"{case}.nii.gz")
+        reference = np.asarray(nibabel.load(phantoms / "labelsTr" / f"{case}.nii.gz").dataobj)
+        np.testing.assert_array_equal(written.affine, image.affine)
+        assert written.header["sform_code"] == image.header["sform_code"]
+        assert written.get_data_dtype() == np.uint8
+        assert written.dataobj.slope == 1
+        found = np.asarray(written.dataobj)
+        pairs = [(found == value, reference == value) for value in (1, 2, 3)]
+        dice.append([2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) for ours, theirs in pairs])
+    expected = metrics_of(run.path / "eval" / "val")["dice"]
+    np.testing.assert_allclose(np.mean(dice, axis=0), [expected[n] for n in ("nucleus", "crescent", "vessel")])
+
+
+def test_resampled_runs_are_scored_on_the_source_grid(run: RunFolder, phantoms: Path) -> None:
+    tree = run.read_config_tree()
+    tree["data"]["spacing_mm"] = [9.0, 8.0, 7.0]
+    run.write_config(check_config(tree, "test"))
+    assert evaluate.main(["--run", str(run.path), "evaluate.save_probabilities=true"]) == 0
+    written = nibabel.load(run.path / "eval" / "val" / "predictions" / "phantom_002.nii.gz")
+    probabilities = nibabel.load(run.path / "eval" / "val" / "probabilities" / "phantom_002.nii.gz")
+    assert written.shape == nibabel.load(phantoms / "labelsTr" / "phantom_002.nii.gz").shape
+    values = np.asarray(probabilities.dataobj)
+    np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(values.argmax(-1), np.asarray(written.dataobj))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "step", "weights"),
+    [(["--checkpoint", "last"], 7, "ema"), (["evaluate.weights=raw"], 3, "raw"), (["--checkpoint", "PATH"], 7, "ema")],
+)
+def test_says_which_checkpoint_and_weights(run: RunFolder, arguments: list[str], step: int, weights: str) -> None:
+    arguments = [a.replace("PATH", str(run.checkpoints / "7")) for a in arguments]
+    assert evaluate.main(["--run", str(run.path), *arguments, "evaluate.save_predictions=false"]) == 0
+    checkpoint = metrics_of(run.path / "eval" / "val")["checkpoint"]
+    assert (checkpoint["step"], checkpoint["weights"]) == (step, weights)
+    assert not (run.path / "eval" / "val" / "predictions").exists()
+
+
+def test_all_cases_of_another_folder(run: RunFolder, tmp_path: Path) -> None:
+    elsewhere = write_phantoms(tmp_path / "elsewhere", cases=3, seed=5, shape=(10, 12, 12)).parent
+    facts = json.loads((elsewhere / "dataset.json").read_text())
+    unlabelled = facts["training"].pop()
+    facts["test"] = [unlabelled["image"]]
+    (elsewhere / "dataset.json").write_text(json.dumps(facts))
+    output = tmp_path / "out"
+    arguments = ["--run", str(run.path), "--split", "all", "--output", str(output), f"data.root={elsewhere}"]
+    assert evaluate.main(arguments) == 0
+    assert metrics_of(output)["num_cases"] == 2
+    assert len(list((output / "predictions").iterdir())) == 3
+
+
+def test_predicts_a_folder_of_images(run: RunFolder, phantoms: Path) -> None:
+    assert evaluate.main(["--run", str(run.path), "--images", str(phantoms / "imagesTr")]) == 0
+    output = run.path / "eval" / "images_imagesTr"
+    assert len(list((output / "predictions").iterdir())) == 4
+    assert metrics_of(output)["num_cases"] == 0
+    rows = (output / "cases.csv").read_text().splitlines()
+    assert len(rows) == 1 + 4 * 3
+    volume = nibabel.load(output / "predictions" / "phantom_000.nii.gz")
+    expected = (np.asarray(volume.dataobj) == 1).sum() * np.prod(volume.header.get_zooms()) / 1000
+    assert float(rows[1].split(",")[7]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_bad_case_is_reported_and_the_others_evaluated(
+    run: RunFolder, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(phantoms, tmp_path / "copy")
+    bad = copy / "imagesTr" / "phantom_002.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:-200])
+    assert evaluate.main(["--run", str(run.path), f"data.root={copy}"]) == 1
+    metrics = metrics_of(run.path / "eval" / "val")
+    assert metrics["num_cases"] == 1
+    assert [failure["case"] for failure in metrics["failed"]] == ["phantom_002"]
+    assert metrics["failed"][0]["file"] == str(bad)
+    assert f"not evaluated: phantom_002: {bad}: " in capsys.readouterr().out
+
+
+def test_what_training_skipped_stays_skipped(run: RunFolder) -> None:
+    run.write_json("skipped", [{"case": "phantom_001", "file": "x", "reason": "y"}])
+    assert evaluate.main(["--run", str(run.path), "--split", "all"]) == 0
+    assert metrics_of(run.path / "eval" / "all")["num_cases"] == 3
+    assert metrics_of(run.path / "eval" / "all")["failed"] == []
+
+
+def test_evaluation_changes_nothing_in_the_run(run: RunFolder) -> None:
+    before = {p: p.read_bytes() for p in sorted(run.path.rglob("*")) if p.is_file()}
+    assert evaluate.main(["--run", str(run.path)]) == 0
+    for path, content in before.items():
+        assert path.read_bytes() == content
+
+
+def test_mistakes_are_told_in_one_message(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    here = ["--run", str(run.path)]
+    assert "not a run" in expect_mistake(["--run", "nowhere"], capsys)
+    assert "there are: 3, 7, best, last" in expect_mistake([*here, "--checkpoint", "12"], capsys)
+    assert "data.root=nowhere: no such folder" in expect_mistake([*here, "data.root=nowhere"], capsys)
+    assert "no such folder of images" in expect_mistake([*here, "--images", "nowhere"], capsys)
+    assert "has no test cases" in expect_mistake([*here, "--split", "test"], capsys)
+    assert "did you mean" in expect_mistake([*here, "evaluate.overlapp=0.1"], capsys)
+    assert "loss.name was settled when" in expect_mistake([*here, "loss.name=dice"], capsys)
+
+
+def test_help_is_fast_and_loads_no_mlx() -> None:
+    code = "import sys, evaluate\ntry: evaluate.main(['--help'])\nexcept SystemExit: print('mlx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--checkpoint best|last|PATH" in done.stdout
+    assert done.stdout.endswith("False\n")
