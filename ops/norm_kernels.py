@@ -41,7 +41,7 @@ class Layout:
 
     def repeat(self, per_channel: np.ndarray | float) -> np.ndarray:
         """(N, C), (C,) or a number -> (N, row) float32."""
-        full = np.broadcast_to(per_channel, (self.samples, self.channels)).astype(np.float32)
+        full = np.broadcast_to(per_channel, (self.samples, self.channels)).astype(np.float32, order="C")
         return np.tile(full, (1, self.row // self.channels))
 
     def partial(self) -> np.ndarray:
