@@ -125,7 +125,7 @@ class UNet3d(nn.Module):
         for i in reversed(range(len(self.decoder))):
             x = upsample(self.up[i], x)
             skip = apply_dropout(self.skip[i], skips[i]) if self.skip else skips[i]
-            x = run(self.decoder[i], mx.concatenate([x, skip], axis=-1))
+            x = run(self.decoder[i], ops.concat_channels(x, skip))
             if i < len(self.heads) and (i == 0 or self.training):
                 logits.append(self._head(i, x))
         if not self.decoder:

@@ -3,7 +3,6 @@
 Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", arXiv:1711.11248.
 """
 
-import re
 from functools import partial
 from typing import Protocol
 
@@ -125,27 +124,3 @@ def make_stem(in_channels: int, split: bool) -> list[ConvBlock]:
         ConvBlock(in_channels, 45, (1, 7, 7), (1, 2, 2), norm=norm, act=nn.ReLU(), input_grad=False),
         ConvBlock(45, 64, (3, 1, 1), norm=BatchNorm3d(64), act=nn.ReLU()),
     ]
-
-
-def torchvision_name(name: str) -> str:
-    """Return torchvision's name of a parameter of these networks: `layer1.0.conv1.norm.bias` is
-    `layer1.0.conv1.1.bias` there.
-
-    Convolution weights are (out, in, kT, kH, kW) there, and (out, kT, kH, kW, in) here.
-    """
-    for pattern, replacement in (
-        (r"^head\.fc", "fc"),
-        (r"^stem\.0\.conv", "stem.0"),
-        (r"^stem\.0\.norm", "stem.1"),
-        (r"^stem\.1\.conv", "stem.3"),
-        (r"^stem\.1\.norm", "stem.4"),
-        (r"\.shortcut\.", ".downsample."),
-        (r"\.spatial\.conv", ".0.0"),
-        (r"\.spatial\.norm", ".0.1"),
-        (r"\.temporal\.conv", ".0.3"),
-        (r"\.temporal\.norm", ".1"),
-        (r"\.conv\.", ".0."),
-        (r"\.norm\.", ".1."),
-    ):
-        name = re.sub(pattern, replacement, name)
-    return name

@@ -1,0 +1,124 @@
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from configs.model_schema import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs
+from models import build_model
+from models.dropout import apply_dropout, channel_mask, dropout_layers, dropout_table, format_table, set_rate
+
+SHAPE = (3, 2, 3, 4, 64)  # (N, D, H, W, C)
+
+
+def _unet(kind: str = "channel", rate: float = 0.25, places: tuple[str, ...] = ("encoder",)) -> nn.Module:
+    dropout = Dropout(kind=kind, rate=rate, places=places)
+    return build_model("unet3d", UNet3dArgs(widths=(8, 16), convolutions=1, dropout=dropout), 1, 2)
+
+
+def _layer(**options: object) -> nn.Module:
+    return next(layer for _, layer in dropout_layers(_unet(**options)))
+
+
+def test_unet_drops_whole_channels_per_sample() -> None:
+    layer = _layer(rate=0.25)
+    assert type(layer) is nn.Dropout3d
+    mx.random.seed(0)
+    y = np.array(layer(mx.ones(SHAPE)))
+    per_channel = y[:, 0, 0, 0]
+    np.testing.assert_array_equal(y, np.broadcast_to(per_channel[:, None, None, None], SHAPE))
+    np.testing.assert_allclose(np.unique(per_channel), [0, 1 / 0.75], rtol=1e-6)  # survivors are scaled
+    assert (per_channel[0] != per_channel[1]).any()  # each sample has its own
+    assert (per_channel[1] != per_channel[2]).any()
+
+
+def test_layer_takes_volumes_without_a_batch_axis() -> None:
+    layer = _layer(rate=0.25)
+    mx.random.seed(0)
+    y = np.array(layer(mx.ones(SHAPE[1:])))
+    np.testing.assert_array_equal(y, np.broadcast_to(y[0, 0, 0], SHAPE[1:]))
+    np.testing.assert_allclose(np.unique(y), [0, 1 / 0.75], rtol=1e-6)
+    mx.random.seed(0)
+    np.testing.assert_allclose(np.array(apply_dropout(layer, mx.ones(SHAPE[1:]))), y, rtol=1e-6)
+
+
+def test_element_dropout_drops_single_voxels() -> None:
+    layer = _layer(kind="element", rate=0.25)
+    assert type(layer) is nn.Dropout
+    mx.random.seed(0)
+    y = np.array(apply_dropout(layer, mx.ones(SHAPE)))
+    share = (y == 0).mean(axis=(1, 2, 3))  # per sample and channel
+    assert 0 < share.min() < share.max() < 1
+    assert abs((y == 0).mean() - 0.25) < 0.02
+    mx.random.seed(0)
+    np.testing.assert_allclose(y, np.array(layer(mx.ones(SHAPE))), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["element", "channel"])
+def test_expectation_is_kept(kind: str) -> None:
+    layer = _layer(kind=kind, rate=0.4)
+    mx.random.seed(0)
+    y = apply_dropout(layer, mx.full((2000, 1, 1, 1, 16), 3.0))
+    standard_error = 3 * np.sqrt(0.4 / 0.6) / np.sqrt(2000 * 16)
+    assert abs(float(y.mean()) - 3) < 4 * standard_error
+
+
+@pytest.mark.parametrize("kind", ["element", "channel"])
+def test_evaluation_and_rate_zero_are_the_identity(kind: str) -> None:
+    x = mx.random.normal(SHAPE)
+    layer = _layer(kind=kind, rate=0.5)
+    layer.eval()
+    zero = _layer(kind=kind, rate=0.0)
+    before = mx.random.state[0].tolist()
+    for y in (layer(x), apply_dropout(layer, x), zero(x), apply_dropout(zero, x)):
+        assert mx.array_equal(y, x)
+    assert mx.random.state[0].tolist() == before  # and draw nothing
+
+
+def test_mask_holds_zeros_and_one_constant() -> None:
+    mx.random.seed(0)
+    mask = channel_mask(nn.Dropout3d(0.5), mx.zeros(SHAPE, mx.bfloat16))
+    assert mask is not None
+    assert mask.shape == (3, 64)
+    assert mask.dtype == mx.float32
+    assert set(np.unique(np.array(mask)).tolist()) == {0.0, 2.0}
+    with pytest.raises(ValueError, match=r"Dropout3d takes \(N, D, H, W, C\) or \(D, H, W, C\); got shape \(3, 4\)"):
+        channel_mask(nn.Dropout3d(0.5), mx.zeros((3, 4)))
+
+
+def test_table_lists_the_layers_that_are_there() -> None:
+    model = _unet(rate=0.3, places=("encoder", "bottleneck", "decoder", "skip"))
+    rows = [(row.path, row.kind, row.rate, row.place) for row in dropout_table(model)]
+    assert rows == [
+        ("encoder.0.blocks.0.drop", "channel", 0.3, "encoder"),
+        ("bottleneck.blocks.0.drop", "channel", 0.3, "bottleneck"),
+        ("skip.0", "channel", 0.3, "skip"),
+        ("decoder.0.blocks.0.drop", "channel", 0.3, "decoder"),
+    ]
+    model.encoder[0].blocks[0].drop = nn.Dropout(0.6)  # whatever the config said
+    assert format_table(dropout_table(model)).splitlines()[:2] == [
+        "layer                     kind     rate  place",
+        "encoder.0.blocks.0.drop   element  0.6   encoder",
+    ]
+    assert format_table(dropout_table(_unet(kind="none"))) == "no dropout layers"
+    assert [row.rate for row in dropout_table(_unet(rate=0.0))] == [0.0]  # there, and the identity
+
+
+def test_table_of_a_classifier_names_body_and_head() -> None:
+    args = ResNet3dArgs(depth=10, width=8, dropout=ClassifierDropout(kind="element", places=("body", "head")))
+    table = dropout_table(build_model("resnet3d", args, 1, 2))
+    assert [(row.path, row.place) for row in table[::4]] == [
+        ("layer1.0.conv1.drop", "body"),
+        ("head.drop", "head"),
+    ]
+
+
+def test_set_rate_changes_every_layer() -> None:
+    model = _unet(places=("encoder", "skip"))
+    set_rate(model, 0.75)
+    assert [row.rate for row in dropout_table(model)] == [0.75, 0.75]
+    mask = channel_mask(model.skip[0], mx.zeros((100, 1, 1, 1, 100)))
+    assert set(np.unique(np.array(mask)).tolist()) == {0.0, 4.0}
+    assert abs(float((mask == 0).mean()) - 0.75) < 0.02
+    for rate in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"dropout rate {rate} must be at least 0 and below 1"):
+            set_rate(model, rate)

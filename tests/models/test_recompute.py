@@ -1,0 +1,68 @@
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from configs.model_schema import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs
+from models import build_model
+
+EVERYWHERE = ("encoder", "bottleneck", "decoder", "skip")
+
+
+def _run(name: str, args: Any, steps: int = 2) -> dict[str, np.ndarray]:
+    """Train for some steps; return losses, the last gradients, parameters, statistics and the random state."""
+    mx.random.seed(0)
+    model = build_model(name, args, 1, 2)
+    x = mx.random.normal((2, 8, 8, 8, 1))
+    step = nn.value_and_grad(model, lambda x: (model(x) - 1).square().mean())
+    losses = []
+    for _ in range(steps):
+        loss, gradients = step(x)
+        model.update(nn.utils.tree_map(lambda p, g: p - 0.1 * g, model.trainable_parameters(), gradients))
+        mx.eval(loss, gradients, model.state, mx.random.state)
+        losses.append(float(loss))
+    found = {f"gradient {k}": np.array(v) for k, v in tree_flatten(gradients)}
+    found |= {k: np.array(v) for k, v in tree_flatten(model.parameters())}
+    return found | {"losses": np.array(losses), "random": np.array(mx.random.state[0])}
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("kind", ["channel", "element"])
+def test_unet_recomputed_is_the_unet(form: str, kind: str, norm: str) -> None:
+    def run(recompute: bool) -> dict[str, np.ndarray]:
+        dropout = Dropout(kind=kind, rate=0.5, places=EVERYWHERE)
+        args = UNet3dArgs(widths=(8, 16), norm=norm, residual=kind == "element", recompute=recompute, dropout=dropout)
+        return _run("unet3d", args)
+
+    plain, recomputed = run(False), run(True)
+    assert ("encoder.0.blocks.0.norm.running_var" in plain) == (norm == "batch")
+    for name, expected in plain.items():
+        np.testing.assert_allclose(recomputed[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_resnet_recomputed_is_the_resnet() -> None:
+    def run(recompute: bool) -> dict[str, np.ndarray]:
+        dropout = ClassifierDropout(rate=0.5, places=("body", "head"))
+        return _run("resnet3d", ResNet3dArgs(depth=10, width=8, max_pool=False, recompute=recompute, dropout=dropout))
+
+    plain, recomputed = run(False), run(True)
+    for name, expected in plain.items():
+        np.testing.assert_allclose(recomputed[name], expected, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+class OtherDropout(nn.Dropout3d):
+    pass
+
+
+def test_recompute_refuses_a_dropout_that_it_cannot_repeat() -> None:
+    args = UNet3dArgs(widths=(8, 16), recompute=True)
+    model = build_model("unet3d", args, 1, 2)
+    model.encoder[0].blocks[0].drop = OtherDropout(0.5)
+    x = mx.zeros((1, 8, 8, 8, 1))
+    with pytest.raises(ValueError, match=r"nn.Dropout3d alone; got OtherDropout: set model.args.recompute=false"):
+        model(x)
+    model.eval()
+    model(x)  # nothing is recomputed in evaluation
