@@ -70,7 +70,7 @@ def save_checkpoint(
 
 def _write_tensors(path: Path, arrays: Mapping[str, mx.array]) -> dict[str, int]:
     """Write one file to the disk itself; return its size and checksum, read back from what was written."""
-    mx.save_safetensors(str(path), dict(arrays), {"format": "mlx"})
+    mx.save_safetensors(str(path), dict(sorted(arrays.items())), {"format": "mlx"})  # the same order in each file
     facts = _size_and_checksum(path)
     expected = sum(a.nbytes for a in arrays.values())
     if facts["bytes"] < expected:
