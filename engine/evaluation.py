@@ -77,7 +77,7 @@ def evaluate_cases(
         try:
             result = _evaluate_case(predict, data, case, config, num_classes, save)
         except CASE_ERRORS as error:
-            failure = _describe_failure(case, error)
+            failure = describe_failure(case, error)
             failures.append(failure)
             _log.error("%d/%d %s FAILED: %s: %s", number, len(cases), failure.case, failure.file, failure.reason)
             continue
@@ -122,7 +122,8 @@ def _same_grid(prepared: Any) -> bool:
     return grid.shape == source.shape and np.array_equal(grid.affine, source.affine)
 
 
-def _describe_failure(case: Any, error: Exception) -> Failure:
+def describe_failure(case: Any, error: Exception) -> Failure:
+    """What a case's error says, with the file at fault apart."""
     if isinstance(error, OSError) and error.filename:
         return Failure(case.id, str(error.filename), error.strerror or str(error))
     file = str(getattr(error, "path", case.images[0]))

@@ -1,0 +1,167 @@
+"""Class probabilities of whole cases, the mean over their views, and the validation made of them."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from configs import Config
+from engine.classification import METRICS, score_probabilities
+from engine.evaluation import CASE_ERRORS, Failure, describe_failure, evaluating, evenly_spaced, make_predict
+from engine.sliding_window import Predict
+
+_log = logging.getLogger("mlx_volumes")
+
+_PER_CLASS = ("auc", "f1")  # reported of each class by validation, besides METRICS
+
+
+class LabelledData(Protocol):
+    """What classification asks of the data: cases are handed back to it as they came."""
+
+    def load(self, case: Any, /) -> Any:
+        """.views (V, D, H, W, C) float32; .label: int, (K,) 0s and 1s, or None; .group: str or None."""
+
+
+@dataclass(frozen=True)
+class ClassifiedCase:
+    """One predicted case."""
+
+    id: str
+    probabilities: np.ndarray  # (K,) float64
+    label: int | np.ndarray | None  # of a multi-label task (K,)
+    group: str | None
+    num_views: int
+    still: np.ndarray | None = None  # (K,): what the network says of each view's middle frame, repeated
+
+
+def classify_cases(
+    predict: Predict, data: LabelledData, cases: Sequence[Any], batch_size: int, multi_label: bool, still: bool
+) -> tuple[list[ClassifiedCase], list[Failure]]:
+    """Predict every case; one whose files are at fault is reported as a failure, and the others go on.
+
+    still: predict also each view's middle frame repeated (D is time), which shows the network no motion.
+    """
+    failures: list[Failure] = []
+    facts: deque[tuple[Any, Any]] = deque()
+
+    def views() -> Iterator[np.ndarray]:
+        for case in cases:
+            try:
+                loaded = data.load(case)
+            except CASE_ERRORS as error:
+                failures.append(describe_failure(case, error))
+                _log.error("%s FAILED: %s: %s", failures[-1].case, failures[-1].file, failures[-1].reason)
+                continue
+            facts.append((case, loaded))
+            yield loaded.views
+            if still:
+                yield freeze_frames(loaded.views)
+
+    results, log_due = [], time.monotonic() + 10
+    predicted = predict_probabilities(predict, views(), batch_size, multi_label)
+    for probabilities in predicted:
+        frozen = next(predicted) if still else None
+        case, loaded = facts.popleft()
+        results.append(ClassifiedCase(case.id, probabilities, loaded.label, loaded.group, len(loaded.views), frozen))
+        if time.monotonic() > log_due:
+            _log.info("predicted %d of %d cases", len(results) + len(failures), len(cases))
+            log_due = time.monotonic() + 10
+    return results, failures
+
+
+def predict_probabilities(
+    predict: Predict, views: Iterable[np.ndarray], batch_size: int, multi_label: bool
+) -> Iterator[np.ndarray]:
+    """Yield each case's probabilities (K,) float64, the mean over its views (V, D, H, W, C), in order.
+
+    Views of several cases share a batch. Probabilities are the logits' softmax, or, multi-label, their sigmoid.
+    """
+    counts: deque[int] = deque()  # views of each case that is not yet done
+    waiting: list[np.ndarray] = []  # views to predict, all of one shape
+    done: list[np.ndarray] = []  # probabilities of views of cases that are not yet whole
+
+    def run(batch: list[np.ndarray]) -> None:
+        logits = predict(mx.array(np.stack(batch))).astype(mx.float32)  # (B, K)
+        p = np.array(mx.sigmoid(logits) if multi_label else mx.softmax(logits, axis=-1), np.float64)
+        done.extend(p if multi_label else p / p.sum(axis=-1, keepdims=True))
+
+    def whole_cases() -> Iterator[np.ndarray]:
+        while counts and len(done) >= counts[0]:
+            count = counts.popleft()
+            yield np.mean(done[:count], axis=0)
+            del done[:count]
+
+    for case in views:
+        if waiting and waiting[0].shape != case.shape[1:]:
+            run(waiting)
+            waiting.clear()
+        counts.append(len(case))
+        waiting.extend(case)
+        while len(waiting) >= batch_size:
+            run(waiting[:batch_size])
+            del waiting[:batch_size]
+        yield from whole_cases()
+    if waiting:
+        run(waiting)
+    yield from whole_cases()
+
+
+def freeze_frames(views: np.ndarray) -> np.ndarray:
+    """The views (V, D, H, W, C), every frame of each replaced by its middle one."""
+    return np.broadcast_to(views[:, views.shape[1] // 2, None], views.shape)
+
+
+def stack_labels(cases: Sequence[ClassifiedCase]) -> np.ndarray:
+    """Labels of labelled cases, (N,) or (N, K) integers."""
+    return np.array([case.label for case in cases], np.int64)
+
+
+def make_validation(
+    config: Config, class_names: Sequence[str], data: LabelledData, cases: Sequence[Any]
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Return the validation of a training run: model -> {"auc", "accuracy", ..., "auc.<class>", "f1.<class>"}.
+
+    The metrics of `classification.METRICS`, over `evaluate.validation_cases` of the cases, evenly spaced; NaN
+    where they are undefined.
+    """
+    chosen = evenly_spaced(cases, config.evaluate.validation_cases)
+    batch_size = config.train.batch_size  # fits: training needs more memory
+    multi_label = is_multi_label(config)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        labels = []
+
+        def views() -> Iterator[np.ndarray]:
+            for case in chosen:
+                loaded = data.load(case)
+                labels.append(loaded.label)
+                yield loaded.views
+
+        with evaluating(model):
+            predict = make_predict(model, config.train.precision)
+            probabilities = list(predict_probabilities(predict, views(), batch_size, multi_label))
+        scores = score_probabilities(np.array(probabilities), np.array(labels, np.int64))
+        values = {name: scores[name].value for name in METRICS}
+        for name in _PER_CLASS:
+            per_class = scores[name].per_class
+            assert per_class is not None
+            values |= {f"{name}.{c}": float(value) for c, value in zip(class_names, per_class, strict=True)}
+        return values
+
+    return validate
+
+
+def validation_metrics(class_names: Sequence[str]) -> list[str]:
+    """The names that the validation reports under, among which `checkpoint.metric` is one."""
+    return [*METRICS, *(f"{name}.{c}" for name in _PER_CLASS for c in class_names)]
+
+
+def is_multi_label(config: Config) -> bool:
+    """Whether classes do not exclude each other: the loss takes each for a question of its own."""
+    return config.loss.name == "binary_cross_entropy"
