@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.augment_schema import AugmentConfig
+from configs.clip_schema import Clip
 from configs.fields import Count, NonNegative, Positive, Probability, Section, Triple
 
 
@@ -13,7 +14,7 @@ class Columns(Section):
     """Names of a CSV's columns. `image` may name several, one a channel; null takes the usual aliases."""
 
     image: str | tuple[str, ...] | None = None  # aliases: image, path, file
-    label: str | None = None  # alias: label
+    label: str | tuple[str, ...] | None = None  # alias: label; several, of 0 and 1, are classes that may coincide
     id: str | None = None  # alias: id, case; else the image's file name
     split: str | None = None  # alias: split
     group: str | None = None  # aliases: group, subject, patient
@@ -43,7 +44,7 @@ class Cache(Section):
 class DataConfig(Section):
     """Everything between files on disk and batches."""
 
-    source: Literal["msd", "nnunet", "folders", "csv"] = "msd"
+    source: Literal["msd", "nnunet", "folders", "csv", "classes", "medmnist"] = "msd"  # classes: a folder for each
     root: Path
     images: str = "images"  # folders: image folder under root
     labels: str = "labels"  # folders: label folder under root
@@ -64,6 +65,8 @@ class DataConfig(Section):
 
     sampling: Literal["random", "whole", "grid"] = "random"  # random patches, padded volumes, or a grid of patches
     patch_size_voxels: Triple = (48, 48, 48)
+    clip: Clip | None = None  # for video, in place of sampling and patch_size_voxels
+    balance: Literal["none", "classes"] = "none"  # classes: an epoch draws as many cases of each
     foreground_rate: Probability = 0.33  # share of random patches centred on a voxel of a random foreground class
     augment: AugmentConfig = AugmentConfig()
 
@@ -71,6 +74,11 @@ class DataConfig(Section):
     on_error: Literal["stop", "skip"] = "stop"
     workers: Count = 1  # threads that read and augment
     prefetch_batches: Count = 4
+
+    @property
+    def input_size(self) -> Triple:
+        """What the network sees at a time: (D, H, W)."""
+        return self.patch_size_voxels if self.clip is None else self.clip.input_size
 
     @model_validator(mode="after")
     def _fold_exists(self) -> "DataConfig":

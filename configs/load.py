@@ -106,6 +106,10 @@ def _explain(error: Any) -> str:
         return f"{path}: unknown key; " + (f"did you mean {near}?" if near else f"known: {', '.join(known)}")
     if error["type"] == "missing":
         return f"{path}: required, but not set"
+    if error["type"] == "union_tag_invalid":
+        tag, known = error["ctx"]["tag"], re.findall(r"'([^']*)'", error["ctx"]["expected_tags"])
+        near = _nearest(tag, known)
+        return f"{path}.name: unknown, {tag!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(known)}")
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{path}: {message}" if path else message
@@ -136,9 +140,15 @@ def _keys_at(model: Any, location: tuple[str | int, ...]) -> list[str]:
     for part in location:
         if isinstance(part, int):
             continue
+        tagged = [m for m in models if part in _tags(m)]
         inner = [m for one in models if part in one.model_fields for m in _models(one.model_fields[part].annotation)]
-        models = inner or models
+        models = tagged or inner or models
     return sorted({key for one in models for key in one.model_fields})
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """The values of `name` that choose this member of a union."""
+    return typing.get_args(model.model_fields["name"].annotation) if "name" in model.model_fields else ()
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -1,14 +1,16 @@
 """The config of a run, whole: every option is declared once, here and in the sections it names."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from configs.data_schema import DataConfig
 from configs.fields import Count, Section
-from configs.model_schema import ModelConfig
+from configs.model_schema import AnyModelConfig, UNet3dArgs, UNet3dConfig
 from configs.train_schema import CheckpointConfig, EvaluateConfig, LossConfig, OptimConfig, TrainConfig
+
+LABELLED_SOURCES = ("classes", "medmnist")
 
 
 class RunConfig(Section):
@@ -19,14 +21,14 @@ class Config(Section):
     """One run. Paths are relative to the working folder."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
-    task: Literal["segmentation"] = "segmentation"
+    task: Literal["segmentation", "classification"] = "segmentation"
     seed: Annotated[int, Field(ge=0)] = 0
     resume: bool = False
     ops: Literal["auto", "mlx", "onednn"] = "auto"  # see docs/cpu.md
     threads: Count | None = None  # of the CPU operators; null: all cores of the affinity mask
     run: RunConfig = RunConfig()
     data: DataConfig
-    model: ModelConfig = ModelConfig()
+    model: AnyModelConfig = UNet3dConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig
@@ -37,8 +39,44 @@ class Config(Section):
     def run_folder(self) -> Path:
         return self.run.dir / self.name
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unnamed_model_is_a_unet(cls, tree: Any) -> Any:
+        model = tree.get("model") if isinstance(tree, dict) else None
+        if isinstance(model, dict) and "name" not in model:
+            return {**tree, "model": {"name": "unet3d", **model}}
+        return tree
+
+    @model_validator(mode="after")
+    def _task_fits(self) -> "Config":
+        """Source, network and preparation are those of the task."""
+        source, name = self.data.source, self.model.name
+        if self.task == "segmentation":
+            if source in LABELLED_SOURCES or self.data.clip is not None:
+                what = f"data.source={source}" if source in LABELLED_SOURCES else "data.clip"
+                raise ValueError(f"{what} gives classes of whole cases; set task=classification")
+            if name != "unet3d":
+                raise ValueError(f"model.name={name} classifies; use unet3d, or set task=classification")
+            if self.data.balance != "none":
+                raise ValueError("data.balance is for task=classification; see data.foreground_rate")
+            return self
+        if source not in (*LABELLED_SOURCES, "csv"):
+            raise ValueError(
+                f"data.source={source} gives label volumes; task=classification takes {', '.join(LABELLED_SOURCES)} "
+                "or csv"
+            )
+        if name == "unet3d":
+            raise ValueError("model.name=unet3d segments; task=classification needs cnn3d, resnet3d, r3d_18, ...")
+        if self.data.normalisation == "ct":
+            raise ValueError("data.normalisation=ct measures label volumes; use percentile or zscore")
+        if source == "medmnist" and self.data.clip is not None:
+            raise ValueError("data.clip is for video; data.source=medmnist holds volumes, leave it out")
+        return self
+
     @model_validator(mode="after")
     def _patches_fit_the_model(self) -> "Config":
+        if not isinstance(self.model.args, UNet3dArgs):
+            return self
         strides = self.model.args.total_stride()
         levels = len(self.model.args.widths) - 1
         sizes = {"data.patch_size_voxels": self.data.patch_size_voxels}
@@ -57,8 +95,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _mirrored_axes_are_trained(self) -> "Config":
-        flip = self.data.augment.flip
+        flip, clip = self.data.augment.flip, self.data.clip
         trained = set(flip.axes) if flip.probability > 0 else set()
+        if clip is not None:
+            trained = {2} if clip.augment.flip > 0 else set()
         for axis in self.evaluate.mirror_axes:
             if axis not in trained:
                 raise ValueError(

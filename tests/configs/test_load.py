@@ -64,6 +64,12 @@ def test_arguments_of_another_model_are_not_mixed() -> None:
         ("evaluate.mirror_axes=[0]", r"evaluate\.mirror_axes holds 0, which training does not flip"),
         ("loss.class_weights=[1,2]", r"loss\.class_weights has 2 entries; data\.class_names has 3"),
         ("name=../elsewhere", r"name: string should match pattern"),
+        ("model.name=unet", r"model\.name: unknown, 'unet'; did you mean unet3d\?"),
+        ("model.name=vit", r"model\.name: unknown, 'vit'; known: unet3d, cnn3d, resnet3d, r3d_18"),
+        ("model.name=cnn3d", r"model\.name=cnn3d classifies; use unet3d, or set task=classification"),
+        ("data.source=classes", r"data\.source=classes gives classes of whole cases; set task=classification"),
+        ("data.clip.frames=8", r"data\.clip gives classes of whole cases; set task=classification"),
+        ("data.balance=classes", r"data\.balance is for task=classification; see data\.foreground_rate"),
         ("seed", r"override 'seed': expected key\.path=value"),
         ("seed=[", r"override 'seed=\[': the value is not YAML"),
     ],
@@ -71,6 +77,50 @@ def test_arguments_of_another_model_are_not_mixed() -> None:
 def test_mistakes_name_path_and_mend(path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(path, ["data.class_names=[background, a, b]", override])
+
+
+CLASSIFIER = """
+name: run
+task: classification
+data: {source: classes, root: somewhere, clip: {frames: 8}}
+model: {name: cnn3d, args: {widths: [8, 16]}}
+train: {steps: 100}
+"""
+
+
+def test_a_classifier(path: Path) -> None:
+    path.write_text(CLASSIFIER)
+    config = load_config(path, ["data.patch_size_voxels=[5,5,5]"])  # needs no divisibility
+    assert (config.model.name, config.model.args.widths) == ("cnn3d", (8, 16))
+    assert config.data.input_size == (8, 112, 112)
+    assert load_config(path, ["data.clip=null"]).data.input_size == (48, 48, 48)
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.args.width=[1]", r"model\.args\.width: unknown key; did you mean widths\?"),
+        ("data.clip.frame=1", r"data\.clip\.frame: unknown key; did you mean frames\?"),
+        ("model.name=unet3d", r"model\.name=unet3d segments; task=classification needs cnn3d"),
+        ("data.source=msd", r"data\.source=msd gives label volumes; .* takes classes, medmnist or csv"),
+        ("data.source=medmnist", r"data\.clip is for video; data\.source=medmnist holds volumes, leave it out"),
+        ("data.normalisation=ct", r"data\.normalisation=ct measures label volumes; use percentile or zscore"),
+        ("data.clip.crop_pixels=[112,160]", r"data\.clip: short_side_pixels=128 must be at least 160"),
+        ("data.clip.mean=[0,1]", r"data\.clip: mean has 2 values; colour=rgb needs 1 or 3"),
+        ("data.clip.std=[0]", r"data\.clip: std must be above 0; got \[0\.0\]"),
+        ("data.clip={frame_rate: 8, stride: 2}", r"data\.clip: set frame_rate or stride, not both; got 8\.0 and 2"),
+        (
+            "data.clip={single_frame: true, input: differences}",
+            r"data\.clip: single_frame has no differences between frames; use input=frames",
+        ),
+        ("evaluate.mirror_axes=[2]", r"evaluate\.mirror_axes holds 2, which training does not flip"),
+    ],
+)
+def test_mistakes_in_a_classifier(path: Path, override: str, message: str) -> None:
+    path.write_text(CLASSIFIER)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, [override])
 
 
 def test_every_problem_is_listed(path: Path) -> None:
