@@ -1,0 +1,68 @@
+"""Look at a data set before training on it: `python -m data.inspect PATH`.
+
+Recognises the layout, reads every case once, and prints shapes, spacings, intensities and labels, and the
+problems found, case by case. Exit code: 0 without problems, 1 with some, 2 for a path that cannot be inspected.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.layout import READING_KEYS, read_settings
+from data.survey import Survey, take_survey
+from data.survey_page import write_page
+from data.survey_text import survey_text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m data.inspect", description=(__doc__ or "").split("\n\n")[1])
+    add_reading_arguments(parser)
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with a slice of every case, too")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        survey = survey_with_progress(options, thumbnails=options.html is not None)
+        print(survey_text(survey))
+        if options.html is not None:
+            write_page(options.html, survey)
+            print(f"page: {options.html}")
+    except (ValueError, OSError) as problem:
+        print(f"data.inspect: {problem}", file=sys.stderr)
+        return 2
+    return 1 if survey.problems or survey.remarks else 0
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what to read, and how."""
+    parser.add_argument("path", type=Path, metavar="PATH", help="folder of a data set, or a CSV of its files")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help=f"how to read it, where the path does not tell: {', '.join(READING_KEYS)}",
+    )
+    parser.add_argument("--threads", type=_count, metavar="N", help="that read files (default: up to 4)")
+
+
+def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) -> Survey:
+    """The survey of what `add_reading_arguments` took in, with a progress bar on a terminal's stderr."""
+    config = read_settings(options.path, options.overrides)
+    with tqdm(desc="reading cases", unit="case", file=sys.stderr, disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return take_survey(config, thumbnails=thumbnails, threads=options.threads, progress=show)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Decisions written as YAML, each below its reason."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A config key by its dotted path, its value, and why, in a line."""
+
+    path: str
+    value: Any
+    why: str = ""
+
+
+def render(head: Iterable[str], decisions: Sequence[Decision]) -> str:
+    """YAML in the order of the decisions, which must not return to a section once they have left it."""
+    lines = [f"# {line}" for line in head]
+    within: list[str] = []
+    for decision in decisions:
+        *sections, key = decision.path.split(".")
+        shared = 0
+        while shared < min(len(within), len(sections)) and within[shared] == sections[shared]:
+            shared += 1
+        lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(shared, len(sections))]
+        within, indent = sections, "  " * len(sections)
+        if decision.why:
+            lines.append(f"{indent}# {decision.why}")
+        lines.append(f"{indent}{key}: {_flow(decision.value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """A value on one line, quoted where YAML would take it for something else."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
+    return text.removesuffix("...\n").strip()

@@ -1,0 +1,123 @@
+"""A data set measured, case by case: shapes, spacings, intensities, labels, and what is wrong with them."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from configs import Config
+from data.case_facts import CaseFacts, read_headers, read_voxels
+from data.checks import Problem, check_case
+from data.remarks import Remark, find_remarks
+from data.sources import find_cases
+
+log = logging.getLogger("mlx_volumes")
+
+Progress = Callable[[int, int], None]  # (cases done, cases in all)
+
+_MEMORY_BYTES = 3 << 30  # that cases read at a time may take
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """All that was found at a path.
+
+    `class_names` are by label value, background first: the source's, or, where `named` is False, made up
+    from the label values found. `problems` keep their case from being used; `remarks` are worth a look.
+    """
+
+    config: Config
+    cases: tuple[CaseFacts, ...]
+    class_names: tuple[str, ...]
+    named: bool
+    channel_names: tuple[str, ...] | None
+    remarks: tuple[Remark, ...]
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [problem for facts in self.cases for problem in facts.problems]
+
+    @property
+    def readable(self) -> list[CaseFacts]:
+        """Cases whose headers could be read."""
+        return [facts for facts in self.cases if facts.grid is not None]
+
+    @property
+    def usable(self) -> list[CaseFacts]:
+        return [facts for facts in self.cases if facts.usable]
+
+    @property
+    def label_voxels(self) -> Counter[int]:
+        """Voxels by label value, over all cases."""
+        total: Counter[int] = Counter()
+        for facts in self.cases:
+            total.update(facts.labels or {})
+        return total
+
+
+def take_survey(
+    config: Config, *, thumbnails: bool = False, threads: int | None = None, progress: Progress | None = None
+) -> Survey:
+    """Read every file of the config's cases once, and return what they hold and what is wrong with them.
+
+    `threads` is at most 4 and the cores there are, where None. Raises ValueError where the layout itself
+    is broken; a bad case is a problem in the result.
+    """
+    with _collected_warnings() as warnings:
+        listing = find_cases(config.data)
+    found = {case.id: read_headers(case) for case in listing.cases}
+    usual = Counter(facts.num_channels for facts in found.values() if not facts.problems).most_common(1)
+    for case_id, facts in found.items():
+        if not facts.problems and facts.num_channels != usual[0][0]:
+            found[case_id] = replace(facts, problems=tuple(check_case(facts.case, usual[0][0])))
+    sound = [facts for facts in found.values() if not facts.problems]
+    workers = _num_threads(threads, sound)
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = pool.map(
+            lambda facts: read_voxels(facts, listing.class_names, config.loss.ignore_label, thumbnails), sound
+        )
+        for done, facts in enumerate(jobs, 1):
+            found[facts.case.id] = facts
+            if progress is not None:
+                progress(done, len(sound))
+    cases = tuple(found.values())
+    names = listing.class_names or _made_up_names(cases, config.loss.ignore_label)
+    remarks = [Remark(text) for text in warnings]
+    remarks += find_remarks(cases, names, listing.class_names is not None, config.loss.ignore_label)
+    return Survey(config, cases, names, listing.class_names is not None, listing.channel_names, tuple(remarks))
+
+
+def _made_up_names(cases: Sequence[CaseFacts], ignore_label: int | None) -> tuple[str, ...]:
+    """Names for the label values found, 0 up to the highest one: no more than those found, twice over."""
+    values = {value for facts in cases for value in facts.labels or {}} - {ignore_label}
+    highest = max(values, default=0)
+    if min(values, default=0) < 0 or highest > 2 * len(values):
+        return ()
+    return ("background", *(f"class_{value}" for value in range(1, highest + 1)))
+
+
+def _num_threads(asked: int | None, cases: Sequence[CaseFacts]) -> int:
+    """As many as asked for, or four, as long as cores and memory allow."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    largest = max((int(np.prod(facts.shape)) * (facts.num_channels + 2) for facts in cases), default=1)
+    return max(1, min(asked or 4, cores, _MEMORY_BYTES // (4 * largest)))
+
+
+@contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """What finding the cases warns of, instead of printing it."""
+    texts: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
+    propagates, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield texts
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagates
