@@ -223,12 +223,11 @@ def require_finite(
 
 
 def report_end(plan: Plan, position: Position, stop: StopRequest) -> None:
-    """Log how the run ended and where its time went."""
+    """Log how the run ended and where its time went; a file STOP has been obeyed and goes."""
     if position.step >= plan.total_steps:
         _log.info("finished: %d steps", position.step)
     elif stop.requested:
         _log.info("stopped by %s at step %d, saved; continue with --resume", stop.reason, position.step)
-        stop.stop_file.unlink(missing_ok=True)
     else:
         _log.info(
             "stopped early at step %d: %d validations without a better score",
@@ -242,3 +241,4 @@ def report_end(plan: Plan, position: Position, stop: StopRequest) -> None:
             100 * position.waiting_seconds / position.seconds,
             position.validation_seconds,
         )
+    stop.stop_file.unlink(missing_ok=True)

@@ -73,7 +73,7 @@ class Progress:
         self._bar = tqdm(
             total=total_steps, initial=position.step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
-        self._redirect = logging_redirect_tqdm([_log]) if not self._bar.disable else None
+        self._redirect = logging_redirect_tqdm() if not self._bar.disable else None
 
     def __enter__(self) -> Self:
         if self._redirect is not None:
