@@ -41,7 +41,8 @@ def conv3d(
     if not runs_on_onednn(x):
         x = x if input_grad else mx.stop_gradient(x)
         return _plain(x, weight, bias, stride, padding, dilation)
-    from ops.onednn_function import Geometry, convolve
+    from ops.onednn_function import convolve
+    from ops.onednn_geometry import Geometry
 
     g = Geometry("conv3d", x.shape, weight.shape, (n, *output, o), stride, padding, dilation)
     return convolve(g, x, weight, bias, input_grad)

@@ -43,7 +43,8 @@ def conv_transpose3d(
         )
     if not runs_on_onednn(x):
         return _plain(x, weight, bias, stride, padding, output_padding, output)
-    from ops.onednn_function import Geometry, convolve
+    from ops.onednn_function import convolve
+    from ops.onednn_geometry import Geometry
 
     y_shape = (n, *output, o)
     g = Geometry("conv_transpose3d", x.shape, weight.shape, y_shape, stride, padding, (1, 1, 1))

@@ -4,37 +4,14 @@ Activations are read and written where they lie. Weights are reordered, on every
 layout that the kernel wants: that costs the weights' size, and a cached copy would go stale at each step.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ops import onednn_library as dnnl
+from ops import onednn_matmul
 from ops.onednn import Handle, Primitive, Runtime, dims, runtime
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """One convolution: operator (conv3d or conv_transpose3d), shapes as MLX lays them out, and strides."""
-
-    operator: str
-    x_shape: Shape  # (N, D, H, W, I)
-    weight_shape: Shape  # (O, kD, kH, kW, I)
-    y_shape: Shape  # (N, D', H', W', O)
-    stride: Shape
-    padding: Shape
-    dilation: Shape
-    bias: bool = False
-    bfloat16: bool = False  # the activations; weights, bias and their gradients are float32
-
-    def __str__(self) -> str:
-        dtype = "bfloat16" if self.bfloat16 else "float32"
-        return (
-            f"{self.operator} of x {self.x_shape} {dtype} by weight {self.weight_shape} to {self.y_shape}, "
-            f"stride {self.stride}, padding {self.padding}, dilation {self.dilation}"
-        )
+from ops.onednn_geometry import Geometry, Shape
 
 
 def forward(g: Geometry, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
@@ -51,6 +28,9 @@ def backward_data(g: Geometry, dy: np.ndarray, weight: np.ndarray, dx: np.ndarra
 
 def backward_weights(g: Geometry, x: np.ndarray, dy: np.ndarray, dweight: np.ndarray) -> None:
     """Write the gradient with respect to the weight into dweight."""
+    if onednn_matmul.suits(g):
+        runtime().plan(("weight gradient as a product", g), lambda: onednn_matmul.WeightGradient(g))(x, dy, dweight)
+        return
     run = runtime().plan(("backward weights", g), lambda: _BackwardWeights(g))
     run(x.ctypes.data, dy.ctypes.data, dweight.ctypes.data)
 

@@ -10,7 +10,7 @@ import numpy as np
 from ops import onednn_conv
 from ops.arrays import empty, view
 from ops.onednn import runtime
-from ops.onednn_conv import Geometry
+from ops.onednn_geometry import Geometry
 
 
 def convolve(g: Geometry, x: mx.array, weight: mx.array, bias: mx.array | None, input_grad: bool) -> mx.array:

@@ -79,6 +79,7 @@ _FUNCTIONS: dict[str, tuple] = {
     "primitive_execute": (c_void_p, c_void_p, c_int, POINTER(Argument)),
     "primitive_destroy": (c_void_p,),
     "reorder_primitive_desc_create": (_CREATED, *[c_void_p] * 5),
+    "matmul_primitive_desc_create": (_CREATED, *[c_void_p] * 6),
     "convolution_forward_primitive_desc_create": _FORWARD,
     "convolution_backward_data_primitive_desc_create": _BACKWARD_DATA,
     "convolution_backward_weights_primitive_desc_create": _BACKWARD_WEIGHTS,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ops import backend, onednn, onednn_conv
-from ops.onednn_conv import Geometry
+from ops.onednn_geometry import Geometry
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,27 @@
+"""What identifies a convolution: the key of its plans, and the words of its messages."""
+
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One convolution: operator (conv3d or conv_transpose3d), shapes as MLX lays them out, and strides."""
+
+    operator: str
+    x_shape: Shape  # (N, D, H, W, I)
+    weight_shape: Shape  # (O, kD, kH, kW, I)
+    y_shape: Shape  # (N, D', H', W', O)
+    stride: Shape
+    padding: Shape
+    dilation: Shape
+    bias: bool = False
+    bfloat16: bool = False  # the activations; weights, bias and their gradients are float32
+
+    def __str__(self) -> str:
+        dtype = "bfloat16" if self.bfloat16 else "float32"
+        return (
+            f"{self.operator} of x {self.x_shape} {dtype} by weight {self.weight_shape} to {self.y_shape}, "
+            f"stride {self.stride}, padding {self.padding}, dilation {self.dilation}"
+        )
