@@ -47,6 +47,18 @@ class Config(Section):
             return {**tree, "model": {"name": "unet3d", **model}}
         return tree
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_classification(cls, tree: Any) -> Any:
+        """The loss and the score that decide a classification, where the config names none."""
+        if not isinstance(tree, dict) or tree.get("task") != "classification":
+            return tree
+        loss, checkpoint = tree.get("loss", {}), tree.get("checkpoint", {})
+        if not isinstance(loss, dict) or not isinstance(checkpoint, dict):
+            return tree
+        loss = {"name": "binary_cross_entropy" if _labels_may_coincide(tree) else "cross_entropy", **loss}
+        return {**tree, "loss": loss, "checkpoint": {"metric": "auc", **checkpoint}}
+
     @model_validator(mode="after")
     def _task_fits(self) -> "Config":
         """Source, network and preparation are those of the task."""
@@ -71,6 +83,34 @@ class Config(Section):
             raise ValueError("data.normalisation=ct measures label volumes; use percentile or zscore")
         if source == "medmnist" and self.data.clip is not None:
             raise ValueError("data.clip is for video; data.source=medmnist holds volumes, leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _loss_and_score_fit_the_task(self) -> "Config":
+        loss, checkpoint = self.loss, self.checkpoint
+        if self.task == "segmentation":
+            if self.train.mixup_alpha > 0:
+                raise ValueError("train.mixup_alpha is for task=classification; set it to 0")
+            if loss.class_weights == "balanced":
+                raise ValueError("loss.class_weights=balanced is for task=classification; give one weight a class")
+            if loss.name == "binary_cross_entropy":
+                raise ValueError("loss.name=binary_cross_entropy is for task=classification; use cross_entropy")
+            return self
+        several = isinstance(self.data.columns.label, tuple)
+        if several != (loss.name == "binary_cross_entropy"):
+            wanted = "binary_cross_entropy" if several else "cross_entropy or focal"
+            raise ValueError(
+                f"loss.name={loss.name} does not fit labels that {'may coincide' if several else 'exclude each other'} "
+                f"(data.columns.label: {self.data.columns.label}); use {wanted}"
+            )
+        if not several and loss.name not in ("cross_entropy", "focal"):
+            raise ValueError(f"loss.name={loss.name} is for label volumes; use cross_entropy or focal")
+        if several and loss.class_weights == "balanced":
+            raise ValueError(
+                "loss.class_weights=balanced needs labels that exclude each other; give one weight a class"
+            )
+        if checkpoint.metric == "log_loss" and checkpoint.mode == "max":
+            raise ValueError("checkpoint.metric=log_loss is the better the lower; set checkpoint.mode=min")
         return self
 
     @model_validator(mode="after")
@@ -110,6 +150,12 @@ class Config(Section):
     @model_validator(mode="after")
     def _class_counts_agree(self) -> "Config":
         names, weights = self.data.class_names, self.loss.class_weights
-        if names is not None and weights is not None and len(names) != len(weights):
+        if names is not None and isinstance(weights, tuple) and len(names) != len(weights):
             raise ValueError(f"loss.class_weights has {len(weights)} entries; data.class_names has {len(names)}")
         return self
+
+
+def _labels_may_coincide(tree: dict[str, Any]) -> bool:
+    """Whether an unchecked config names several label columns."""
+    columns = tree["data"].get("columns") if isinstance(tree.get("data"), dict) else None
+    return isinstance(columns, dict) and isinstance(columns.get("label"), list | tuple)

@@ -10,14 +10,15 @@ from configs.fields import Count, NonNegative, Positive, Section, Triple
 class LossConfig(Section):
     """What is minimised. Terms are summed with their weights; losses are computed in float32."""
 
-    name: Literal["dice_ce", "dice", "cross_entropy", "focal"] = "dice_ce"
+    name: Literal["dice_ce", "dice", "cross_entropy", "focal", "binary_cross_entropy"] = "dice_ce"
     dice_weight: NonNegative = 1.0
     ce_weight: NonNegative = 1.0
     batch_dice: bool = False  # one Dice over the whole batch rather than the mean over samples
     include_background: bool = False  # in Dice
     smooth: NonNegative = 1e-5  # added to Dice's numerator and denominator
     focal_gamma: NonNegative = 2.0
-    class_weights: tuple[NonNegative, ...] | None = None  # for cross-entropy and focal; one per class
+    # One per class, in cross-entropies and focal; balanced: by the inverse of how many training cases a class has.
+    class_weights: tuple[NonNegative, ...] | Literal["balanced"] | None = None
     ignore_label: int | None = None  # voxels of this label count nowhere
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -50,6 +51,7 @@ class TrainConfig(Section):
     validate_every_steps: Count | None = None  # null: ten times in a run
     early_stop_validations: Count | None = None  # stop after so many without a better score
     compile: Literal["auto", "always", "never"] = "auto"  # auto: on a GPU
+    mixup_alpha: NonNegative = 0.0  # blend cases and labels by Beta(alpha, alpha), in classification; 0: no mixup
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainConfig":

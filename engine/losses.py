@@ -1,10 +1,11 @@
-"""Segmentation losses, in float32, as sums per sample and class that are divided once.
+"""Losses of voxels or of whole cases, in float32, as sums per sample and class that are divided once.
 
-Every loss is a formula on `ops.ClassSums`: (N, K) sums over voxels. Sums from several devices could be added before
-the division, as could those of several batches.
+All but `binary_cross_entropy` are formulas on `ops.ClassSums`: (N, K) sums over voxels, a whole case being one voxel.
+Sums from several devices could be added before the division, as could those of several batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import mlx.core as mx
 
@@ -29,7 +30,7 @@ def dice(sums: ClassSums, config: LossConfig) -> mx.array:
 
 def cross_entropy(sums: ClassSums, config: LossConfig) -> mx.array:
     """Cross-entropy: the mean over voxels, each weighted by its class; smoothed labels as in PyTorch's."""
-    weights = _class_weights(sums, config)
+    weights = _class_weights(sums.reference.shape[-1], config)
     numerator = (sums.surprise * weights).sum()
     if config.label_smoothing > 0:
         uniform = (sums.surprise_all * weights).sum() / weights.size
@@ -39,12 +40,36 @@ def cross_entropy(sums: ClassSums, config: LossConfig) -> mx.array:
 
 def focal(sums: ClassSums, config: LossConfig) -> mx.array:
     """Focal loss (Lin et al. 2017, arXiv:1708.02002): the weighted mean over voxels; gamma 0 is cross-entropy."""
-    weights = _class_weights(sums, config)
+    weights = _class_weights(sums.reference.shape[-1], config)
     return (sums.focal * weights).sum() / _weighted_voxels(sums, weights)
 
 
-def _class_weights(sums: ClassSums, config: LossConfig) -> mx.array:
-    return mx.array(config.class_weights or [1.0] * sums.reference.shape[-1], dtype=mx.float32)  # (K,)
+def binary_cross_entropy(logits: mx.array, y: mx.array, config: LossConfig) -> mx.array:
+    """Cross-entropy of classes that may coincide: the mean over cases and classes, each weighted by its class.
+
+    logits: (N, K). y: (N, K), 0 or 1. Label smoothing pulls targets towards 0.5.
+    """
+    logits, y = logits.astype(mx.float32), y.astype(mx.float32)
+    y = y * (1 - config.label_smoothing) + config.label_smoothing / 2
+    weights = _class_weights(logits.shape[-1], config)
+    losses = mx.logaddexp(logits, 0.0) - y * logits  # -y log p - (1 - y) log(1 - p)
+    return (losses * weights).sum() / (logits.shape[0] * weights.sum())
+
+
+def balanced_weights(counts: Mapping[str, int]) -> tuple[float, ...]:
+    """Class weights that make all classes count alike: cases / (classes * cases of the class).
+
+    counts: training cases of each class. Raises ValueError for a class without any.
+    """
+    for name, count in counts.items():
+        if count == 0:
+            raise ValueError(f"loss.class_weights=balanced: class {name} has no training case; give the weights")
+    return tuple(sum(counts.values()) / (len(counts) * count) for count in counts.values())
+
+
+def _class_weights(num_classes: int, config: LossConfig) -> mx.array:
+    assert config.class_weights != "balanced", "replaced by numbers where the training cases are known"
+    return mx.array(config.class_weights or [1.0] * num_classes, dtype=mx.float32)  # (K,)
 
 
 def _weighted_voxels(sums: ClassSums, weights: mx.array) -> mx.array:
@@ -66,13 +91,16 @@ def build_loss(config: LossConfig, num_outputs: int) -> Loss:
     logits: (N, D, H, W, K), or a list of them, finest first, each weighted half of the one before (deep
     supervision, Lee et al. 2015, arXiv:1409.5185); the target is then sampled down to each by nearest neighbour.
     y: (N, D, H, W) integers in 0..K-1, and the ignored label.
+    Of whole cases logits are (N, K) and y is (N,), or for binary_cross_entropy (N, K).
 
     Raises ValueError where the config doesn't fit the number of outputs.
     """
-    if config.class_weights is not None and len(config.class_weights) != num_outputs:
+    if isinstance(config.class_weights, tuple) and len(config.class_weights) != num_outputs:
         raise ValueError(
             f"loss.class_weights has {len(config.class_weights)} entries, but the data has {num_outputs} classes"
         )
+    if config.name == "binary_cross_entropy":
+        return partial(_binary_loss, config)
     if num_outputs < 2:
         raise ValueError(f"loss.{config.name} needs at least 2 classes, background included; got {num_outputs}")
     terms = LOSSES[config.name]
@@ -85,6 +113,8 @@ def build_loss(config: LossConfig, num_outputs: int) -> Loss:
         parts = {name: mx.array(0.0) for name in terms}
         for i, level in enumerate(levels):
             target = sample_down(y, level.shape[1:-1])
+            if level.ndim == 2:
+                level, target = level[:, None], target[:, None]  # (N, 1, K), (N, 1)
             sums = class_sums(level, target, config.ignore_label, gamma)
             for name, term in terms.items():
                 parts[name] = parts[name] + 0.5**i / norm * term(sums, config)
@@ -94,6 +124,14 @@ def build_loss(config: LossConfig, num_outputs: int) -> Loss:
         return total, parts
 
     return loss
+
+
+def _binary_loss(
+    config: LossConfig, logits: mx.array | Sequence[mx.array], y: mx.array
+) -> tuple[mx.array, dict[str, mx.array]]:
+    assert isinstance(logits, mx.array)
+    loss = binary_cross_entropy(logits, y, config)
+    return loss, {config.name: loss}
 
 
 def sample_down(y: mx.array, shape: Sequence[int]) -> mx.array:

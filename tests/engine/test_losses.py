@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.train_schema import LossConfig
-from engine.losses import build_loss, sample_down
+from engine.losses import balanced_weights, build_loss, sample_down
 
 
 def _logits(probabilities: list[list[float]]) -> mx.array:
@@ -159,3 +159,46 @@ def test_class_weights_must_match_the_outputs() -> None:
 def test_one_output_is_refused() -> None:
     with pytest.raises(ValueError, match="needs at least 2 classes"):
         build_loss(LossConfig(), 1)
+
+
+CASE_LOGITS = mx.log(mx.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))  # (N, K): whole cases
+CASE_LABELS = mx.array([0, 1], dtype=mx.int32)
+
+
+def test_whole_cases_are_voxels_of_their_own() -> None:
+    loss = _value(CASE_LOGITS, CASE_LABELS, name="cross_entropy")
+    assert loss == pytest.approx(-(math.log(0.7) + math.log(0.3)) / 2, rel=1e-6)
+    weighted = _value(CASE_LOGITS, CASE_LABELS, name="cross_entropy", class_weights=(1, 3, 5))
+    assert weighted == pytest.approx(-(math.log(0.7) + 3 * math.log(0.3)) / 4, rel=1e-6)
+    focal = _value(CASE_LOGITS, CASE_LABELS, name="focal", focal_gamma=2)
+    assert focal == pytest.approx(-(0.3**2 * math.log(0.7) + 0.7**2 * math.log(0.3)) / 2, rel=1e-5)
+    smooth = _value(CASE_LOGITS, CASE_LABELS, name="cross_entropy", label_smoothing=0.3)
+    every = -(math.log(0.7) + math.log(0.2) + math.log(0.1) + math.log(0.1) + math.log(0.3) + math.log(0.6)) / 6
+    assert smooth == pytest.approx(0.7 * loss + 0.3 * every, rel=1e-6)
+
+
+def test_binary_cross_entropy_by_hand() -> None:
+    p, y = np.array([[0.9, 0.2], [0.4, 0.5]]), np.array([[1, 0], [1, 1]])
+    logits, target = mx.array(np.log(p / (1 - p)).astype(np.float32)), mx.array(y, dtype=mx.int32)
+    terms = -np.log(np.where(y, p, 1 - p))
+    found = _value(logits, target, name="binary_cross_entropy")
+    assert found == pytest.approx(terms.mean(), rel=1e-6)
+    weighted = _value(logits, target, name="binary_cross_entropy", class_weights=(1, 3))
+    assert weighted == pytest.approx((terms @ [1, 3]).mean() / 4, rel=1e-6)
+    smooth = _value(logits, target, name="binary_cross_entropy", label_smoothing=0.2)
+    soft = 0.8 * y + 0.1
+    assert smooth == pytest.approx(-(soft * np.log(p) + (1 - soft) * np.log(1 - p)).mean(), rel=1e-6)
+
+
+def test_binary_cross_entropy_stands_extreme_logits() -> None:
+    logits = mx.array([[200.0, -200.0]])
+    loss = build_loss(LossConfig(name="binary_cross_entropy"), 2)
+    value, gradient = mx.value_and_grad(lambda x: loss(x, mx.array([[0, 0]]))[0])(logits)
+    assert value.item() == pytest.approx(100)
+    np.testing.assert_allclose(np.array(gradient), [[0.5, 0]], atol=1e-6)
+
+
+def test_balanced_weights_make_classes_count_alike() -> None:
+    assert balanced_weights({"a": 30, "b": 10}) == pytest.approx((40 / 60, 40 / 20))
+    with pytest.raises(ValueError, match="class b has no training case"):
+        balanced_weights({"a": 30, "b": 0})
