@@ -7,13 +7,10 @@ problems found, case by case. Exit code: 0 without problems, 1 with some, 2 for 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from data.layout import READING_KEYS, read_settings
-from data.survey import Survey, take_survey
-from data.survey_page import write_page
-from data.survey_text import survey_text
+if TYPE_CHECKING:  # imported where it is needed, so that --help is told at once
+    from data.survey import Survey
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_reading_arguments(parser)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with a slice of every case, too")
     options = parser.parse_intermixed_args(arguments)
+    from data.survey_page import write_page
+    from data.survey_text import survey_text
+
     try:
         survey = survey_with_progress(options, thumbnails=options.html is not None)
         print(survey_text(survey))
@@ -41,13 +41,18 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help=f"how to read it, where the path does not tell: {', '.join(READING_KEYS)}",
+        help="how to read it, where the path does not tell, e.g. data.columns.image=t1",
     )
     parser.add_argument("--threads", type=_count, metavar="N", help="that read files (default: up to 4)")
 
 
-def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) -> Survey:
+def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) -> "Survey":
     """The survey of what `add_reading_arguments` took in, with a progress bar on a terminal's stderr."""
+    from tqdm import tqdm
+
+    from data.layout import read_settings
+    from data.survey import take_survey
+
     config = read_settings(options.path, options.overrides)
     with tqdm(desc="reading cases", unit="case", file=sys.stderr, disable=None, leave=False) as bar:
 

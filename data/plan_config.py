@@ -108,9 +108,8 @@ def _sampling(m: Measured) -> Iterator[Decision]:
     else:
         rate = 0.5 if m.foreground_share < 0.001 else 0.33
         yield Decision("data.foreground_rate", rate, f"of the patches are centred on a class; {share}")
-    why = f"prepared, the training cases take {m.cases_gb:.2g} GB: " + (
-        "held in memory" if m.held_gb else "read from disk"
-    )
+    place = "held in memory" if m.held_gb else "read from disk"
+    why = f"prepared, the training cases take {m.cases_gb:.2g} GB: {place}"
     yield Decision("data.cache.memory_gb", round(m.memory_gb * CASES_SHARE, 3), why)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Decision("data.workers", max(1, min(8, cores - 1)), f"threads that augment; planned on {cores} cores")

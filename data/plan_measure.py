@@ -77,48 +77,52 @@ def measure(survey: Survey, memory_gb: float) -> Measured:
     if len(cases) < 2:
         raise ValueError(
             f"{root}: {len(cases)} labelled cases that can be used, planning needs 2 at least; "
-            f"python -m data.inspect {root} shows what is wrong with the others"
+            f"python -m data.inspect {root} tells what was found"
         )
     if len(survey.class_names) < 2:
         values = some(sorted(survey.label_voxels))
         raise ValueError(f"{root}: label values {values} are no classes: number them 0 (background), 1, 2 … first")
     split = _choose_split(survey, cases)
-    splits = make_splits([facts.case for facts in cases], split, 0, split.seed)
+    train, val = _draw(survey, split, {facts.case.id for facts in cases})
     channels = config.data.channels
-    num_channels = cases[0].num_channels if channels is None else len(channels)
+    num_channels, num_classes = cases[0].num_channels if channels is None else len(channels), len(survey.class_names)
 
     spacing = target_spacing(np.array([facts.spacing_mm for facts in cases]))
     shares = [math.prod(facts.box or facts.shape) / math.prod(facts.shape) for facts in cases]
     box_share = float(np.median(shares))
     crop = box_share < CROP_GAIN and not _is_ct(survey)
-    sizes = np.array(
-        [
-            np.maximum(np.rint(np.array((crop and facts.box) or facts.shape) * facts.spacing_mm / spacing), 1)
-            for facts in cases
-        ]
-    )  # (cases, 3), voxels at the target spacing
+    boxes = np.array([facts.box if crop and facts.box else facts.shape for facts in cases])
+    sizes = np.maximum(np.rint(boxes * [facts.spacing_mm for facts in cases] / np.array(spacing)), 1)  # (cases, 3)
     d, h, w = (int(n) for n in np.ceil(np.median(sizes, axis=0)))
-    train_voxels = float(sizes.prod(axis=1).mean()) * len(splits["train"])
-    cases_gb = train_voxels * (4 * num_channels + 1) / 1e9
+    train_voxels = float(sizes.prod(axis=1).mean()) * train
+    cases_gb = train_voxels * (4 * num_channels + 1) / 1e9  # float32 channels and a uint8 label
     held_gb = cases_gb if cases_gb <= memory_gb * CASES_SHARE else 0.0
     free_gb = memory_gb - held_gb
 
-    num_classes = len(survey.class_names)
     network = design_network((d, h, w), spacing, num_channels, num_classes, free_gb)
-    patch_voxels = math.prod(network.patch)
-    batch_size = min(2, len(splits["train"]))
-    while (
-        batch_size < min(MAX_BATCH, len(splits["train"]))
-        and (batch_size + 1) * patch_voxels <= MAX_BATCH_SHARE * train_voxels
-        and training_gb(network, batch_size + 1, num_channels, num_classes) <= free_gb
-    ):
-        batch_size += 1
-    voxels = survey.label_voxels
-    background = voxels[0] + voxels[config.loss.ignore_label or 0] * (config.loss.ignore_label is not None)
+    share = int(MAX_BATCH_SHARE * train_voxels / math.prod(network.patch))
+    most = min(MAX_BATCH, max(2, share), train)
+    fits = [n for n in range(1, most + 1) if training_gb(network, n, num_channels, num_classes) <= free_gb]
     return Measured(
-        survey, cases, split, len(splits["train"]), len(splits["val"]), num_channels, spacing, (d, h, w), crop,
-        box_share, 1 - background / max(1, sum(voxels.values())), cases_gb, held_gb, memory_gb, network, batch_size,
+        survey, cases, split, train, val, num_channels, spacing, (d, h, w), crop, box_share,
+        _foreground_share(survey), cases_gb, held_gb, memory_gb, network, fits[-1],
     )  # fmt: skip
+
+
+def _draw(survey: Survey, split: Split, usable: set[str]) -> tuple[int, int]:
+    """How many usable cases the first fold trains and validates on, drawn as training will."""
+    splits = make_splits([facts.case for facts in survey.cases], split, 0, split.seed)
+    train, val = (len(usable.intersection(splits[name])) for name in ("train", "val"))
+    if not train:
+        raise ValueError(f"{survey.config.data.root}: no usable case is left to train on; mend some")
+    return train, val
+
+
+def _foreground_share(survey: Survey) -> float:
+    """Voxels of a class but background, of all that are not ignored."""
+    voxels = survey.label_voxels
+    total = sum(count for value, count in voxels.items() if value != survey.config.loss.ignore_label)
+    return 1 - voxels[0] / max(1, total)
 
 
 def _choose_split(survey: Survey, cases: tuple[CaseFacts, ...]) -> Split:

@@ -62,10 +62,8 @@ def design_network(shape: Shape, spacing_mm: Spacing, num_channels: int, num_cla
     network = design_levels(shape, spacing_mm, width)
     while training_gb(network, 2, num_channels, num_classes) > memory_gb:
         steps = np.prod(network.strides, axis=0)
-        extents = [
-            n * mm if n - step >= MIN_PATCH else 0.0
-            for n, mm, step in zip(network.patch, spacing_mm, steps, strict=True)
-        ]
+        axes = zip(network.patch, spacing_mm, steps, strict=True)
+        extents = [n * mm if n - step >= MIN_PATCH else 0.0 for n, mm, step in axes]
         if not any(extents):
             needed = training_gb(network, 2, num_channels, num_classes)
             raise ValueError(f"--memory {memory_gb:g}: the smallest patch needs about {needed:.1f} GB")

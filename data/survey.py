@@ -76,19 +76,17 @@ def take_survey(
         if not facts.problems and facts.num_channels != usual[0][0]:
             found[case_id] = replace(facts, problems=tuple(check_case(facts.case, usual[0][0])))
     sound = [facts for facts in found.values() if not facts.problems]
-    workers = _num_threads(threads, sound)
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = pool.map(
-            lambda facts: read_voxels(facts, listing.class_names, config.loss.ignore_label, thumbnails), sound
-        )
+    ignore = config.loss.ignore_label
+    with ThreadPoolExecutor(_num_threads(threads, sound)) as pool:
+        jobs = pool.map(lambda facts: read_voxels(facts, listing.class_names, ignore, thumbnails), sound)
         for done, facts in enumerate(jobs, 1):
             found[facts.case.id] = facts
             if progress is not None:
                 progress(done, len(sound))
     cases = tuple(found.values())
-    names = listing.class_names or _made_up_names(cases, config.loss.ignore_label)
+    names = listing.class_names or _made_up_names(cases, ignore)
     remarks = [Remark(text) for text in warnings]
-    remarks += find_remarks(cases, names, listing.class_names is not None, config.loss.ignore_label)
+    remarks += find_remarks(cases, names, listing.class_names is not None, ignore)
     return Survey(config, cases, names, listing.class_names is not None, listing.channel_names, tuple(remarks))
 
 

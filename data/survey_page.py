@@ -20,7 +20,8 @@ th { font-weight: 600; white-space: nowrap } td.number, th.number { text-align: 
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em }
 .warning { border-left: 4px solid var(--warn); padding-left: 1.8rem } .warning li { overflow-wrap: anywhere }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(12.5rem, 1fr)); gap: 1.2rem 1rem }
-figure { margin: 0; font-size: 13px; line-height: 1.4 } figure.bad { outline: 2px solid var(--warn); outline-offset: 5px }
+figure { margin: 0; font-size: 13px; line-height: 1.4 }
+figure.bad { outline: 2px solid var(--warn); outline-offset: 5px }
 .slice { background: #000; color: #aaa; height: 12.5rem; display: flex; align-items: center; justify-content: center }
 .slice img { max-width: 100%; max-height: 100% } figcaption b { overflow-wrap: anywhere }
 figcaption small { display: block; opacity: .75; font-size: 12px } figcaption .why { color: var(--warn); opacity: 1 }
@@ -89,7 +90,5 @@ def _cases(survey: Survey) -> list[str]:
         caption = f"<b>{escape(case_id)}</b><small>{escape(describe_case(facts))}</small>{label}{why}"
         kind = ' class="bad"' if case_id in bad else ""
         tiles.append(f'<figure{kind}><div class="slice">{picture}</div><figcaption>{caption}</figcaption></figure>')
-    note = (
-        "The axial slice with the most labelled voxels, the middle one without a label. Anterior is up, left is left."
-    )
+    note = "The axial slice with the most labelled voxels, or the middle one. Anterior is up, left is left."
     return ["<h2>Cases</h2>", f'<p class="facts">{note}</p>', '<div class="cases">', *tiles, "</div>"]

@@ -121,11 +121,10 @@ def _intensities(survey: Survey) -> list[tuple[str, str]]:
             float(np.median([getattr(channel, key) for channel in channels]))
             for key in ("percentile_low", "mean", "percentile_high")
         ]
-        name = survey.channel_names[number] if survey.channel_names and number < len(survey.channel_names) else number
         value = (
-            f"{low:.4g} … {high:.4g}; in the median case 99 % in {usual[0]:.4g} … {usual[2]:.4g}, mean {usual[1]:.4g}"
+            f"{low:.4g} … {high:.4g}; in the median case mean {usual[1]:.4g}, 99 % in {usual[0]:.4g} … {usual[2]:.4g}"
         )
-        rows.append((f"intensity {name}", value))
+        rows.append(("intensity" if number == 0 else f"  channel {number}", value))
     return rows
 
 
