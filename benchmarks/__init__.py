@@ -1,0 +1,1 @@
+"""The project against PyTorch on the same work, in one run."""

@@ -1,0 +1,229 @@
+"""The operators that are timed one by one: the same arrays and the same arithmetic for us and for PyTorch."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, ...]
+Command = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """`inputs` are the shapes of its arguments in our layout; the first is the volume, the others parameters."""
+
+    inputs: tuple[Shape, ...]
+    ours: Callable[..., Any]
+    torch: Callable[..., Any]
+    flops: float = 0.0  # of the forward pass, and of each gradient. 0: bound by memory
+    image: bool = False  # the volume is data: nobody needs its gradient
+
+
+def convolution(x: Shape, channels: int, kernel: int = 3, stride: int = 1) -> Operator:
+    padding, image = kernel // 2, x[-1] == 1
+    weight = (channels, kernel, kernel, kernel, x[-1])
+    voxels = x[0] * math.prod((s + 2 * padding - kernel) // stride + 1 for s in x[1:4])
+
+    def ours(x: Any, w: Any) -> Any:
+        import ops
+
+        return ops.conv3d(x, w, stride=stride, padding=padding, input_grad=not image)
+
+    def torch(x: Any, w: Any) -> Any:
+        from torch.nn import functional as F
+
+        return F.conv3d(x, w, None, stride, padding)
+
+    return Operator((x, weight), ours, torch, 2.0 * voxels * math.prod(weight), image)
+
+
+def transposed_convolution(x: Shape, channels: int) -> Operator:
+    weight = (channels, 2, 2, 2, x[-1])
+
+    def ours(x: Any, w: Any) -> Any:
+        import ops
+
+        return ops.conv_transpose3d(x, w, stride=2)
+
+    def torch(x: Any, w: Any) -> Any:
+        from torch.nn import functional as F
+
+        return F.conv_transpose3d(x, w.transpose(0, 1), None, 2)
+
+    return Operator((x, weight), ours, torch, 2.0 * math.prod(x[:4]) * math.prod(weight))
+
+
+def norm_act_dropout(x: Shape) -> Operator:
+    """Instance norm, leaky ReLU and a channel mask that is given: drawing it is not what is timed."""
+    keep = (np.random.default_rng(1).random((x[0], x[-1])) < 0.9).astype(np.float32) / 0.9
+
+    def ours(x: Any, weight: Any, bias: Any) -> Any:
+        import mlx.core as mx
+
+        import ops
+
+        return ops.norm_act_dropout(x, weight, bias, mx.array(keep), slope=0.01)[0]
+
+    def torch(x: Any, weight: Any, bias: Any) -> Any:
+        import torch
+        from torch.nn import functional as F
+
+        y = F.leaky_relu(F.instance_norm(x, None, None, weight, bias), 0.01)
+        return y * torch.from_numpy(keep).to(y.dtype)[:, :, None, None, None]
+
+    return Operator((x, x[-1:], x[-1:]), ours, torch)
+
+
+def max_pool(x: Shape) -> Operator:
+    def ours(x: Any) -> Any:
+        import ops
+
+        return ops.max_pool3d(x, 3, 2, 1)
+
+    def torch(x: Any) -> Any:
+        from torch.nn import functional as F
+
+        return F.max_pool3d(x, 3, 2, 1)
+
+    return Operator((x,), ours, torch)
+
+
+def upsample(x: Shape, mode: str) -> Operator:
+    def ours(x: Any) -> Any:
+        import ops
+
+        return ops.upsample3d(x, 2, mode=mode)
+
+    def torch(x: Any) -> Any:
+        from torch.nn import functional as F
+
+        return F.interpolate(x, scale_factor=2, mode={"linear": "trilinear", "nearest": "nearest"}[mode])
+
+    return Operator((x,), ours, torch)
+
+
+def concat(x: Shape) -> Operator:
+    def ours(a: Any, b: Any) -> Any:
+        import ops
+
+        return ops.concat_channels(a, b)
+
+    def torch(a: Any, b: Any) -> Any:
+        import torch
+
+        return torch.cat([a, b], 1)
+
+    return Operator((x, x), ours, torch)
+
+
+OPERATORS = {
+    "conv3d 3³ 2×48³ 1→16": convolution((2, 48, 48, 48, 1), 16),
+    "conv3d 3³ 2×48³ 16→16": convolution((2, 48, 48, 48, 16), 16),
+    "conv3d 3³ 2×48³ 32→16": convolution((2, 48, 48, 48, 32), 16),
+    "conv3d 3³ 2×48³ 16→32 stride 2": convolution((2, 48, 48, 48, 16), 32, stride=2),
+    "conv3d 3³ 2×24³ 32→32": convolution((2, 24, 24, 24, 32), 32),
+    "conv3d 3³ 2×24³ 64→32": convolution((2, 24, 24, 24, 64), 32),
+    "conv3d 3³ 2×12³ 64→64": convolution((2, 12, 12, 12, 64), 64),
+    "conv3d 3³ 2×32³ 64→64": convolution((2, 32, 32, 32, 64), 64),
+    "conv3d 3³ 8×4³ 512→512": convolution((8, 4, 4, 4, 512), 512),
+    "conv3d 7³ 2×64³ 1→64 stride 2": convolution((2, 64, 64, 64, 1), 64, kernel=7, stride=2),
+    "conv3d 1³ 2×48³ 16→3": convolution((2, 48, 48, 48, 16), 3, kernel=1),
+    "conv_transpose3d 2³ 2×24³ 32→16": transposed_convolution((2, 24, 24, 24, 32), 16),
+    "norm_act_dropout 2×48³×16": norm_act_dropout((2, 48, 48, 48, 16)),
+    "norm_act_dropout 2×24³×32": norm_act_dropout((2, 24, 24, 24, 32)),
+    "max_pool3d 3³ stride 2, 2×48³×16": max_pool((2, 48, 48, 48, 16)),
+    "upsample3d linear 2×24³×16": upsample((2, 24, 24, 24, 16), "linear"),
+    "upsample3d nearest 2×24³×16": upsample((2, 24, 24, 24, 16), "nearest"),
+    "concat_channels 2×48³ 16+16": concat((2, 48, 48, 48, 16)),
+}
+
+
+def our_commands(precision: str) -> dict[str, Command]:
+    """Return "<operator> forward" and "<operator> gradients" for each operator."""
+    import mlx.core as mx
+
+    dtype = {"float32": mx.float32, "bfloat16": mx.bfloat16}[precision]
+
+    @functools.lru_cache(maxsize=1)  # one operator's arrays at a time
+    def arrays(name: str) -> tuple[list[mx.array], mx.array]:
+        operator = OPERATORS[name]
+        volumes = [_draw(shape) for shape in operator.inputs]
+        # parameters stay float32: they are the masters
+        inputs = [mx.array(v).astype(dtype if _is_volume(operator, i) else mx.float32) for i, v in enumerate(volumes)]
+        y = operator.ours(*inputs)
+        cotangent = mx.array(_draw(y.shape)).astype(y.dtype)
+        mx.eval(inputs, cotangent)
+        return inputs, cotangent
+
+    def forward(name: str) -> float:
+        mx.eval(OPERATORS[name].ours(*arrays(name)[0]))
+        return 0.0
+
+    def gradients(name: str) -> float:
+        inputs, cotangent = arrays(name)
+        values, gradients = mx.vjp(OPERATORS[name].ours, inputs, [cotangent])
+        mx.eval(values, gradients[OPERATORS[name].image :])
+        return 0.0
+
+    return _commands(forward, gradients)
+
+
+def torch_commands(precision: str, memory_format: str) -> dict[str, Command]:
+    """Return the same for PyTorch; memory_format is `contiguous` or `channels_last`."""
+    import torch
+
+    layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}[memory_format]
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        t = torch.from_numpy(array)
+        return t.movedim(-1, 1).contiguous(memory_format=layout) if t.ndim == 5 else t
+
+    def run(name: str, inputs: list[torch.Tensor]) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            return OPERATORS[name].torch(*inputs)
+
+    @functools.lru_cache(maxsize=1)
+    def arrays(name: str) -> tuple[list[torch.Tensor], torch.Tensor]:
+        operator = OPERATORS[name]
+        inputs = [tensor(_draw(shape)) for shape in operator.inputs]
+        inputs = [t.to(dtype) if _is_volume(operator, i) else t for i, t in enumerate(inputs)]
+        with torch.no_grad():
+            y = run(name, inputs)
+        cotangent = torch.randn(y.shape).to(y.dtype).contiguous(memory_format=layout)
+        for t in inputs[operator.image :]:
+            t.requires_grad_()
+        return inputs, cotangent
+
+    def forward(name: str) -> float:
+        with torch.no_grad():
+            run(name, arrays(name)[0])
+        return 0.0
+
+    def gradients(name: str) -> float:
+        inputs, cotangent = arrays(name)
+        torch.autograd.grad(run(name, inputs), inputs[OPERATORS[name].image :], cotangent)
+        return 0.0
+
+    return _commands(forward, gradients)
+
+
+def _commands(forward: Callable[[str], float], gradients: Callable[[str], float]) -> dict[str, Command]:
+    commands: dict[str, Command] = {}
+    for name in OPERATORS:
+        commands[f"{name} forward"] = functools.partial(forward, name)
+        commands[f"{name} gradients"] = functools.partial(gradients, name)
+    return commands
+
+
+def _is_volume(operator: Operator, i: int) -> bool:
+    """Whether input i holds activations: the first, and any other of its shape."""
+    return operator.inputs[i] == operator.inputs[0]
+
+
+def _draw(shape: Shape) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
