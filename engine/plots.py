@@ -23,16 +23,16 @@ def plot_curves(series: Mapping[str, Sequence[tuple[float, float]]], label: str,
     axes = figure.add_axes((0.13, 0.15, 0.85, 0.8))
     for number, (name, points) in enumerate(series.items(), 1):
         steps, values = zip(*points, strict=True)
-        color = INK if name == "mean" else _color(number)  # classes have the colours of their outlines
+        color = INK if name == "mean" else color_of(number)  # classes have the colours of their outlines
         axes.plot(steps, values, color=color, label=name, linewidth=1.5, marker="." if len(points) < 30 else "")
     if logarithmic:
         axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel(label)
-    _ink(axes)
+    ink_axes(axes)
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-    return _data_uri(figure, "svg")
+    return data_uri(figure, "svg")
 
 
 def plot_scores(scores: Mapping[str, Sequence[float]], label: str) -> str:
@@ -43,14 +43,14 @@ def plot_scores(scores: Mapping[str, Sequence[float]], label: str) -> str:
     for row, values in enumerate(scores.values()):
         finite = np.asarray(values)[np.isfinite(values)]
         spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(finite))  # so that equal values stay visible
-        axes.scatter(finite, row + spread, s=18, color=_color(row + 1), alpha=0.6, linewidths=0)
+        axes.scatter(finite, row + spread, s=18, color=color_of(row + 1), alpha=0.6, linewidths=0)
         if len(finite):
             axes.plot([finite.mean()] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=2)
     axes.set_yticks(range(len(scores)), list(scores))
     axes.set_ylim(len(scores) - 0.5, -0.5)
     axes.set_xlabel(label)
-    _ink(axes)
-    return _data_uri(figure, "svg")
+    ink_axes(axes)
+    return data_uri(figure, "svg")
 
 
 def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> str:
@@ -74,12 +74,12 @@ def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> 
                 shown |= _outline(axes, labels_here[window], len(class_names), style)
         axes.set_title(f"{_AXES[axis]}, plane {slices.positions[axis] + 1}", color=INK, fontsize=10)
         axes.set_axis_off()
-    handles = [Line2D([], [], color=_color(value), label=class_names[value]) for value in sorted(shown)]
+    handles = [Line2D([], [], color=color_of(value), label=class_names[value]) for value in sorted(shown)]
     handles.append(Line2D([], [], color=INK, label="prediction"))
     if slices.reference(0) is not None:
         handles.append(Line2D([], [], color=INK, linestyle="dashed", label="reference"))
     figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), frameon=False, labelcolor=INK)
-    return _data_uri(figure, "png")
+    return data_uri(figure, "png")
 
 
 def _outline(axes: Any, labels: np.ndarray, num_classes: int, style: str) -> set[int]:
@@ -88,7 +88,7 @@ def _outline(axes: Any, labels: np.ndarray, num_classes: int, style: str) -> set
     for value in values:
         mask = np.pad(labels == value, 1)  # closes outlines at the plane's edge
         h, w = (np.arange(-1, size - 1) for size in mask.shape)
-        axes.contour(w, h, mask, levels=[0.5], colors=[_color(value)], linewidths=1.4, linestyles=style)
+        axes.contour(w, h, mask, levels=[0.5], colors=[color_of(value)], linewidths=1.4, linestyles=style)
     return set(values)
 
 
@@ -105,11 +105,13 @@ def _around(planes: Sequence[np.ndarray]) -> tuple[slice, slice]:
     return window[0], window[1]
 
 
-def _color(value: int) -> str:
+def color_of(value: int) -> str:
+    """The colour of a label value from 1 upwards."""
     return COLORS[(value - 1) % len(COLORS)]
 
 
-def _ink(axes: Any) -> None:
+def ink_axes(axes: Any) -> None:
+    """Axes, ticks and grid in INK."""
     axes.tick_params(colors=INK)
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
@@ -119,7 +121,8 @@ def _ink(axes: Any) -> None:
         spine.set_color(INK)
 
 
-def _data_uri(figure: Figure, kind: str) -> str:
+def data_uri(figure: Figure, kind: str) -> str:
+    """The figure as a data URI; kind: svg or png."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
     with rc_context({"svg.hashsalt": "report"}):  # and no date: the same file for the same numbers

@@ -1,6 +1,6 @@
 """report.html: one file that holds all it shows, of a run and of an evaluation."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,24 +9,12 @@ import numpy as np
 
 from engine.evaluation import CaseResult, Failure
 from engine.metrics import METRICS
-from engine.plots import plot_case, plot_curves, plot_scores
+from engine.page import config_section, curves, failed, heading, image, write_page
+from engine.plots import plot_case, plot_scores
 from engine.results import case_dice
-from engine.runs import RunFolder, write_atomically
+from engine.runs import RunFolder
 
 _TITLES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95 (mm)", "nsd": "NSD", "volume_error_ml": "Volume error (ml)"}
-
-_STYLE = """
-:root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent) }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.2rem; margin-top: 2.5rem }
-.facts { opacity: .75; margin-top: .3rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-td small { display: block; opacity: .7; white-space: nowrap }
-img { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption { font-weight: 600 }
-.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem }
-pre { overflow-x: auto; font-size: 13px } .warning { border-left: 4px solid #e8743b; padding-left: .8rem }
-"""
 
 
 def write_run_report(run: RunFolder) -> Path:
@@ -34,8 +22,8 @@ def write_run_report(run: RunFolder) -> Path:
     config = run.read_config_tree()
     steps = [line["step"] for line in run.read_metrics()]
     facts = [f"{max(steps)} steps" if steps else "no step yet", *_waiting(run)]
-    body = [*_heading(str(config["name"]), facts), *_curves(run), *_config(run)]
-    return _write(run.path / "report.html", str(config["name"]), body)
+    body = [*heading(str(config["name"]), facts), *curves(run), *config_section(run)]
+    return write_page(run.path / "report.html", str(config["name"]), body)
 
 
 def write_evaluation_report(
@@ -61,26 +49,15 @@ def write_evaluation_report(
         weights,
         f"{metrics['seconds_per_case']:.1f} s a case",
     ]
-    body = _heading(title, facts)
-    body += _failed(failures)
+    body = heading(title, facts)
+    body += failed(failures)
     if metrics["num_cases"]:
         body += _table(metrics)
         scores = {name: [r.scores[i].dice for r in results if r.labelled] for i, name in enumerate(class_names[1:])}
-        body += ["<h2>Dice of each case</h2>", _image(plot_scores(scores, "Dice"), "Dice of each case, by class")]
+        body += ["<h2>Dice of each case</h2>", image(plot_scores(scores, "Dice"), "Dice of each case, by class")]
     body += _cases(results, class_names, read_image)
-    body += [*_curves(run), *_config(run)]
-    return _write(path, title, body)
-
-
-def _heading(title: str, facts: Iterable[str]) -> list[str]:
-    return [f"<h1>{escape(title)}</h1>", f'<p class="facts">{escape(" · ".join(facts))}</p>']
-
-
-def _failed(failures: Sequence[Failure]) -> list[str]:
-    if not failures:
-        return []
-    items = [f"<li><b>{escape(f.case)}</b>: {escape(f.file)}: {escape(f.reason)}</li>" for f in failures]
-    return ['<div class="warning"><p>Not evaluated:</p><ul>', *items, "</ul></div>"]
+    body += [*curves(run), *config_section(run)]
+    return write_page(path, title, body)
 
 
 def _table(metrics: Mapping[str, Any]) -> list[str]:
@@ -125,7 +102,7 @@ def _cases(
             ]
             caption += f" — Dice {case_dice(result):.3f} ({', '.join(dice)})"
         uri = plot_case(read_image(result.id), result.slices, class_names)
-        body.append(f"<figure><figcaption>{escape(caption)}</figcaption>{_image(uri, caption)}</figure>")
+        body.append(f"<figure><figcaption>{escape(caption)}</figcaption>{image(uri, caption)}</figure>")
     return body
 
 
@@ -140,27 +117,6 @@ def _chosen(results: Sequence[CaseResult]) -> list[tuple[str, CaseResult]]:
     return [(word, cases[place]) for word, place in zip(words, places, strict=False)]
 
 
-def _curves(run: RunFolder) -> list[str]:
-    lines = run.read_metrics()
-    train = [line for line in lines if line["split"] == "train"]
-    validations = [line for line in lines if line["split"] == "val"]
-    plots = []
-    if points := _points(train, "loss"):
-        plots.append(("Loss", plot_curves({"loss": points}, "training loss")))
-    keys = sorted(_keys(validations, "dice."), key=lambda key: key == "dice.mean")  # the classes first
-    dice = {key.removeprefix("dice."): _points(validations, key) for key in keys}
-    if dice := {name: points for name, points in dice.items() if points}:
-        plots.append(("Validation", plot_curves(dice, "Dice")))
-    if points := _points(train, "learning_rate"):
-        plots.append(("Learning rate", plot_curves({"learning rate": points}, "learning rate")))
-    if points := _points(train, "grad_norm"):
-        plots.append(("Gradient", plot_curves({"norm": points}, "gradient norm before clipping", logarithmic=True)))
-    if not plots:
-        return []
-    figures = [f"<figure><figcaption>{name}</figcaption>{_image(uri, name)}</figure>" for name, uri in plots]
-    return ["<h2>Training</h2>", '<div class="curves">', *figures, "</div>"]
-
-
 def _waiting(run: RunFolder) -> list[str]:
     """Training time, and the share of it that went into waiting for data."""
     seconds = waited = 0.0
@@ -170,30 +126,3 @@ def _waiting(run: RunFolder) -> list[str]:
     return (
         [f"trained for {seconds / 60:.1f} minutes, {waited / seconds:.1%} of them waiting for data"] if seconds else []
     )
-
-
-def _keys(lines: Sequence[Mapping[str, Any]], start: str) -> list[str]:
-    return list(dict.fromkeys(key for line in lines for key in line if key.startswith(start)))
-
-
-def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
-
-
-def _config(run: RunFolder) -> list[str]:
-    text = run.config_path.read_text(encoding="utf-8")
-    return ["<h2>Config</h2>", f"<details><summary>config.yaml</summary><pre>{escape(text)}</pre></details>"]
-
-
-def _image(uri: str, alt: str) -> str:
-    return f'<img alt="{escape(alt)}" src="{uri}">'
-
-
-def _write(path: Path, title: str, body: Sequence[str]) -> Path:
-    head = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
-    )
-    write_atomically(path, "\n".join([head, *body]) + "\n</html>\n")
-    return path

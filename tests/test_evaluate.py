@@ -69,8 +69,8 @@ def run(phantoms: Path, tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for plot in ("plot_case", "plot_curves", "plot_scores"):
-        monkeypatch.setattr(f"engine.report.{plot}", lambda *_, **__: "data:image/png;base64,")
+    for plot in ("report.plot_case", "page.plot_curves", "report.plot_scores"):
+        monkeypatch.setattr(f"engine.{plot}", lambda *_, **__: "data:image/png;base64,")
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
