@@ -160,5 +160,4 @@ class VideoResNetConfig(Section):
     args: VideoResNetArgs = VideoResNetArgs()
 
 
-ModelConfig = UNet3dConfig
 AnyModelConfig = Annotated[UNet3dConfig | CNN3dConfig | ResNet3dConfig | VideoResNetConfig, Field(discriminator="name")]

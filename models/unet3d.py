@@ -1,7 +1,5 @@
 """3-D U-Net: blocks of Conv3d, norm, activation and Dropout3d on a way down and a way up."""
 
-from collections.abc import Callable
-
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -84,21 +82,19 @@ class UNet3d(nn.Module):
     def __init__(self, in_channels: int, num_outputs: int, args: UNet3dArgs) -> None:
         super().__init__()
         widths, strides = args.widths, args.level_strides()
-        inner = range(len(widths) - 1)  # all levels but the bottleneck
-        bottom = len(widths) - 1
-
-        self.encoder = [
-            Level(widths[i - 1] if i else in_channels, i, args, place="encoder", stride=strides[i], first=i == 0)
-            for i in inner
+        inputs, bottom = (in_channels, *widths), len(widths) - 1
+        inner = range(bottom)  # all levels but the bottleneck
+        *self.encoder, self.bottleneck = [
+            Level(
+                inputs[i],
+                i,
+                args,
+                place="encoder" if i < bottom else "bottleneck",
+                stride=strides[i],
+                first=i == 0,
+            )
+            for i in range(len(widths))
         ]
-        self.bottleneck = Level(
-            widths[bottom - 1] if bottom else in_channels,
-            bottom,
-            args,
-            place="bottleneck",
-            stride=strides[bottom],
-            first=bottom == 0,
-        )
         # up[i], skip[i] and decoder[i] work at the resolution of encoder[i].
         self.up = [make_upsampling(args.upsampling, widths[i + 1], widths[i], strides[i + 1]) for i in inner]
         self.skip = [drop for _ in inner if (drop := make_dropout(args.dropout, "skip")) is not None]
@@ -114,23 +110,25 @@ class UNet3d(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array | list[mx.array]:
         self._check(x)
-        run = recomputed if self.recompute and self.training else _call
         skips = []
         for level in self.encoder:
-            x = run(level, x)  # (N, D/s, H/s, W/s, width)
+            x = self._run(level, x)  # (N, D/s, H/s, W/s, width)
             skips.append(x)
-        x = run(self.bottleneck, x)
+        x = self._run(self.bottleneck, x)
 
         logits = []
         for i in reversed(range(len(self.decoder))):
             x = upsample(self.up[i], x)
             skip = apply_dropout(self.skip[i], skips[i]) if self.skip else skips[i]
-            x = run(self.decoder[i], ops.concat_channels(x, skip))
+            x = self._run(self.decoder[i], ops.concat_channels(x, skip))
             if i < len(self.heads) and (i == 0 or self.training):
                 logits.append(self._head(i, x))
         if not self.decoder:
             logits.append(self._head(0, x))
         return logits[::-1] if self.deep_supervision and self.training else logits[-1]
+
+    def _run(self, level: Level, x: mx.array) -> mx.array:
+        return recomputed(level, x) if self.recompute and self.training else level(x)
 
     def _head(self, i: int, x: mx.array) -> mx.array:
         return apply_conv(self.heads[i], x).astype(mx.float32)
@@ -160,7 +158,3 @@ def make_upsampling(kind: str, in_channels: int, out_channels: int, scale: Tripl
 def upsample(layer: nn.Module, x: mx.array) -> mx.array:
     """Return layer(x) for a layer of `make_upsampling`, or for what replaced it."""
     return apply_conv_transpose(layer, x) if isinstance(layer, nn.ConvTranspose3d) else layer(x)
-
-
-def _call(block: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
-    return block(x)

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 
+from configs import ConfigError, load_config
 from configs.model_schema import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs
 from models import build_model
 from models.dropout import apply_dropout, channel_mask, dropout_layers, dropout_table, format_table, set_rate
@@ -122,3 +125,10 @@ def test_set_rate_changes_every_layer() -> None:
     for rate in (-0.1, 1.0):
         with pytest.raises(ValueError, match=f"dropout rate {rate} must be at least 0 and below 1"):
             set_rate(model, rate)
+
+
+@pytest.mark.parametrize("rate", ["1", "-0.1"])
+def test_rate_outside_its_range_is_refused_with_its_path(rate: str) -> None:
+    demo = Path(__file__).parents[2] / "configs" / "demo_unet.yaml"
+    with pytest.raises(ConfigError, match=r"model\.args\.dropout\.rate"):
+        load_config(demo, [f"model.args.dropout.rate={rate}"])
