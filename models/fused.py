@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import ops
-from models.dropout import apply_channel_mask, apply_dropout, channel_mask
+from models.dropout import apply_dropout, channel_mask
 from models.norms import BatchNorm3d
 
 
@@ -104,6 +104,3 @@ def _fused(norm: nn.Module, x: mx.array, mask: mx.array | None, slope: float, re
         residual=residual,
     )
     return y
-
-
-__all__ = ["apply_channel_mask", "apply_conv", "apply_conv_transpose", "apply_dropout", "norm_act_drop"]
