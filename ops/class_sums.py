@@ -31,12 +31,13 @@ def class_sums(
 ) -> ClassSums:
     """Return the sums of one prediction, differentiable in the logits.
 
-    logits: (N, ..., K), any float type. y: (N, ...) integers; voxels of `ignore_label` count nowhere.
+    logits: (N, ..., K), any float type; (N, K) of a whole volume. y: (N, ...) integers; those of `ignore_label`
+    count nowhere.
     focal_gamma: None leaves `focal` at zero, and saves a power of every probability.
 
     Raises ValueError where y does not fit the logits.
     """
-    if logits.ndim < 3 or logits.shape[:-1] != y.shape:
+    if logits.ndim < 2 or logits.shape[:-1] != y.shape:
         raise ValueError(f"class_sums: y must be {logits.shape[:-1]} for logits {logits.shape}, got {y.shape}")
     samples, classes = logits.shape[0], logits.shape[-1]
     native = backend.active() == "onednn" and logits.dtype in (mx.float32, mx.bfloat16) and logits.size > 0
