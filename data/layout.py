@@ -15,6 +15,7 @@ from data.sources import LAYOUTS
 
 Tree = dict[str, Any]  # the part of a config that says how files are read
 
+SEGMENTATION = ("msd", "nnunet", "folders", "csv")
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "volumes", "scans")
 LABEL_FOLDERS = ("labels", "label", "labelstr", "masks", "mask", "segmentations", "segmentation", "segs", "seg", "gt")
 TABLES = (".csv", ".tsv")
@@ -51,7 +52,7 @@ def recognise(path: Path) -> Tree:
     for find in TRAINABLE:
         if (tree := find(path)) is not None:
             return tree
-    expected = "; ".join(f"{name}: {layout}" for name, layout in LAYOUTS.items())
+    expected = "; ".join(f"{name}: {LAYOUTS[name]}" for name in SEGMENTATION)
     for describe in UNTRAINABLE:
         if (what := describe(path)) is not None:
             raise ValueError(

@@ -110,7 +110,9 @@ def _spacings(cases: Sequence[CaseFacts]) -> list[Remark]:
     if not odd.any():
         return []
     axes = zip("DHW", spacings.min(axis=0), spacings.max(axis=0), strict=True)
-    said = ", ".join(f"{axis} {low:.3g}–{high:.3g} mm" for axis, low, high in axes)
+    said = ", ".join(
+        f"{axis} {low:.3g}–{high:.3g} mm" for axis, low, high in axes if high > low * (1 + SPACING_TOLERANCE)
+    )
     ids = _ids([facts for facts, is_odd in zip(readable, odd, strict=True) if is_odd])
     middle = "×".join(f"{mm:.3g}" for mm in usual)
     text = f"mixed spacings ({said}): set data.spacing_mm, so that all are resampled to one"
