@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 from configs import Config
-from engine.classification import METRICS, score_probabilities
+from engine.classification import METRICS, predict_indicators, score_probabilities
 from engine.evaluation import CASE_ERRORS, Failure, describe_failure, evaluating, evenly_spaced, make_predict
 from engine.sliding_window import Predict
 
@@ -25,7 +26,7 @@ class LabelledData(Protocol):
     """What classification asks of the data: cases are handed back to it as they came."""
 
     def load(self, case: Any, /) -> Any:
-        """.views (V, D, H, W, C) float32; .label: int, (K,) 0s and 1s, or None; .group: str or None."""
+        """.views (V, D, H, W, C) float32; .label: int, 0 or 1 for each class, or None; .group: str or None."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,24 @@ class ClassifiedCase:
 
     id: str
     probabilities: np.ndarray  # (K,) float64
-    label: int | np.ndarray | None  # of a multi-label task (K,)
+    predicted: tuple[int, ...]  # the most probable class; of a multi-label task all from 0.5 upwards
+    label: int | tuple[int, ...] | None  # of a multi-label task 0 or 1 for each class
     group: str | None
     num_views: int
     still: np.ndarray | None = None  # (K,): what the network says of each view's middle frame, repeated
 
 
 def classify_cases(
-    predict: Predict, data: LabelledData, cases: Sequence[Any], batch_size: int, multi_label: bool, still: bool
+    predict: Predict, data: LabelledData, cases: Sequence[Any], config: Config, still: bool = False
 ) -> tuple[list[ClassifiedCase], list[Failure]]:
     """Predict every case; one whose files are at fault is reported as a failure, and the others go on.
 
+    Views pass `train.batch_size` at a time, which fits: training needs more memory.
     still: predict also each view's middle frame repeated (D is time), which shows the network no motion.
     """
+    multi_label = is_multi_label(config)
     failures: list[Failure] = []
-    facts: deque[tuple[Any, Any]] = deque()
+    facts: deque[tuple[str, Any, str | None, int]] = deque()  # id, label, group, views; of cases on their way
 
     def views() -> Iterator[np.ndarray]:
         for case in cases:
@@ -58,38 +62,43 @@ def classify_cases(
                 failures.append(describe_failure(case, error))
                 _log.error("%s FAILED: %s: %s", failures[-1].case, failures[-1].file, failures[-1].reason)
                 continue
-            facts.append((case, loaded))
+            facts.append((case.id, loaded.label, loaded.group, len(loaded.views)))
             yield loaded.views
             if still:
                 yield freeze_frames(loaded.views)
 
     results, log_due = [], time.monotonic() + 10
-    predicted = predict_probabilities(predict, views(), batch_size, multi_label)
-    for probabilities in predicted:
-        frozen = next(predicted) if still else None
-        case, loaded = facts.popleft()
-        results.append(ClassifiedCase(case.id, probabilities, loaded.label, loaded.group, len(loaded.views), frozen))
+    every = predict_cases(predict, views(), config.train.batch_size, multi_label, config.evaluate.mirror_axes)
+    for probabilities in every:
+        frozen = next(every) if still else None
+        (chosen,) = predict_indicators(probabilities[None], multi_label)
+        predicted = tuple(np.flatnonzero(chosen).tolist())
+        case_id, label, group, num_views = facts.popleft()
+        results.append(ClassifiedCase(case_id, probabilities, predicted, label, group, num_views, frozen))
         if time.monotonic() > log_due:
             _log.info("predicted %d of %d cases", len(results) + len(failures), len(cases))
             log_due = time.monotonic() + 10
     return results, failures
 
 
-def predict_probabilities(
-    predict: Predict, views: Iterable[np.ndarray], batch_size: int, multi_label: bool
+def predict_cases(
+    predict: Predict,
+    views: Iterable[np.ndarray],
+    batch_size: int,
+    multi_label: bool,
+    mirror_axes: Sequence[int] = (),
 ) -> Iterator[np.ndarray]:
     """Yield each case's probabilities (K,) float64, the mean over its views (V, D, H, W, C), in order.
 
     Views of several cases share a batch. Probabilities are the logits' softmax, or, multi-label, their sigmoid.
+    With `mirror_axes` (0 is D) a view's are the mean over all combinations of flips along these axes.
     """
     counts: deque[int] = deque()  # views of each case that is not yet done
     waiting: list[np.ndarray] = []  # views to predict, all of one shape
     done: list[np.ndarray] = []  # probabilities of views of cases that are not yet whole
 
     def run(batch: list[np.ndarray]) -> None:
-        logits = predict(mx.array(np.stack(batch))).astype(mx.float32)  # (B, K)
-        p = np.array(mx.sigmoid(logits) if multi_label else mx.softmax(logits, axis=-1), np.float64)
-        done.extend(p if multi_label else p / p.sum(axis=-1, keepdims=True))
+        done.extend(_predict_batch(predict, np.stack(batch), multi_label, mirror_axes))
 
     def whole_cases() -> Iterator[np.ndarray]:
         while counts and len(done) >= counts[0]:
@@ -112,6 +121,18 @@ def predict_probabilities(
     yield from whole_cases()
 
 
+def _predict_batch(predict: Predict, x: np.ndarray, multi_label: bool, mirror_axes: Sequence[int]) -> np.ndarray:
+    """Probabilities (B, K) float64 of x (B, D, H, W, C)."""
+    flips = [axes for count in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, count)]
+    images, total = mx.array(x), np.zeros(1)
+    for axes in flips:
+        d, h, w = (slice(None, None, -1 if axis in axes else 1) for axis in range(3))
+        logits = predict(images[:, d, h, w]).astype(mx.float32)  # (B, K)
+        total = total + np.array(mx.sigmoid(logits) if multi_label else mx.softmax(logits, axis=-1), np.float64)
+    # float32's softmax sums to 1 but for rounding, which scikit-learn's log loss would warn of
+    return total / len(flips) if multi_label else total / total.sum(axis=-1, keepdims=True)
+
+
 def freeze_frames(views: np.ndarray) -> np.ndarray:
     """The views (V, D, H, W, C), every frame of each replaced by its middle one."""
     return np.broadcast_to(views[:, views.shape[1] // 2, None], views.shape)
@@ -127,11 +148,10 @@ def make_validation(
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return the validation of a training run: model -> {"auc", "accuracy", ..., "auc.<class>", "f1.<class>"}.
 
-    The metrics of `classification.METRICS`, over `evaluate.validation_cases` of the cases, evenly spaced; NaN
-    where they are undefined.
+    The metrics of `classification.METRICS`, over `evaluate.validation_cases` of the cases, evenly spaced, without
+    mirroring; NaN where they are undefined.
     """
     chosen = evenly_spaced(cases, config.evaluate.validation_cases)
-    batch_size = config.train.batch_size  # fits: training needs more memory
     multi_label = is_multi_label(config)
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -145,7 +165,7 @@ def make_validation(
 
         with evaluating(model):
             predict = make_predict(model, config.train.precision)
-            probabilities = list(predict_probabilities(predict, views(), batch_size, multi_label))
+            probabilities = list(predict_cases(predict, views(), config.train.batch_size, multi_label))
         scores = score_probabilities(np.array(probabilities), np.array(labels, np.int64))
         values = {name: scores[name].value for name in METRICS}
         for name in _PER_CLASS:

@@ -113,8 +113,6 @@ def build_loss(config: LossConfig, num_outputs: int) -> Loss:
         parts = {name: mx.array(0.0) for name in terms}
         for i, level in enumerate(levels):
             target = sample_down(y, level.shape[1:-1])
-            if level.ndim == 2:
-                level, target = level[:, None], target[:, None]  # (N, 1, K), (N, 1)
             sums = class_sums(level, target, config.ignore_label, gamma)
             for name, term in terms.items():
                 parts[name] = parts[name] + 0.5**i / norm * term(sums, config)

@@ -1,18 +1,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 
+from configs import Config
 from configs.load import check_config
 from engine.classify import (
     classify_cases,
     freeze_frames,
     make_validation,
-    predict_probabilities,
+    predict_cases,
     stack_labels,
     validation_metrics,
 )
@@ -60,6 +61,18 @@ class LastFrame(nn.Module):
         return mx.stack([mx.zeros_like(last), last], axis=-1)
 
 
+def config(batch_size: int = 4, **evaluate: Any) -> Config:
+    tree = {
+        "name": "x",
+        "task": "classification",
+        "data": {"root": ".", "source": "classes", "augment": {"flip": {"probability": 0.5}}},
+        "model": {"name": "cnn3d"},
+        "train": {"steps": 1, "batch_size": batch_size},
+        "evaluate": evaluate,
+    }
+    return check_config(tree, "test")
+
+
 def sigmoid(value: float) -> float:
     return 1 / (1 + np.exp(-value))
 
@@ -69,36 +82,45 @@ def test_probabilities_are_the_mean_over_views_whatever_the_batches() -> None:
     expected = [np.mean([sigmoid(2 + v) for v in range(i + 1)]) for i in range(4)]
     for batch_size, sizes in ((1, [1] * 10), (4, [4, 4, 2]), (50, [10])):
         model = LastFrame()
-        results, failures = classify_cases(model, data, cases, batch_size, multi_label=False, still=False)
+        results, failures = classify_cases(model, data, cases, config(batch_size))
         assert failures == []
         np.testing.assert_allclose([r.probabilities[1] for r in results], expected, rtol=1e-6)
         np.testing.assert_allclose([r.probabilities.sum() for r in results], 1, rtol=1e-14)
         assert model.sizes == sizes
     assert [(r.id, r.label, r.group, r.num_views) for r in results[:2]] == [("0", 0, "g0", 1), ("1", 1, "g1", 2)]
+    assert [r.predicted for r in results] == [(1,)] * 4
     np.testing.assert_array_equal(stack_labels(results), [0, 1, 0, 1])
 
 
 def test_multi_label_probabilities_are_apart() -> None:
     views = Data().load(Case("1")).views
-    (p,) = predict_probabilities(LastFrame(), [views], 8, multi_label=True)
+    (p,) = predict_cases(LastFrame(), [views], 8, multi_label=True)
     np.testing.assert_allclose(p, [0.5, (sigmoid(2) + sigmoid(3)) / 2], rtol=1e-6)
 
 
 def test_views_of_another_size_start_another_batch() -> None:
     model = LastFrame()
     views = [np.ones((1, 3, 2, 2, 1), np.float32), np.ones((1, 3, 4, 4, 1), np.float32)]
-    found = list(predict_probabilities(model, views, 8, multi_label=False))
+    found = list(predict_cases(model, views, 8, multi_label=False))
     assert len(found) == 2
     assert model.sizes == [1, 1]
 
 
 def test_still_frames_are_predicted_beside() -> None:
-    results, _ = classify_cases(LastFrame(), Data(), [Case("0"), Case("1")], 4, multi_label=False, still=True)
+    results, _ = classify_cases(LastFrame(), Data(), [Case("0"), Case("1")], config(), still=True)
     assert results[0].probabilities[1] == pytest.approx(sigmoid(2))
     assert results[0].still is not None
     assert results[0].still[1] == pytest.approx(sigmoid(1))  # the middle frame
     assert results[1].still is not None
     assert results[1].still[1] == pytest.approx((sigmoid(1) + sigmoid(2)) / 2)
+
+
+def test_mirrored_views_are_averaged() -> None:
+    views = Data().load(Case("0")).views  # frames 0, 1, 2: mirrored along D the last is 0
+    (p,) = predict_cases(LastFrame(), [views], 8, multi_label=False, mirror_axes=(0, 2))
+    assert p[1] == pytest.approx((sigmoid(2) + sigmoid(0)) / 2)
+    results, _ = classify_cases(LastFrame(), Data(), [Case("0")], config(mirror_axes=[0]))
+    assert results[0].probabilities[1] == pytest.approx(p[1])
 
 
 def test_freezing_shows_the_middle_frame_alone() -> None:
@@ -108,21 +130,20 @@ def test_freezing_shows_the_middle_frame_alone() -> None:
 
 def test_a_broken_case_is_a_failure_and_the_others_go_on() -> None:
     cases = [Case(str(i)) for i in range(3)]
-    results, failures = classify_cases(LastFrame(), Data(broken=["1"]), cases, 2, multi_label=False, still=True)
+    results, failures = classify_cases(LastFrame(), Data(broken=["1"]), cases, config(2), still=True)
     assert [r.id for r in results] == ["0", "2"]
     assert results[1].probabilities[1] == pytest.approx(np.mean([sigmoid(2 + v) for v in range(3)]))
     assert [(f.case, f.file, f.reason) for f in failures] == [("1", "clip.mp4", "the file ends early")]
 
 
-def test_validation_reports_flat_names(tmp_path: Path) -> None:
-    config = check_config({"name": "x", "data": {"root": str(tmp_path)}, "train": {"steps": 1}}, "test")
+def test_validation_reports_flat_names() -> None:
     data, names = Data(), ("calm", "fight")
-    scores = make_validation(config, names, data, [Case(str(i)) for i in range(4)])(LastFrame())
+    scores = make_validation(config(), names, data, [Case(str(i)) for i in range(4)])(LastFrame())
     assert list(scores) == validation_metrics(names)
     assert scores["accuracy"] == 0.5  # always class 1
     assert scores["auc"] == pytest.approx(3 / 4)  # more views, larger values: 0, 1, 2, 3
     assert scores["auc.fight"] == pytest.approx(3 / 4)
     assert scores["f1.calm"] == 0
-    one_class = make_validation(config, names, data, [Case("0"), Case("2")])(LastFrame())
+    one_class = make_validation(config(), names, data, [Case("0"), Case("2")])(LastFrame())
     assert np.isnan(one_class["auc"])
     assert one_class["accuracy"] == 0
