@@ -19,8 +19,8 @@ MAX_LEVELS = 6
 MAX_WIDTH = 320
 WIDE_GB = 16.0  # memory from which on the first level has 32 channels rather than 16
 
-# Peak memory of a training step: fitted to six dry runs on a CPU (float32, Adam, oneDNN), within 10 % of each.
-BASE_GB = 0.35  # interpreter, libraries and the batches that wait
+# Peak memory of a training step: fitted to six dry runs on a CPU (float32, Adam, oneDNN), within 5 % of each.
+BASE_GB = 0.31  # interpreter, libraries and the batches that wait
 MAPS_A_LEVEL = 15.5  # maps of its width that a level keeps for the backward pass, way down and way up together
 MAPS_A_CLASS = 8.0  # at full resolution: logits, probabilities, their gradients
 BYTES_A_WEIGHT = 16  # weight, gradient, two moments
@@ -76,14 +76,17 @@ def design_network(shape: Shape, spacing_mm: Spacing, num_channels: int, num_cla
 def design_levels(shape: Shape, spacing_mm: Spacing, width: int) -> Network:
     """Levels for a patch of at least `shape`, which is rounded up to what their strides divide.
 
-    An axis is halved from one level to the next while MIN_VOXELS are left of it and it is not COARSE times
-    coarser than the finest axis that can still be halved; it is convolved across (kernel 3) from the level on
-    at which it is not COARSE times coarser than the finest.
+    An axis is halved from one level to the next while MIN_VOXELS are left of it and it is at most COARSE times
+    as coarse as the finest axis that can still be halved; a level that would halve one short axis alone is left
+    out. An axis is convolved across (kernel 3) from the level on at which it is at most COARSE times as coarse as
+    the finest.
     """
     size, mm = np.array(shape), np.array(spacing_mm)
     strides, kernels = [np.ones(3, int)], [np.where(mm <= COARSE * mm.min(), 3, 1)]
     while len(strides) < MAX_LEVELS and (long := size >= 2 * MIN_VOXELS).any():
         halved = long & (mm <= COARSE * mm[long].min())
+        if halved.sum() == 1 and size[halved] < 3 * MIN_VOXELS:
+            break
         stride = np.where(halved, 2, 1)
         size, mm = -(-size // stride), mm * stride
         strides.append(stride)
@@ -96,12 +99,14 @@ def design_levels(shape: Shape, spacing_mm: Spacing, width: int) -> Network:
 
 def training_gb(network: Network, batch_size: int, num_channels: int, num_classes: int) -> float:
     """Estimated peak memory of training with Adam in float32."""
-    voxels, floats, weights, inputs = math.prod(network.patch), 0.0, 0, num_channels
-    for stride, kernel, width in zip(network.strides, network.kernels, network.widths, strict=True):
+    voxels, floats, weights, above = math.prod(network.patch), 0.0, 0, num_channels
+    last = len(network.widths) - 1
+    for level, (stride, kernel, width) in enumerate(zip(network.strides, network.kernels, network.widths, strict=True)):
         voxels //= math.prod(stride)
         floats += voxels * width * MAPS_A_LEVEL
-        weights += math.prod(kernel) * width * (inputs + 4 * width)  # two blocks down, two up: 1 + 2 + 1 widths in
-        inputs = width
+        inputs = above + width if level == last else above + 4 * width  # of two blocks down and, but last, two up
+        weights += width * (math.prod(kernel) * inputs + (math.prod(stride) * above if level else 0))
+        above = width
     floats += math.prod(network.patch) * (num_channels + num_classes * MAPS_A_CLASS)
     return BASE_GB + (4 * batch_size * floats + BYTES_A_WEIGHT * weights) / 1e9
 

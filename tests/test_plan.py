@@ -1,0 +1,209 @@
+"""plan.py: configs that load, train as they are, and follow from what was measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+
+import plan
+import train
+from configs import Config, load_config
+from data.dataset import open_data
+from ops import backend
+from tests.data.layouts import write_folders, write_layout, write_volume
+
+
+@pytest.fixture(autouse=True)
+def _other_tests_choose_their_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_form", backend._form)
+
+
+def planned(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Path, str]:
+    """The planned config's file beside the data, and its text."""
+    assert plan.main([str(path), "--threads", "1", *arguments]) == 0
+    text = capsys.readouterr().out
+    file = path.parent / "mine.yaml"
+    file.write_text(text)
+    return file, text
+
+
+def config_of(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> Config:
+    return load_config(planned(path, capsys, *arguments)[0])
+
+
+def why(text: str, key: str) -> str:
+    """The comment above a key."""
+    lines = text.splitlines()
+    (number,) = [n for n, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
+    return lines[number - 1].strip()
+
+
+def test_a_planned_config_trains_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, _ = planned(write_folders(tmp_path / "data"), capsys)
+    assert train.main(["--config", str(file), "--dry-run", f"run.dir={tmp_path / 'runs'}"]) == 0
+    assert (tmp_path / "runs" / "data" / "batch.png").stat().st_size > 10_000
+    assert "gradient norm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["msd", "nnunet", "folders", "csv"])
+def test_every_layout_gives_batches(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file, _ = planned(write_layout(kind, tmp_path / "data"), capsys)
+    config = load_config(file, [f"run.dir={tmp_path / 'runs'}"])
+    assert config.data.source == kind
+    batch = first_batch(config)
+    assert batch["x"].shape == (2, *config.data.patch_size_voxels, 1)
+    assert set(np.unique(batch["y"])) <= {0, 1, 2, 3}
+
+
+def first_batch(config: Config) -> dict[str, np.ndarray]:
+    data = open_data(config)
+    data.prepare_all()
+    with data.train_stream(0) as stream:
+        batch = stream.next()
+    assert batch is not None
+    return batch
+
+
+def test_every_decision_is_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, text = planned(write_folders(tmp_path / "data", cases=6, spacing_mm=(3, 1, 0.5)), capsys)
+    config = load_config(file)
+    assert config.name == "data"
+    assert config.data.class_names == ("background", "class_1")
+    assert config.data.spacing_mm == (3, 1, 0.5)
+    assert config.data.patch_size_voxels == (8, 8, 10)
+    assert config.model.args.strides == ((1, 1, 1), (1, 2, 2))
+    assert config.model.args.kernels == ((1, 3, 3), (1, 3, 3))
+    assert (config.data.foreground_rate, config.data.normalisation) == (0.0, "zscore")
+    assert config.data.augment.rotate.degrees == ((-20, 20), (0, 0), (0, 0))
+    assert config.evaluate.nsd_tolerance_mm == 0.5
+    assert (config.train.steps, config.train.batch_size) == (1000, 2)
+    assert why(text, "folds") == "kind: kfold"
+    assert why(text, "kind") == "# fold 0 trains on 4 cases, validates on 2"
+    assert why(text, "spacing_mm") == "# (D, H, W): that of all 6 cases"
+    assert why(text, "foreground_rate") == "# patches hold whole cases; 3.7 % of the voxels are foreground"
+    assert "6 times as thick as wide" in why(text, "rotate").replace(".0", "")
+
+
+def test_a_small_memory_crops_the_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    for case in range(3):
+        label = np.zeros((64, 64, 64), np.uint8)
+        label[30, 30, 30:34] = 1
+        noise = np.random.default_rng(case).integers(1, 99, label.shape).astype(np.uint8)
+        write_volume(root / "images" / f"{case}.nii.gz", noise)
+        write_volume(root / "labels" / f"{case}.nii.gz", label)
+    file, text = planned(root, capsys, "--memory", "0.6")
+    config = load_config(file)
+    assert max(config.data.patch_size_voxels) <= 48
+    assert config.data.foreground_rate == 0.5  # 4 voxels of 262 144
+    assert "of the 0.6 GB allowed" in text
+    assert load_config(planned(root, capsys, "--memory", "4")[0]).data.patch_size_voxels == (64, 64, 64)
+
+
+def rewrite(root: Path, **facts: Any) -> Path:
+    file = root / "dataset.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **facts}))
+    return root
+
+
+@pytest.mark.parametrize("names", [("left kidney", "right kidney"), ("lung_L", "lung_R"), ("LeftAtrium", "aorta")])
+def test_sides_are_not_mirrored(tmp_path: Path, names: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_layout("msd", tmp_path / "data", cases=2)
+    labels = dict(zip("0123", ("background", *names, "lobe"), strict=True))
+    file, text = planned(rewrite(root, labels=labels), capsys)
+    assert load_config(file).data.augment.flip.probability == 0
+    assert names[0] in why(text, "flip")
+
+
+def test_names_without_sides_are_mirrored_across_w(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_layout("msd", tmp_path / "data", cases=2)
+    labels = dict(zip("0123", ("background", "brightness", "leftover", "L1"), strict=True))
+    flip = config_of(rewrite(root, labels=labels), capsys).data.augment.flip
+    assert (flip.probability, flip.axes) == (0.5, (2,))
+
+
+def test_ct_is_normalised_as_ct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = rewrite(write_layout("msd", tmp_path / "data", cases=2), modality={"0": "CT"})
+    file, text = planned(root, capsys)
+    assert load_config(file).data.normalisation == "ct"
+    assert why(text, "normalisation").startswith("# the modality is CT")
+
+
+def test_an_empty_border_is_cropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folders(tmp_path / "data", cases=3)
+    for path in (root / "images").iterdir():
+        image = nibabel.load(path)
+        voxels = np.asarray(image.dataobj)
+        voxels[:3] = 0  # W: 7 of 10 are left
+        nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
+    file, text = planned(root, capsys)
+    data = load_config(file).data
+    assert (data.crop_nonzero, data.normalisation, data.patch_size_voxels) == (True, "zscore_nonzero", (8, 8, 7))
+    assert why(text, "crop_nonzero") == "# 70 % of the median volume is left without its empty border"
+
+
+def test_the_source_s_own_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folders(tmp_path / "data")
+    splits = ("train", "train", "val", "test")
+    rows = [f"images/case{n}.nii.gz,labels/case{n}.nii.gz,{split}" for n, split in enumerate(splits)]
+    (root / "cases.csv").write_text("\n".join(["image,label,split", *rows]))
+    file, text = planned(root / "cases.csv", capsys)
+    assert load_config(file).data.split.kind == "given"
+    assert why(text, "kind") == "# the source's own: 2 cases train, 1 validate"
+    (root / "cases.csv").write_text("\n".join(["t1,seg,split", *rows]))
+    config = config_of(root / "cases.csv", capsys, "data.columns.image=t1", "data.columns.label=seg")
+    assert config.data.columns.image == "t1"
+
+
+def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folders(tmp_path / "data", cases=5)
+    (root / "images" / "case4.nii.gz").write_bytes(b"no volume")
+    assert plan.main([str(root), "--threads", "1"]) == 0
+    captured = capsys.readouterr()
+    assert "plan.py: left out case4: " in captured.err
+    tree = yaml.safe_load(captured.out)
+    assert tree["data"]["on_error"] == "skip"
+    assert why(captured.out, "on_error").startswith("# 1 cases cannot be used (case4)")
+    (tmp_path / "mine.yaml").write_text(captured.out)
+    config = load_config(tmp_path / "mine.yaml", [f"run.dir={tmp_path / 'runs'}"])
+    assert first_batch(config)["x"].shape == (2, 8, 8, 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("clips", "class folders of clips (a, b), for classification. This layout is not trainable yet"),
+        ("unlabelled", "0 labelled cases that can be used, planning needs 2 at least; python -m data.inspect"),
+        ("values", "label values 0, 255 are no classes: number them 0 (background), 1, 2 … first"),
+        ("nothing", "no such file or folder"),
+    ],
+)
+def test_mistakes_exit_with_2(tmp_path: Path, kind: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    if kind == "clips":
+        for name in ("a", "b"):
+            (root / name).mkdir(parents=True)
+            (root / name / "clip.mp4").write_bytes(b"")
+    elif kind == "unlabelled":
+        write_volume(root / "a.nii.gz", np.ones((4, 4, 4), np.uint8))
+    elif kind == "values":
+        for case in "ab":
+            write_volume(root / "images" / f"{case}.nii.gz", np.arange(64, dtype=np.uint8).reshape(4, 4, 4))
+            write_volume(root / "labels" / f"{case}.nii.gz", np.eye(4, dtype=np.uint8)[..., None].repeat(4, 2) * 255)
+    assert plan.main([str(root), "--threads", "1"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("plan.py: ")
+    assert message in captured.err
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "much"])
+def test_memory_must_be_a_number(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        plan.main([str(tmp_path), f"--memory={value}"])
+    assert stopped.value.code == 2
+    assert "argument --memory: " in capsys.readouterr().err
