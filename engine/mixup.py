@@ -2,7 +2,6 @@
 
 import mlx.core as mx
 import numpy as np
-from scipy.stats import beta
 
 _STEPS = 4096  # of the table of quantiles: what it adds to a weight's error is below 1/4096
 
@@ -20,6 +19,8 @@ class Mixup:
         """Raises ValueError unless alpha is above 0."""
         if not alpha > 0:
             raise ValueError(f"mixup needs an alpha above 0; got {alpha}")
+        from scipy.stats import beta  # takes half a second to import: only where it is used
+
         quantiles = beta.ppf((np.arange(_STEPS) + 0.5) / _STEPS, alpha, alpha)
         self._quantiles = mx.array(quantiles.astype(np.float32))
 

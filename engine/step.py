@@ -15,6 +15,7 @@ from configs.train_schema import OptimConfig, TrainConfig
 from engine.checkpoint import check_same_tensors, load_parameters, read_tensors
 from engine.ema import WeightAverage
 from engine.losses import Loss
+from engine.mixup import Mixup
 from engine.optim import clip_by_norm, global_norm
 from ops import backend
 
@@ -56,6 +57,7 @@ class TrainStep:
         self.compiled = should_compile(train.compile)
         self._dtype = compute_dtype(train.precision)
         self._loss = loss
+        self._mixup = Mixup(train.mixup_alpha) if train.mixup_alpha > 0 else None
         self._clip_norm = optim_config.clip_norm
         self._gradients_of_model = nn.value_and_grad(model, self._forward)
         optimizer.init(model.trainable_parameters())
@@ -64,7 +66,7 @@ class TrainStep:
     def __call__(self, batches: Sequence[Batch]) -> StepResult:
         """Update the model by the mean gradient of the batches, which are of one size: several accumulate.
 
-        Each holds x (N, D, H, W, C) float32 and y (N, D, H, W) integers. The model must be in training mode.
+        Each holds x (N, D, H, W, C) float32 and what the loss takes as y. The model must be in training mode.
         """
         total = mx.array(0.0)
         total_parts: dict[str, mx.array] = {}
@@ -86,7 +88,13 @@ class TrainStep:
         )
 
     def _forward(self, x: mx.array, y: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
-        return self._loss(self.model(x.astype(self._dtype)), y)
+        if self._mixup is None:
+            return self._loss(self.model(x.astype(self._dtype)), y)
+        x, partners, weight = self._mixup(x)
+        logits = self.model(x.astype(self._dtype))
+        (loss, parts), (other_loss, other_parts) = self._loss(logits, y), self._loss(logits, y[partners])
+        blended = {name: weight * part + (1 - weight) * other_parts[name] for name, part in parts.items()}
+        return weight * loss + (1 - weight) * other_loss, blended
 
     def _apply(self, gradients: Any, scale: mx.array) -> mx.array:
         gradients = tree_map(lambda g: g * scale, gradients)

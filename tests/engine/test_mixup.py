@@ -1,8 +1,13 @@
 import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
 import numpy as np
 import pytest
 
+from configs.train_schema import LossConfig, OptimConfig, TrainConfig
+from engine.losses import build_loss
 from engine.mixup import Mixup
+from engine.step import TrainStep, random_key, set_random_key
 
 
 def test_blends_cases_by_one_weight() -> None:
@@ -39,3 +44,32 @@ def test_draws_are_those_of_the_seed_compiled_or_not() -> None:
 def test_alpha_must_be_positive() -> None:
     with pytest.raises(ValueError, match="mixup needs an alpha above 0; got 0"):
         Mixup(0)
+
+
+class Mean(nn.Module):
+    """Logits from the mean voxel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(1, 3)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.fc(x.mean(axis=(1, 2, 3)))
+
+
+def test_a_step_minimises_the_blended_loss() -> None:
+    mx.random.seed(3)
+    model, loss = Mean(), build_loss(LossConfig(name="cross_entropy"), 3)
+    x, y = mx.random.normal((5, 2, 2, 2, 1)), mx.array([0, 1, 2, 0, 1], dtype=mx.int32)
+    key = random_key()
+    mixed, partners, weight = Mixup(1.0)(x)
+    logits = model(mixed)
+    expected = weight * loss(logits, y)[0] + (1 - weight) * loss(logits, y[partners])[0]
+    mx.eval(expected)
+    assert 0.05 < weight.item() < 0.95
+    set_random_key(key)
+    step = TrainStep(model, optim.SGD(0.1), loss, TrainConfig(steps=1, mixup_alpha=1.0), OptimConfig())
+    step.model.train()
+    result = step([{"x": np.array(x), "y": np.array(y)}])
+    assert result.loss == pytest.approx(expected.item(), rel=1e-6)
+    assert result.parts["cross_entropy"] == pytest.approx(expected.item(), rel=1e-6)
