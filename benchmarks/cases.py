@@ -8,7 +8,7 @@ import numpy as np
 
 from configs.model_schema import Dropout, UNet3dArgs
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 1e-4
 
 
 @dataclass(frozen=True)

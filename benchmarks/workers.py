@@ -14,6 +14,10 @@ from typing import Any
 import numpy as np
 
 
+class WorkerError(RuntimeError):
+    """A worker ended, or computed what is no number."""
+
+
 class Worker:
     """A child process that runs `python -m MODULE --worker JSON` and does one step each time it is asked."""
 
@@ -37,8 +41,11 @@ class Worker:
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"worker {self.job} ended with status {self._process.wait()}")
-        return json.loads(line)
+            raise WorkerError(f"worker {self.job} ended with status {self._process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
 
     def do(self, command: str) -> tuple[float, float]:
         """Run a command; return its seconds, measured inside the worker, and its result."""
@@ -82,7 +89,8 @@ def serve(build: Callable[[], dict[str, Callable[[], float]]], import_libraries:
         value = commands[name]()
         seconds = time.perf_counter() - start
         if not np.isfinite(value):
-            raise FloatingPointError(f"{name} returned {value}: the timing would mean nothing")
+            print(json.dumps({"error": f"{name} returned {value}"}), file=answers, flush=True)
+            continue
         print(json.dumps({"seconds": seconds, "value": value}), file=answers, flush=True)
 
 
