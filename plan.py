@@ -43,8 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     print(text, end="")
     for problem in survey.problems:
         print(f"plan.py: left out {problem.case_id}: {problem.path}: {problem.reason}", file=sys.stderr)
-    for remark in survey.remarks:
-        print(f"plan.py: worth a look: {remark}", file=sys.stderr)
+    if survey.remarks:
+        hint = f"python -m data.inspect {arguments.path} names them"
+        print(f"plan.py: {len(survey.remarks)} things are worth a look: {hint}", file=sys.stderr)
     return 0
 
 

@@ -28,7 +28,7 @@ def plan_text(survey: Survey, memory_gb: float) -> str:
         "  python train.py --config FILE --dry-run    checks it, shows a batch, tells memory and time",
         "  python train.py --config FILE",
         f"  python evaluate.py --run runs/{name}",
-        f"Memory: about {measured.step_gb:.1f} GB for a training step by estimate, {measured.held_gb:.1f} GB for the "
+        f"Memory: about {measured.step_gb:.1f} GB for a training step by estimate, {measured.held_gb:.2g} GB for the "
         f"cases, of the {memory_gb:g} GB allowed.",
         "Result: not yet measured.",
     ]

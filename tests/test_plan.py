@@ -44,7 +44,7 @@ def why(text: str, key: str) -> str:
 
 def test_a_planned_config_trains_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, _ = planned(write_folders(tmp_path / "data"), capsys)
-    assert train.main(["--config", str(file), "--dry-run", f"run.dir={tmp_path / 'runs'}"]) == 0
+    assert train.main(["--config", str(file), "--dry-run", "ops=mlx", f"run.dir={tmp_path / 'runs'}"]) == 0
     assert (tmp_path / "runs" / "data" / "batch.png").stat().st_size > 10_000
     assert "gradient norm" in capsys.readouterr().out
 
