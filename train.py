@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # imported where they are needed, so that --help and a config's mistakes are told at once
     from configs import Config
     from data.dataset import VolumeData
+    from data.labelled import ClassificationData
+    from engine.loop import Validate
     from engine.runs import RunFolder
     from engine.signals import StopRequest
     from engine.step import TrainStep
+
+    Data = VolumeData | ClassificationData
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -58,7 +62,6 @@ def main(argv: list[str] | None = None) -> int:
 def train(config: "Config") -> int:
     """Train the run to the end of its budget; return the exit code."""
     from data.files import FileProblem
-    from engine.evaluation import make_validation
     from engine.loop import NonFiniteError, fit, restore
     from engine.resume import check_config_unchanged
     from engine.runs import RunFolder
@@ -78,8 +81,7 @@ def train(config: "Config") -> int:
     position = restore(step, data, run)
 
     stop = StopRequest(run.stop_path)
-    cases, train_cases = data.cases("val"), data.cases("train")
-    validate = make_validation(config, data.class_names, StoppableData(data, stop), cases) if cases else None
+    validate, train_cases = build_validation(config, data, stop), data.cases("train")
     try:
         with stop:
             fit(step, data, run, config, position, stop, validate, lambda index: train_cases[index].id)
@@ -90,7 +92,7 @@ def train(config: "Config") -> int:
 
 def dry_run(config: "Config") -> int:
     """Check everything, train two steps that nobody keeps, and say what a run would take."""
-    from data.preview import save_preview
+    from data.preview import save_labelled_preview, save_preview
     from engine.dry_run import format_rehearsal, rehearse
     from engine.feed import Feed
     from engine.loop import Plan
@@ -105,7 +107,11 @@ def dry_run(config: "Config") -> int:
     batch, cases = batches[0], data.cases("train")
     config.run_folder.mkdir(parents=True, exist_ok=True)
     picture = config.run_folder / "batch.png"
-    save_preview(picture, batch["x"], batch["y"], data.class_names, [cases[int(i)].id for i in batch["index"]])
+    shown = (picture, batch["x"], batch["y"], data.class_names, [cases[int(i)].id for i in batch["index"]])
+    if config.task == "classification":
+        save_labelled_preview(*shown, is_clip=config.data.clip is not None)
+    else:
+        save_preview(*shown)
     print(f"parameters  {count_parameters(step.model):,}")
     print(format_table(dropout_table(step.model)))
     print(format_rehearsal(rehearse(step, batches), plan))
@@ -113,17 +119,21 @@ def dry_run(config: "Config") -> int:
     return 0
 
 
-def prepare_data(config: "Config", run: "RunFolder | None") -> "VolumeData":
+def prepare_data(config: "Config", run: "RunFolder | None") -> "Data":
     """Open the data and prepare every case; a resumed run keeps its splits and statistics."""
     from ops import backend
 
     backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
-    from data.dataset import open_data
+    kept = {} if run is None else {name: run.read_json(name) for name in ("statistics", "splits")}
+    data: Data
+    if config.task == "classification":
+        from data.labelled import open_labelled
 
-    if run is None:
-        data = open_data(config)
+        data = open_labelled(config, **kept)
     else:
-        data = open_data(config, statistics=run.read_json("statistics"), splits=run.read_json("splits"))
+        from data.dataset import open_data
+
+        data = open_data(config, **kept)
     data.prepare_all(progress=ShowPreparation())
     _log.info("cases: %s", ", ".join(f"{len(ids)} {split}" for split, ids in data.splits.items()))
     if data.skipped:
@@ -131,28 +141,58 @@ def prepare_data(config: "Config", run: "RunFolder | None") -> "VolumeData":
     return data
 
 
-def build_step(config: "Config", data: "VolumeData") -> "TrainStep":
+def build_step(config: "Config", data: "Data") -> "TrainStep":
     """Build model, loss and optimiser from the config, seeded."""
     import mlx.core as mx
 
     from engine.loop import Plan
-    from engine.losses import build_loss
+    from engine.losses import balanced_weights, build_loss
     from engine.optim import build_optimizer
     from engine.step import TrainStep
     from models import build_model
 
-    known = ["dice.mean", *(f"dice.{name}" for name in data.class_names[1:])]
-    if config.checkpoint.metric not in known:
-        raise ValueError(f"checkpoint.metric={config.checkpoint.metric}: validation knows {', '.join(known)}")
+    check_metric(config, data)
     plan = Plan.of(config, data.batches_per_epoch)
-    loss = build_loss(config.loss, data.num_outputs)
+    loss_config = config.loss
+    if loss_config.class_weights == "balanced":
+        labels: list[Any] = [case.label for case in data.cases("train")]
+        weights = balanced_weights({name: labels.count(k) for k, name in enumerate(data.class_names)})
+        loss_config = loss_config.model_copy(update={"class_weights": weights})
+        _log.info("class weights: %s", ", ".join(f"{weight:.3g}" for weight in weights))
+    loss = build_loss(loss_config, data.num_outputs)
     optimizer = build_optimizer(config.optim, plan.total_steps)
     mx.random.seed(config.seed)
     model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
     return TrainStep(model, optimizer, loss, config.train, config.optim)
 
 
-def write_facts(run: "RunFolder", config: "Config", data: "VolumeData", resumed: bool) -> None:
+def check_metric(config: "Config", data: "Data") -> None:
+    """Raise ValueError unless validation will report what decides on the best checkpoint."""
+    if config.task == "classification":
+        from engine.classify import validation_metrics
+
+        known = validation_metrics(data.class_names)
+    else:
+        known = ["dice.mean", *(f"dice.{name}" for name in data.class_names[1:])]
+    if config.checkpoint.metric not in known:
+        raise ValueError(f"checkpoint.metric={config.checkpoint.metric}: validation knows {', '.join(known)}")
+
+
+def build_validation(config: "Config", data: "Data", stop: "StopRequest") -> "Validate | None":
+    """What scores the model during training; None without cases for it."""
+    cases = [case for case in data.cases("val") if case.label is not None]
+    if not cases:
+        return None
+    if config.task == "classification":
+        from engine import classify
+
+        return classify.make_validation(config, data.class_names, StoppableData(data, stop), cases)
+    from engine import evaluation
+
+    return evaluation.make_validation(config, data.class_names, StoppableData(data, stop), cases)
+
+
+def write_facts(run: "RunFolder", config: "Config", data: "Data", resumed: bool) -> None:
     """Write what the run is made of into its folder."""
     from engine.environment import describe_environment
 
@@ -173,13 +213,15 @@ def write_facts(run: "RunFolder", config: "Config", data: "VolumeData", resumed:
 class StoppableData:
     """The data, except that loading a case gives way to a request to stop: a validation can be long."""
 
-    def __init__(self, data: "VolumeData", stop: "StopRequest") -> None:
-        self.restore, self.read_label = data.restore, data.read_label
-        self._load, self._stop = data.load, stop
+    def __init__(self, data: "Data", stop: "StopRequest") -> None:
+        self._data, self._stop = data, stop
 
     def load(self, case: Any) -> Any:
         self._stop.raise_if_requested()
-        return self._load(case)
+        return self._data.load(case)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._data, name)
 
 
 class ShowPreparation:

@@ -44,6 +44,39 @@ def save_preview(
     figure.savefig(path, dpi=100)
 
 
+def save_labelled_preview(
+    path: Path,
+    x: np.ndarray,
+    y: np.ndarray,
+    class_names: Sequence[str],
+    ids: Sequence[str],
+    is_clip: bool,
+    limit: int = 8,
+) -> None:
+    """Write a PNG of samples with classes: a row per sample, six planes or frames along D, its classes above.
+
+    x (B, D, H, W, C), in colour where C is 3, else the first channel; y (B,) class numbers, or (B, K) of 0 and 1.
+    H runs upwards, in clips downwards.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows, columns = min(len(x), limit), min(x.shape[1], 6)
+    figure = Figure(figsize=(9, 1.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for row, axes in enumerate(figure.subplots(rows, columns, squeeze=False)):
+        image = x[row] if x.shape[-1] == 3 else x[row, ..., 0]
+        low, high = np.percentile(image, (0.5, 99.5))
+        image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+        for ax, index in zip(axes, np.linspace(0, len(image) - 1, columns).round().astype(int), strict=True):
+            ax.imshow(image[index], cmap="gray", vmin=0, vmax=1, origin="upper" if is_clip else "lower")
+            ax.set_axis_off()
+        there = [int(y[row])] if y.ndim == 1 else np.flatnonzero(y[row]).tolist()
+        names = " + ".join(class_names[k] for k in there) or "none"
+        axes[0].set_title(f"{ids[row]}: {names}", fontsize=8, loc="left")
+    figure.savefig(path, dpi=100)
+
+
 def fullest_slice(label: np.ndarray, axis: int) -> int:
     """The slice of label (D, H, W) along `axis` with the most labelled voxels; the middle one if none has."""
     counts = (label > 0).sum(axis=tuple(a for a in range(3) if a != axis))
