@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from data import arrays, nifti
 
@@ -27,6 +28,30 @@ class Case:
 
 
 @dataclass(frozen=True)
+class LabelledCase:
+    """One volume or clip with a class, or with several that may coincide; otherwise as `Case`.
+
+    `label` is the class number, or, for classes that may coincide, a 0 or 1 for each; None where it is not
+    known. A case that is a row of an array in an `.npz` has the array's name and the row in `member`.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: int | tuple[int, ...] | None = None
+    split: str | None = None
+    group: str | None = None
+    member: tuple[str, int] | None = None
+
+    @property
+    def scan(self) -> Case:
+        """The files alone."""
+        return Case(self.id, self.images, None, self.split, self.group)
+
+
+AnyCase = TypeVar("AnyCase", Case, LabelledCase)
+
+
+@dataclass(frozen=True)
 class Listing:
     """The cases of a source, sorted by id, with its names of classes (index: label value) and channels."""
 
@@ -35,10 +60,25 @@ class Listing:
     channel_names: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True)
+class LabelledListing:
+    """The cases of a source, sorted by id, and its classes (index: class number), which may coincide or not."""
+
+    cases: tuple[LabelledCase, ...]
+    class_names: tuple[str, ...]
+    multi_label: bool = False
+
+
 def strip_suffix(name: str) -> str:
     """A file's name without .nii.gz and the like."""
     ends = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
     return name[: -max(map(len, ends))] if ends else name
+
+
+def stem(path: Path) -> str:
+    """The name of a volume or of any other file, without its ending."""
+    name = strip_suffix(path.name)
+    return path.stem if name == path.name else name
 
 
 def list_volumes(folder: Path) -> list[Path]:
@@ -59,9 +99,9 @@ def safe_id(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text.strip()).lstrip(".-") or "_"
 
 
-def with_safe_ids(cases: Iterable[Case], where: Path) -> tuple[Case, ...]:
+def with_safe_ids(cases: Iterable[AnyCase], where: Path) -> tuple[AnyCase, ...]:
     """The cases sorted by their safe ids; raises ValueError where two would share one."""
-    taken: dict[str, Case] = {}
+    taken: dict[str, AnyCase] = {}
     for case in cases:
         case = replace(case, id=safe_id(case.id))
         key = case.id.casefold()  # on some file systems A.nii and a.nii are one file

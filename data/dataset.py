@@ -10,11 +10,11 @@ import numpy as np
 
 from configs import Config
 from data.augment import build_augment
-from data.cache import Cache, cache_key
 from data.cases import Case, Listing
 from data.files import read_header, read_label
 from data.grid import Spacing
 from data.normalise import foreground_intensities
+from data.order import epoch_order
 from data.patches import draw_sample
 from data.prepare import Preparation, Prepared, prepare, sample_intensities, with_intensities, working_grid
 from data.restore import restore_labels, restore_probabilities
@@ -22,6 +22,7 @@ from data.roster import Progress, Roster
 from data.sources import find_cases, find_images
 from data.splits import make_splits
 from data.statistics import Statistics, agreed_class_names, agreed_intensities, fingerprint
+from data.store import Store, open_cache
 from data.stream import Sample, Stream, make_stream
 
 log = logging.getLogger("mlx_volumes")
@@ -92,7 +93,7 @@ class VolumeData:
         self.config = config
         self.class_names = agreed_class_names(listing, statistics)
         self._preparation = Preparation.from_config(config, len(self.class_names))
-        self.fingerprint = fingerprint(listing.cases, self.class_names, self._preparation)
+        self.fingerprint = fingerprint(listing.cases, self.class_names, self._preparation.to_json())
         self.roster = Roster(listing.cases, config.data.on_error, where)
         self.file_channels = self.roster.check_headers(None if statistics is None else statistics["file_channels"])
         chosen = config.data.channels
@@ -103,10 +104,7 @@ class VolumeData:
         self.statistics: dict[str, Any] = {}
         self._rank, self._world = rank, world
         self._augment = build_augment(config.data.augment)
-        folder = config.data.cache.folder or config.run.dir / ".cache"
-        self._cache = Cache(folder, config.data.cache.limit_gb * 1e9) if cached else None
-        self._keys: dict[str, str] = {}
-        self._memory: dict[str, Prepared] = {}
+        self._store = Store(open_cache(config) if cached else None)
 
     @property
     def splits(self) -> dict[str, list[str]]:
@@ -129,18 +127,11 @@ class VolumeData:
 
         Raises ValueError when there is none.
         """
-        cases, batch_size = len(self.splits["train"]), self.config.train.batch_size
-        if cases < batch_size:
-            raise ValueError(f"train.batch_size={batch_size} is more than the {cases} training cases; lower it")
-        return cases // batch_size
+        return self.roster.whole_batches(self.config.train.batch_size)
 
     def cases(self, split: str) -> list[Case]:
         """The cases of a split, in its order; "all" is every case that was not skipped."""
-        if split == "all":
-            return list(self.roster.cases.values())
-        if split not in self.splits:
-            raise ValueError(f"no split {split!r}; there are {', '.join(self.splits) or 'none'} and all")
-        return [self.roster.cases[case_id] for case_id in self.splits[split]]
+        return self.roster.of(split)
 
     def fit(self, statistics: Statistics | None, progress: Progress | None = None) -> None:
         """Settles how cases are prepared: by the run's statistics, or by ones measured on the training split."""
@@ -177,12 +168,15 @@ class VolumeData:
         sizes = self.roster.map(lambda case: _num_bytes(self.load(case)), order, self._bytes_each(ids), progress)
         training = self.cases("train") if "train" in splits else []
         if sum(sizes[case.id] for case in training) <= self.config.data.cache.memory_gb * 1e9:
-            self._memory = {case.id: self._load(case, in_memory=True) for case in training}
+            self._store.hold(case.id for case in training)
 
     def load(self, case: Case | str) -> Prepared:
         """The case as the network sees it, from memory or the cache, else prepared now. Raises FileProblem."""
         case = self._case(case)
-        return self._memory.get(case.id) or self._load(case)
+        files = [*case.images, *([case.label] if case.label else [])]
+        parameters = {"id": case.id, **self._preparation.to_json()}
+        entry = self._store.entry(case.id, files, parameters, lambda: self._prepare(case).to_entry())
+        return Prepared.from_entry(entry)
 
     def train_stream(self, epoch: int, first_batch: int = 0) -> Stream:
         """One epoch's batches from `first_batch` on, this process' share of each; close it after use.
@@ -193,8 +187,8 @@ class VolumeData:
         nor resuming changes them.
         """
         batch_size, cases = self.config.train.batch_size, self.cases("train")
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(cases))
-        plan = order[first_batch * batch_size : self.batches_per_epoch * batch_size].tolist()
+        order = epoch_order(len(cases), self.config.seed, epoch)
+        plan = order[first_batch * batch_size : self.batches_per_epoch * batch_size]
         return make_stream(
             plan[self._rank :: self._world],
             lambda index: self._sample(cases[index], index, epoch),
@@ -238,23 +232,6 @@ class VolumeData:
             spacing_mm=prepared.grid.spacing_mm,
         )
         return {"x": x, "y": y, "index": np.array(index, np.int64)}
-
-    def _load(self, case: Case, in_memory: bool = False) -> Prepared:
-        if self._cache is None:
-            return self._prepare(case)
-        if case.id not in self._keys:
-            files = [*case.images, *([case.label] if case.label else [])]
-            self._keys[case.id] = cache_key(files, {"id": case.id, **self._preparation.to_json()})
-        key = self._keys[case.id]
-        entry = self._cache.get(key, in_memory)
-        if entry is None:
-            prepared = self._prepare(case)
-            stored = prepared.to_entry()
-            self._cache.put(key, stored.arrays, stored.facts)
-            entry = self._cache.get(key, in_memory)
-            if entry is None:
-                return prepared
-        return Prepared.from_entry(entry)
 
     def _prepare(self, case: Case) -> Prepared:
         prepared = prepare(case, self._preparation)

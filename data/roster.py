@@ -5,9 +5,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
-from data.cases import Case
+from data.cases import AnyCase, Case
 from data.checks import Problem, check_case
 from data.files import FileProblem, read_header
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 _MEMORY_BYTES = 3 << 30  # that cases worked on at a time may take
 
 
-class Roster:
+class Roster(Generic[AnyCase]):
     """The usable cases by id, the splits made of them, and those skipped.
 
     `on_error` decides what `reject` does with a bad case: "stop" raises ValueError, with every fault of every
@@ -27,29 +27,43 @@ class Roster:
     file, reason). `where` names the data in messages.
     """
 
-    def __init__(self, cases: Sequence[Case], on_error: Literal["stop", "skip"], where: str) -> None:
-        self.cases = {case.id: case for case in cases}
+    def __init__(self, cases: Sequence[AnyCase], on_error: Literal["stop", "skip"], where: str) -> None:
+        self.cases: dict[str, AnyCase] = {case.id: case for case in cases}
         self.splits: dict[str, list[str]] = {}
         self.skipped: list[tuple[str, str, str]] = []
         self._on_error = on_error
         self._where = where
+
+    def of(self, split: str) -> list[AnyCase]:
+        """The cases of a split, in its order; "all" is every case that was not skipped."""
+        if split == "all":
+            return list(self.cases.values())
+        if split not in self.splits:
+            raise ValueError(f"no split {split!r}; there are {', '.join(self.splits) or 'none'} and all")
+        return [self.cases[case_id] for case_id in self.splits[split]]
+
+    def whole_batches(self, batch_size: int) -> int:
+        """How many batches one pass over the training cases fills. Raises ValueError when there is none."""
+        cases = len(self.splits["train"])
+        if cases < batch_size:
+            raise ValueError(f"train.batch_size={batch_size} is more than the {cases} training cases; lower it")
+        return cases // batch_size
 
     def check_headers(self, num_channels: int | None = None) -> int:
         """Rejects the cases that headers rule out; returns the number of channels in the images.
 
         Every image must have `num_channels`, or, where that is None, as many as most have.
         """
-        problems = {case.id: check_case(case) for case in self.cases.values()}
+        scans = [case if isinstance(case, Case) else case.scan for case in self.cases.values()]
+        problems = {case.id: check_case(case) for case in scans}
         channels = {
-            case.id: sum(read_header(path).channels for path in case.images)
-            for case in self.cases.values()
-            if not problems[case.id]
+            case.id: sum(read_header(path).channels for path in case.images) for case in scans if not problems[case.id]
         }
         if num_channels is None:
             num_channels = Counter(channels.values()).most_common(1)[0][0] if channels else 0
-        for case_id, found in channels.items():
-            if found != num_channels:
-                problems[case_id] = check_case(self.cases[case_id], num_channels)
+        for case in scans:
+            if channels.get(case.id, num_channels) != num_channels:
+                problems[case.id] = check_case(case, num_channels)
         self.reject([problem for found in problems.values() for problem in found])
         return num_channels
 
@@ -67,7 +81,7 @@ class Roster:
 
     def map(
         self,
-        work: Callable[[Case], Result],
+        work: Callable[[AnyCase], Result],
         ids: Sequence[str],
         bytes_each: int,
         progress: Progress | None = None,

@@ -1,32 +1,18 @@
 """Cases without a dataset.json: two folders matched by name, or a table."""
 
-import csv
-import io
 import logging
 import re
-from collections import Counter
 from pathlib import Path
 
 from configs.data_schema import DataConfig
 from data.cases import Case, Listing, describe_folder, list_volumes, some, strip_suffix
 from data.source_json import group_channels
+from data.source_table import read_table
 
 LOG = logging.getLogger("mlx_volumes")
 
 IMAGE_WORDS = "image|images|img|volume|vol|scan|orig"
 LABEL_WORDS = "label|labels|lbl|seg|segmentation|mask|gt"
-SPLITS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-ALIASES = {
-    "image": ("image", "path", "file"),
-    "label": ("label",),
-    "id": ("id", "case"),
-    "split": ("split",),
-    "group": ("group", "subject", "patient"),
-}
 
 
 def find_folders(config: DataConfig) -> Listing:
@@ -75,31 +61,14 @@ def find_images(folder: Path) -> tuple[Case, ...]:
 
 
 def find_csv(config: DataConfig) -> Listing:
-    """Cases of a table with a header line: image, label, id, split and group columns (`data.columns`).
-
-    `data.root` is the file, or a folder with one CSV in it; paths are relative to the CSV's folder, or
-    absolute. Comma, semicolon and tab separate. Empty cells mean that there is none.
-    """
-    path = _table_path(config.root)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"data.root={path}: cannot be read as a table ({error})") from None
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
-    columns = _columns(config, [name.strip() for name in reader.fieldnames or []], path)
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-    rows = [row for row in reader if any(isinstance(cell, str) and cell.strip() for cell in row.values())]
-    if not rows:
-        raise ValueError(f"{path}: no rows below its header")
-    cases = [_row_case(row, columns, path, number) for number, row in enumerate(rows, start=2)]
-    if "id" not in columns:
-        repeated = {name for name, count in Counter(case.id for case in cases).items() if count > 1}
-        cases = [
-            Case(f"{case.images[0].parent.name}_{case.id}", *_rest(case)) if case.id in repeated else case
-            for case in cases
-        ]
+    """Cases of a table with image and label files; see `data.source_table`."""
+    table = read_table(config)
+    if len(table.labels) > 1:
+        raise ValueError(f"data.columns.label={list(table.labels)}: segmentation takes one column, of label files")
+    cases = []
+    for row in table.rows:
+        label = table.path.parent / row.labels[0] if any(row.labels) else None
+        cases.append(Case(row.id, row.images, label, row.split, row.group))
     return Listing(tuple(cases))
 
 
@@ -115,55 +84,3 @@ def _by_name(folder: Path, words: str) -> dict[str, Path]:
             raise ValueError(f"{folder}: {named[bare].name} and {path.name} are both case {bare!r}; rename one")
         named[bare] = path
     return named
-
-
-def _table_path(root: Path) -> Path:
-    if not root.is_dir():
-        return root
-    tables = sorted(root.glob("*.csv"))
-    if len(tables) != 1:
-        found = some(table.name for table in tables) if tables else describe_folder(root)
-        raise ValueError(f"data.root={root}: expected exactly one .csv in it, found {found}; name the file itself")
-    return tables[0]
-
-
-def _columns(config: DataConfig, found: list[str], path: Path) -> dict[str, tuple[str, ...]]:
-    """The table's columns by what they mean."""
-    columns: dict[str, tuple[str, ...]] = {}
-    by_lower = {name.lower(): name for name in found}
-    for role, aliases in ALIASES.items():
-        asked = getattr(config.columns, role)
-        if asked is not None:
-            names = (asked,) if isinstance(asked, str) else tuple(asked)
-            for name in names:
-                if name not in found:
-                    raise ValueError(f"data.columns.{role}: no column {name!r} in {path}; it has {', '.join(found)}")
-            columns[role] = names
-        elif alias := next((alias for alias in aliases if alias in by_lower), None):
-            columns[role] = (by_lower[alias],)
-    if "image" not in columns:
-        raise ValueError(
-            f"{path}: no image column (looked for {', '.join(ALIASES['image'])}); it has {', '.join(found)}; "
-            f"set data.columns.image"
-        )
-    return columns
-
-
-def _row_case(row: dict[str, str | None], columns: dict[str, tuple[str, ...]], path: Path, line: int) -> Case:
-    def cell(role: str) -> str:
-        return (row.get(columns[role][0]) or "").strip() if role in columns else ""
-
-    texts = [(row.get(name) or "").strip() for name in columns["image"]]
-    if not all(texts):
-        raise ValueError(f"{path}: row {line} has no {columns['image'][texts.index('')]}")
-    images = tuple(path.parent / text for text in texts)
-    split = cell("split").lower()
-    if split and split not in SPLITS:
-        raise ValueError(f"{path}: row {line} has split {split!r}; expected train, val or test")
-    label = path.parent / cell("label") if cell("label") else None
-    name = cell("id") or strip_suffix(images[0].name)
-    return Case(name, images, label, SPLITS.get(split), cell("group") or None)
-
-
-def _rest(case: Case) -> tuple[tuple[Path, ...], Path | None, str | None, str | None]:
-    return case.images, case.label, case.split, case.group

@@ -1,21 +1,30 @@
 """Where cases come from: a registry of the layouts that data sets have on disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from configs.data_schema import DataConfig
-from data.cases import Case, Listing, describe_folder, with_safe_ids
+from data.cases import Case, LabelledListing, Listing, describe_folder, with_safe_ids
+from data.source_classes import find_classes, find_labelled_table
 from data.source_files import find_csv, find_folders
 from data.source_files import find_images as _find_images
 from data.source_json import find_msd, find_nnunet
+from data.source_medmnist import find_medmnist
 
-__all__ = ["LAYOUTS", "SOURCES", "Case", "Listing", "find_cases", "find_images"]
+__all__ = ["LABELLED_SOURCES", "LAYOUTS", "SOURCES", "Case", "Listing", "find_cases", "find_images", "find_labelled"]
 
 SOURCES: dict[str, Callable[[DataConfig], Listing]] = {
     "msd": find_msd,
     "nnunet": find_nnunet,
     "folders": find_folders,
     "csv": find_csv,
+}
+# name: a callable of (config, class_names), class_names being known ones, in their order, or None
+LABELLED_SOURCES: dict[str, Callable[[DataConfig, tuple[str, ...] | None], LabelledListing]] = {
+    "classes": find_classes,
+    "medmnist": find_medmnist,
+    "csv": find_labelled_table,
 }
 LAYOUTS = {
     "msd": "dataset.json that lists image and label files",
@@ -47,6 +56,27 @@ def find_cases(config: DataConfig) -> Listing:
     if not cases:
         raise ValueError(f"data.root={root}: no cases; data.source={config.source} expects {LAYOUTS[config.source]}")
     return Listing(cases, config.class_names or listing.class_names, listing.channel_names)
+
+
+def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> LabelledListing:
+    """The cases with classes under `config.root`; no volume or clip is opened.
+
+    Class names are the config's, else those that a run was `trained` with, else the source's. Raises ValueError.
+    """
+    if not config.root.exists():
+        raise ValueError(f"data.root={config.root}: no such file or folder; correct it, or fetch the data set")
+    if config.source == "classes" and not config.root.is_dir():
+        raise ValueError(f"data.root={config.root}: data.source=classes needs a folder, this is a file")
+    names = config.class_names or (None if trained is None else tuple(trained))
+    listing = LABELLED_SOURCES[config.source](config, names)
+    if trained is not None and listing.class_names != tuple(trained):
+        raise ValueError(
+            f"the data's classes are {list(listing.class_names)}, the run was trained with {list(trained)}; "
+            "evaluate data of the same classes"
+        )
+    if len(listing.class_names) < 2 and not listing.multi_label:
+        raise ValueError(f"data.root={config.root}: the classes are {list(listing.class_names)}; two are needed")
+    return replace(listing, cases=with_safe_ids(listing.cases, config.root))
 
 
 def find_images(folder: Path | str) -> tuple[Case, ...]:

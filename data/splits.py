@@ -2,25 +2,33 @@
 
 import difflib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from configs.data_schema import Split
-from data.cases import Case, some
+from data.cases import Case, LabelledCase, some
 
 LOG = logging.getLogger("mlx_volumes")
+Cases = Sequence[Case] | Sequence[LabelledCase]
 Splits = dict[str, list[str]]  # "train", "val", "test" -> case ids, sorted
 
 
-def make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> Splits:
+def make_splits(cases: Cases, split: Split, fold: int, seed: int) -> Splits:
     """Case ids by split, sorted, the same for a seed whatever the order of the cases.
 
     For `kfold` and `ratio`, cases without a label and those that the source calls `test` are never drawn:
     they stand in `test`. Every other case is in `val` of exactly one of the folds; fold sizes differ by one
-    at most, or, with `by_group` and groups, as little as whole groups allow. For `lists` and `given`, a case
-    that is not named is in no split. Raises ValueError.
+    at most, or, with `by_group` and groups, as little as whole groups allow; where cases have classes, each
+    part also gets its share of each. For `lists` and `given`, a case that is not named is in no split. Warns
+    where a group's cases are in several splits. Raises ValueError.
     """
+    splits = _make_splits(cases, split, fold, seed)
+    _warn_of_torn_groups(cases, splits)
+    return splits
+
+
+def _make_splits(cases: Cases, split: Split, fold: int, seed: int) -> Splits:
     if split.kind == "lists":
         return _checked(_listed(cases, split), cases, "data.split.train")
     if split.kind == "given":
@@ -29,17 +37,18 @@ def make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> Sp
     if any(case.split for case in drawn):
         LOG.warning("data.split.kind=%s draws anew; the source's own split needs data.split.kind=given", split.kind)
     units = _units(drawn, split.by_group)
+    classes = {case.id: case.label if isinstance(case, LabelledCase) else None for case in drawn}
     kept = {case.id for case in drawn}
     test = sorted(case.id for case in cases if case.id not in kept)
     if split.kind == "kfold":
-        parts = _deal(units, [len(drawn) / split.folds] * split.folds, seed)
+        parts = _deal(units, [len(drawn) / split.folds] * split.folds, classes, seed)
         if not all(parts):
             raise ValueError(
                 f"data.split.folds={split.folds} needs as many labelled cases or groups, there are {len(units)}"
             )
         train = [case for number, part in enumerate(parts) if number != fold for case in part]
         return {"train": sorted(train), "val": sorted(parts[fold]), "test": test}
-    parts = _deal(units, _counts(len(drawn), split.ratio), seed)
+    parts = _deal(units, _counts(len(drawn), split.ratio), classes, seed)
     for name, share, part in zip(("train", "val", "test"), split.ratio, parts, strict=True):
         if share and not part:
             raise ValueError(
@@ -49,7 +58,7 @@ def make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> Sp
     return {"train": sorted(parts[0]), "val": sorted(parts[1]), "test": sorted(test + parts[2])}
 
 
-def _units(cases: Iterable[Case], by_group: bool) -> list[list[str]]:
+def _units(cases: Iterable[Case | LabelledCase], by_group: bool) -> list[list[str]]:
     """What moves as one: the cases of a group, or a case of its own; sorted, so that file order is nothing."""
     groups: dict[tuple[bool, str], list[str]] = {}
     for case in cases:
@@ -58,13 +67,27 @@ def _units(cases: Iterable[Case], by_group: bool) -> list[list[str]]:
     return [sorted(groups[key]) for key in sorted(groups)]
 
 
-def _deal(units: list[list[str]], targets: Sequence[float], seed: int) -> list[list[str]]:
-    """Shuffled units, large ones first, each to the part that lacks most."""
-    order = np.random.default_rng(seed).permutation(len(units))
+def _deal(
+    units: list[list[str]], targets: Sequence[float], classes: Mapping[str, Hashable], seed: int
+) -> list[list[str]]:
+    """Shuffled units, large ones first, each to the part that lacks most of the classes that it holds.
+
+    Greedy, as scikit-learn's StratifiedGroupKFold is, but for parts of any size. What is lacked of a class
+    counts against how many cases it has, so that rare classes are shared out as evenly as frequent ones.
+    """
+    numbers = {value: number for number, value in enumerate(sorted(set(classes.values()), key=repr))}
+    counts = np.zeros((len(units), len(numbers)))  # of each class in each unit
+    for unit, row in zip(units, counts, strict=True):
+        for case_id in unit:
+            row[numbers[classes[case_id]]] += 1
+    totals = counts.sum(axis=0)
+    lacking = np.outer(targets, totals / max(totals.sum(), 1))  # of each class in each part
     parts: list[list[str]] = [[] for _ in targets]
+    order = np.random.default_rng(seed).permutation(len(units))
     for index in sorted(order, key=lambda index: -len(units[index])):  # sorted is stable: ties stay shuffled
-        lacking = [target - len(part) for target, part in zip(targets, parts, strict=True)]
-        parts[int(np.argmax(lacking))] += units[index]
+        best = int(np.argmax(lacking @ (counts[index] / totals)))
+        lacking[best] -= counts[index]
+        parts[best] += units[index]
     return parts
 
 
@@ -77,7 +100,7 @@ def _counts(total: int, ratio: Sequence[float]) -> list[int]:
     return counts.tolist()
 
 
-def _listed(cases: Sequence[Case], split: Split) -> Splits:
+def _listed(cases: Cases, split: Split) -> Splits:
     known = [case.id for case in cases]
     seen: dict[str, str] = {}
     for name in ("train", "val", "test"):
@@ -91,7 +114,7 @@ def _listed(cases: Sequence[Case], split: Split) -> Splits:
     return {name: sorted(getattr(split, name)) for name in ("train", "val", "test")}
 
 
-def _given(cases: Sequence[Case]) -> Splits:
+def _given(cases: Cases) -> Splits:
     splits: Splits = {"train": [], "val": [], "test": []}
     for case in cases:
         if case.split is not None:
@@ -101,7 +124,24 @@ def _given(cases: Sequence[Case]) -> Splits:
     return {name: sorted(ids) for name, ids in splits.items()}
 
 
-def _checked(splits: Splits, cases: Sequence[Case], where: str) -> Splits:
+def _warn_of_torn_groups(cases: Cases, splits: Splits) -> None:
+    """A group's cases are alike: what is learned from some tells of the others."""
+    found: dict[str, set[str]] = {}
+    placed = {case_id: name for name, ids in splits.items() for case_id in ids}
+    for case in cases:
+        if case.group is not None and case.id in placed:
+            found.setdefault(case.group, set()).add(placed[case.id])
+    if torn := sorted(group for group, names in found.items() if len(names) > 1):
+        LOG.warning(
+            "%d of %d groups have cases in several splits (%s): scores will flatter; use data.split.kind=kfold or "
+            "ratio with data.split.by_group=true",
+            len(torn),
+            len(found),
+            some(torn),
+        )
+
+
+def _checked(splits: Splits, cases: Cases, where: str) -> Splits:
     """Training needs cases, and they and those of validation need labels."""
     unlabelled = {case.id for case in cases if case.label is None}
     if not splits["train"]:
