@@ -1,11 +1,10 @@
 """Which form of the operators runs: MLX's own, or oneDNN and Numba on a Linux x86-64 CPU."""
 
-import functools
+import importlib
 import logging
 import os
 import platform
 import sys
-from types import ModuleType
 
 import mlx.core as mx
 
@@ -95,26 +94,10 @@ def _load(threads: int) -> None:
     from ops import onednn
 
     onednn.load(threads)
-    _load_numba(threads)
-
-
-def _load_numba(threads: int) -> None:
     try:
-        numba = _import_numba()
+        importlib.import_module("numba")
     except ImportError as error:
         raise OSError(f"cannot import numba ({error}): pip install numba") from error
-    # Numba counts the CPUs when it is imported, and refuses to use more.
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-
-
-@functools.cache
-def _import_numba() -> ModuleType:
-    import numba
-
-    # GNU OpenMP, as oneDNN: one pool of threads for both, where a second would fight it for the cores.
-    # Numba's default, workqueue, aborts the process when two threads use it.
-    numba.config.THREADING_LAYER = "omp"
-    return numba
 
 
 def _available_threads() -> int:
