@@ -159,6 +159,17 @@ def test_the_source_s_own_split(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert config.data.columns.image == "t1"
 
 
+def test_columns_that_are_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folders(tmp_path / "data")
+    rows = [f"images/case{n}.nii.gz,images/case{(n + 1) % 4}.nii.gz,labels/case{n}.nii.gz" for n in range(4)]
+    (root / "cases.csv").write_text("\n".join(["t1,t2,seg", *rows]))
+    columns = ("data.columns.image=[t1, t2]", "data.columns.label=seg", "data.class_names=[background,box]")
+    file, _ = planned(root / "cases.csv", capsys, *columns)
+    config = load_config(file, [f"run.dir={tmp_path / 'runs'}"])
+    assert config.data.class_names == ("background", "box")
+    assert first_batch(config)["x"].shape == (2, 8, 8, 10, 2)
+
+
 def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_folders(tmp_path / "data", cases=5)
     (root / "images" / "case4.nii.gz").write_bytes(b"no volume")
