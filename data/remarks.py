@@ -97,7 +97,7 @@ def _orientations(cases: Sequence[CaseFacts]) -> list[Remark]:
     said = ", ".join(f"{orientation} {count}" for orientation, count in counts)
     odd = [facts for facts in readable if facts.orientation != counts[0][0]]
     text = f"mixed orientations ({said}): all are read as RAS+, so see that these headers are true"
-    return [Remark(text, _ids(odd), f"{counts[0][0]} in most other cases")]
+    return [Remark(text, _ids(odd), "other cases are oriented otherwise")]
 
 
 def _spacings(cases: Sequence[CaseFacts]) -> list[Remark]:
