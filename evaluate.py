@@ -1,7 +1,8 @@
-"""Evaluate a run's checkpoint, or predict new volumes with it.
+"""Evaluate a run's checkpoint, or predict new volumes or clips with it.
 
 python evaluate.py --run runs/demo_unet [--split val] [--checkpoint best] [key.path=value ...]
 python evaluate.py --run runs/demo_unet --images FOLDER
+python evaluate.py --run runs/demo_clips --baseline runs/demo_clips_single_frame
 """
 
 import argparse
@@ -9,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # imported where they are needed, so that --help and wrong pa
     from configs import Config
     from data.cases import Case
     from data.dataset import VolumeData
-    from engine.evaluation import CaseResult, Failure, Save
+    from engine.evaluation import Failure, Save
     from engine.runs import RunFolder
 
 _log = logging.getLogger("mlx_volumes")
@@ -43,14 +44,21 @@ MAY_CHANGE = (
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Evaluate a run's checkpoint, or predict new volumes with it.",
-        epilog="Writes metrics.json, cases.csv, predictions/ and report.html. Exit code: 0, 1 where a case failed, "
-        "2 for a mistake in the command.",
+        description="Evaluate a run's checkpoint, or predict new volumes or clips with it.",
+        epilog="Writes metrics.json, cases.csv, report.html and, of volumes, predictions/. Exit code: 0, 1 where a "
+        "case failed, 2 for a mistake in the command.",
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the run's folder, as train.py wrote it")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="val", help="default: val")
-    parser.add_argument("--images", metavar="FOLDER", help="predict this folder's volumes, which have no labels")
+    parser.add_argument(
+        "--images", metavar="FOLDER", help="predict this folder's volumes or clips, which have no labels"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="DIR",
+        help="a classification run, evaluated on the same split, whose scores are set beside these",
+    )
     parser.add_argument("--output", metavar="FOLDER", help="default: eval/SPLIT in the run's folder")
     parser.add_argument(
         "overrides",
@@ -85,25 +93,98 @@ def evaluate(arguments: argparse.Namespace) -> int:
     data, cases, faults = open_cases(run, config, arguments)
     name = f"images_{Path(arguments.images).resolve().name}" if arguments.images else arguments.split
     output = Path(arguments.output) if arguments.output else run.evaluation(name)
+    if arguments.baseline and (config.task != "classification" or arguments.images):
+        raise ValueError("--baseline compares classifications of labelled cases; leave it out here")
     output.mkdir(parents=True, exist_ok=True)
     model, facts = load_model(config, data, checkpoint)
     _log.info("%d cases of %s, %s weights of %s", len(cases), config.data.root, facts["weights"], checkpoint)
-
-    from engine.evaluation import evaluate_cases, evaluating, make_predict
-
-    started = time.perf_counter()
-    with evaluating(model):
-        predict = make_predict(model, config.train.precision)
-        save = make_save(data, output, config.evaluate.save_predictions)
-        results, failures = evaluate_cases(predict, data, cases, config, data.num_outputs, save)
     metrics = {
         "split": "images" if arguments.images else arguments.split,
         "checkpoint": {"name": arguments.checkpoint, **facts},
-        "seconds_per_case": (time.perf_counter() - started) / max(len(results), 1),
         "settings": {"data_root": arguments.images or str(config.data.root), **config.evaluate.model_dump(mode="json")},
     }
-    write_results(run, output, metrics, results, [*faults, *failures], data, cases)
-    return 1 if faults or failures else 0
+    job = Job(run, config, data, cases, faults, model, output, metrics)
+    failures = classify(job, arguments.baseline) if config.task == "classification" else segment(job)
+    return 1 if failures else 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is evaluated, and where to."""
+
+    run: "RunFolder"
+    config: "Config"
+    data: Any  # VolumeData, or ClassificationData
+    cases: "list[Any]"
+    faults: "list[Failure]"  # cases that their headers rule out
+    model: "nn.Module"
+    output: Path
+    metrics: dict[str, Any]  # what metrics.json will hold
+
+
+def segment(job: Job) -> "list[Failure]":
+    """Predict and score label volumes, and write what comes of them; return all cases that failed."""
+    from engine.evaluation import evaluate_cases, evaluating, make_predict
+    from engine.report import write_evaluation_report
+    from engine.results import format_table, summarise_cases, write_cases, write_metrics
+
+    data, config, metrics = job.data, job.config, job.metrics
+    started = time.perf_counter()
+    with evaluating(job.model):
+        predict = make_predict(job.model, config.train.precision)
+        save = make_save(data, job.output, config.evaluate.save_predictions)
+        results, failures = evaluate_cases(predict, data, job.cases, config, data.num_outputs, save)
+    metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
+    failures = [*job.faults, *failures]
+    metrics |= summarise_cases(results, data.class_names, config.evaluate.bootstrap_samples)
+    metrics["failed"] = [asdict(failure) for failure in failures]
+    write_metrics(job.output / "metrics.json", metrics)
+    write_cases(job.output / "cases.csv", results, data.class_names)
+    report = write_evaluation_report(
+        job.output / "report.html",
+        job.run,
+        metrics,
+        results,
+        failures,
+        data.class_names,
+        make_reader(data, job.cases),
+    )
+    print_results(metrics, failures, format_table, report)
+    return failures
+
+
+def classify(job: Job, baseline: str | None) -> "list[Failure]":
+    """Predict and score classes, and write what comes of them; return all cases that failed."""
+    from engine.classification_report import write_classification_report
+    from engine.classification_results import format_table, read_baseline, summarise_cases, write_cases
+    from engine.classify import classify_cases
+    from engine.evaluation import evaluating, make_predict
+    from engine.grad_cam import grad_cam
+    from engine.results import write_metrics
+
+    data, config, metrics, model, clip = job.data, job.config, job.metrics, job.model, job.config.data.clip
+
+    def explain(view: "np.ndarray", class_index: int) -> "np.ndarray | None":
+        return grad_cam(model, view, class_index) if hasattr(model, "features") else None
+
+    baselines = read_baseline(baseline, job.metrics["split"], data.class_names) if baseline else {}
+    # Differences between frames show motion even where one of them is repeated.
+    still = clip is not None and clip.input == "frames" and not clip.single_frame
+    started = time.perf_counter()
+    with evaluating(model):
+        predict = make_predict(model, config.train.precision)
+        results, failures = classify_cases(predict, data, job.cases, config, still)
+        metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
+        failures = [*job.faults, *failures]
+        metrics |= summarise_cases(results, data.class_names, config.evaluate.bootstrap_samples, baselines)
+        metrics["failed"] = [asdict(failure) for failure in failures]
+        write_metrics(job.output / "metrics.json", metrics)
+        write_cases(job.output / "cases.csv", results, data.class_names)
+        report = write_classification_report(
+            job.output / "report.html", job.run, metrics, results, failures, data, explain, clip is not None
+        )
+    print_results(metrics, failures, format_table, report)
+    return failures
 
 
 def load_run_config(run: "RunFolder", overrides: Sequence[str]) -> "Config":
@@ -121,25 +202,36 @@ def load_run_config(run: "RunFolder", overrides: Sequence[str]) -> "Config":
     return check_config(tree, where=str(run.config_path))
 
 
+def openers(config: "Config") -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """What opens the task's labelled data, and what opens a folder without labels."""
+    if config.task == "classification":
+        from data.labelled import open_labelled, open_unlabelled
+
+        return open_labelled, open_unlabelled
+    from data.dataset import open_data, open_images
+
+    return open_data, open_images
+
+
 def open_cases(
     run: "RunFolder", config: "Config", arguments: argparse.Namespace
-) -> "tuple[VolumeData, list[Case], list[Failure]]":
+) -> "tuple[Any, list[Any], list[Failure]]":
     """The data, the cases to evaluate, and those of them that their headers rule out.
 
     Cases that training skipped stay skipped, and are no failures.
     """
-    from data.dataset import open_data, open_images
     from engine.evaluation import Failure
 
+    open_split, open_folder = openers(config)
     statistics = run.read_json("statistics")
     if arguments.images:
-        data = open_images(arguments.images, config, statistics)
+        data = open_folder(arguments.images, config, statistics)
         return data, data.cases("all"), [Failure(*fault) for fault in data.skipped]
     split = arguments.split
     splits = {} if split == "all" else {split: run.read_json("splits").get(split)}
     if splits and not splits[split]:
         raise ValueError(f"{run.path}: the run has no {split} cases; choose another --split")
-    data = open_data(config, statistics=statistics, splits=splits)
+    data = open_split(config, statistics=statistics, splits=splits)
     own_root = Path(run.read_config_tree()["data"]["root"]).resolve() == config.data.root.resolve()
     skipped = {entry["case"] for entry in run.read_json("skipped")} if own_root else set()
     cases = [case for case in data.cases(split) if case.id not in skipped]
@@ -148,7 +240,7 @@ def open_cases(
     return data, cases, faults
 
 
-def load_model(config: "Config", data: "VolumeData", checkpoint: Path) -> "tuple[nn.Module, dict[str, Any]]":
+def load_model(config: "Config", data: Any, checkpoint: Path) -> "tuple[nn.Module, dict[str, Any]]":
     """The network with the checkpoint's weights, and what metrics.json says about them."""
     from engine.checkpoint import load_weights, read_state
     from models import build_model
@@ -173,26 +265,13 @@ def make_save(data: "VolumeData", output: Path, save_predictions: bool) -> "Save
     return save
 
 
-def write_results(
-    run: "RunFolder",
-    output: Path,
+def print_results(
     metrics: dict[str, Any],
-    results: "list[CaseResult]",
     failures: "list[Failure]",
-    data: "VolumeData",
-    cases: "list[Case]",
+    format_table: Callable[[dict[str, Any]], str],
+    report: Path,
 ) -> None:
-    """Write metrics.json, cases.csv and report.html, and print the Dice table and the report's path."""
-    from engine.report import write_evaluation_report
-    from engine.results import format_table, summarise_cases, write_cases, write_metrics
-
-    metrics |= summarise_cases(results, data.class_names, metrics["settings"]["bootstrap_samples"])
-    metrics["failed"] = [asdict(failure) for failure in failures]
-    write_metrics(output / "metrics.json", metrics)
-    write_cases(output / "cases.csv", results, data.class_names)
-    report = write_evaluation_report(
-        output / "report.html", run, metrics, results, failures, data.class_names, make_reader(data, cases)
-    )
+    """Print what failed, the table of metrics, and where the report is."""
     for failure in failures:
         print(f"not evaluated: {failure.case}: {failure.file}: {failure.reason}")
     if metrics["num_cases"]:

@@ -60,25 +60,25 @@ def plot_roc(probabilities: np.ndarray, truth: np.ndarray, class_names: Sequence
     return data_uri(figure, "svg")
 
 
-def plot_activation(view: np.ndarray, activation: np.ndarray | None, is_clip: bool) -> str:
-    """PNG of a view (D, H, W, C), and below it the same with an activation (D, H, W) over it, as a data URI.
+def plot_activation(picture: np.ndarray, activation: np.ndarray | None, is_clip: bool) -> str:
+    """PNG of a view, and below it the same with an activation (D, H, W) of 0..1 over it, as a data URI.
 
-    Of a clip frames at even distances; of a volume the three planes through the activation's maximum, anterior
-    and superior up.
+    picture: (D, H, W, 1 or 3) uint8. Of a clip frames at even distances; of a volume the three planes through the
+    activation's maximum, anterior and superior up.
     """
-    image = as_picture(view)
+    image = picture if picture.shape[-1] == 3 else picture[..., 0]
     if is_clip:
-        chosen = np.unique(np.linspace(0, len(view) - 1, min(_MAX_FRAMES, len(view))).round().astype(int))
+        chosen = np.linspace(0, len(image) - 1, min(_MAX_FRAMES, len(image))).round().astype(int)
         planes = [(0, int(position), f"frame {position + 1}") for position in chosen]
     else:
-        shape = view.shape[:3]
+        shape = picture.shape[:3]
         centre = tuple(size // 2 for size in shape)
         if activation is not None and activation.any():
             centre = tuple(map(int, np.unravel_index(activation.argmax(), shape)))
         planes = [(axis, centre[axis], f"{_PLANES[axis]}, plane {centre[axis] + 1}") for axis in range(3)]
     rows = 1 if activation is None else 2
     columns = max(len(planes), 3)
-    aspect = view.shape[1] / view.shape[2]
+    aspect = picture.shape[1] / picture.shape[2]
     width = 10.5 / columns
     figure = Figure(figsize=(10.5, rows * (width * aspect) + 0.3), layout="constrained")
     for row, cells in enumerate(figure.subplots(rows, columns, squeeze=False)):
@@ -86,20 +86,10 @@ def plot_activation(view: np.ndarray, activation: np.ndarray | None, is_clip: bo
             axes.set_axis_off()
         for axes, (axis, position, title) in zip(cells, planes, strict=False):
             origin = "upper" if is_clip else "lower"
-            axes.imshow(np.take(image, position, axis), cmap="gray", vmin=0, vmax=1, origin=origin)
+            axes.imshow(np.take(image, position, axis), cmap="gray", vmin=0, vmax=255, origin=origin)
             if row == 0:
                 axes.set_title(title, color=INK, fontsize=9)
             elif activation is not None:
                 plane = np.take(activation, position, axis)
                 axes.imshow(plane, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * plane, origin=origin)
     return data_uri(figure, "png")
-
-
-def as_picture(view: np.ndarray) -> np.ndarray:
-    """A view (D, H, W, C) brought to 0..1: (D, H, W, 3) of three channels, else (D, H, W) of the first.
-
-    The 0.5th and 99.5th percentiles become 0 and 1, of all channels together, so that colours keep their hue.
-    """
-    image = view if view.shape[-1] == 3 else view[..., 0]
-    low, high = np.percentile(image, [0.5, 99.5])
-    return np.clip((image - low) / max(high - low, 1e-6), 0, 1)

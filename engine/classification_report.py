@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,19 @@ from engine.classify import ClassifiedCase, stack_labels
 from engine.evaluation import Failure
 from engine.page import config_section, curves, failed, heading, image, write_page
 from engine.runs import RunFolder
+
+
+class PictureData(Protocol):
+    """What the report asks of the data."""
+
+    class_names: Sequence[str]
+
+    def load(self, case_id: str, /) -> Any:
+        """.views: (V, D, H, W, C) float32, what the network saw."""
+
+    def pictures(self, case_id: str, /) -> np.ndarray:
+        """The views as they look: (V, D, H, W, 1 or 3) uint8."""
+
 
 Explain = Callable[[np.ndarray, int], np.ndarray | None]  # view (D, H, W, C), class -> (D, H, W) in 0..1
 
@@ -34,16 +47,16 @@ def write_classification_report(
     metrics: Mapping[str, Any],
     cases: Sequence[ClassifiedCase],
     failures: Sequence[Failure],
-    class_names: Sequence[str],
-    load_views: Callable[[str], np.ndarray],
+    data: PictureData,
     explain: Explain,
     is_clip: bool,
 ) -> Path:
     """Write the report of one evaluation and return its path.
 
-    metrics: what metrics.json holds. load_views: case id -> its views (V, D, H, W, C); explain: Grad-CAM of a
-    view and class, or None. Both are asked for the few cases that are shown.
+    metrics: what metrics.json holds. explain: Grad-CAM of a view and class, or None; it and the data are asked
+    for the few cases that are shown.
     """
+    class_names = data.class_names
     checkpoint = metrics["checkpoint"]
     title = f"{run.read_config_tree()['name']}: {metrics['split']}"
     labelled = [case for case in cases if case.label is not None]
@@ -58,7 +71,7 @@ def write_classification_report(
     body = [*heading(title, facts), *failed(failures)]
     if labelled:
         body += [*_table(metrics), *_classes(metrics, class_names), *_figures(metrics, labelled, class_names)]
-        body += _mistakes(labelled, class_names, load_views, explain, is_clip)
+        body += _mistakes(labelled, data, explain, is_clip)
     body += [*curves(run), *config_section(run)]
     return write_page(path, title, body)
 
@@ -119,25 +132,19 @@ def _figures(metrics: Mapping[str, Any], cases: Sequence[ClassifiedCase], class_
     return ['<div class="curves">', *figures, "</div>"]
 
 
-def _mistakes(
-    cases: Sequence[ClassifiedCase],
-    class_names: Sequence[str],
-    load_views: Callable[[str], np.ndarray],
-    explain: Explain,
-    is_clip: bool,
-) -> list[str]:
-    chosen = worst_decisions(cases)
+def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Explain, is_clip: bool) -> list[str]:
+    chosen, class_names = worst_decisions(cases), data.class_names
     title = "The most confident mistakes" if chosen[0].wrong else "No case is mistaken: the least certain ones"
     body, explained = [], False
     for decision in chosen:
         case, k = decision.case, decision.class_index
-        views = load_views(case.id)
-        view = views[len(views) // 2]
-        activation = explain(view, k)
+        views, pictures = data.load(case.id).views, data.pictures(case.id)
+        middle = len(views) // 2
+        activation = explain(views[middle], k)
         explained = explained or activation is not None
         label, predicted = (" + ".join(names(case, class_names)) or "none" for names in (label_names, predicted_names))
         caption = f"{case.id}: label {label}, predicted {predicted}; p({class_names[k]}) = {case.probabilities[k]:.3f}"
-        picture = image(plot_activation(view, activation, is_clip), caption)
+        picture = image(plot_activation(pictures[middle], activation, is_clip), caption)
         body.append(f"<figure><figcaption>{escape(caption)}</figcaption>{picture}</figure>")
     note = (
         "<p>Below each, Grad-CAM of the class named last (Selvaraju et al. 2017): bright is what spoke for it, as "

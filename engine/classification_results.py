@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.classification import METRICS, compare, score_probabilities, summarise
 from engine.classify import ClassifiedCase, stack_labels
+from engine.runs import RunFolder
 
 STILL = "one frame"
 """The baseline's name: the same weights shown each view's middle frame, repeated."""
@@ -68,6 +69,20 @@ def write_cases(path: Path, cases: Sequence[ClassifiedCase], class_names: Sequen
             correct = "" if case.label is None else int(label == predicted)
             row = [case.id, case.group or "", "|".join(label), "|".join(predicted), correct, case.num_views]
             writer.writerow([*row, *(f"{p:.6g}" for p in case.probabilities)])
+
+
+def read_baseline(folder: str | Path, split: str, class_names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """What another run's evaluation of the split predicted, under the run's name.
+
+    Raises ValueError where the folder is no run, or the run was not evaluated on the split.
+    """
+    run = RunFolder.open(folder)
+    path = run.evaluation(split) / "cases.csv"
+    if not path.is_file():
+        raise ValueError(
+            f"--baseline {run.path}: {path} is missing; first run python evaluate.py --run {run.path} --split {split}"
+        )
+    return {run.path.name: read_probabilities(path, class_names)}
 
 
 def read_probabilities(path: Path, class_names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ class LabelledData(Protocol):
     """What classification asks of the data: cases are handed back to it as they came."""
 
     def load(self, case: Any, /) -> Any:
-        """.views (V, D, H, W, C) float32; .label: int, 0 or 1 for each class, or None; .group: str or None."""
+        """.views (V, D, H, W, C) float32; .label: int, (K,) of 0 and 1, or None; .group: str or None."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,10 @@ def classify_cases(
                 failures.append(describe_failure(case, error))
                 _log.error("%s FAILED: %s: %s", failures[-1].case, failures[-1].file, failures[-1].reason)
                 continue
-            facts.append((case.id, loaded.label, loaded.group, len(loaded.views)))
+            label = loaded.label
+            if np.ndim(label):
+                label = tuple(int(value) for value in label)
+            facts.append((case.id, label, loaded.group, len(loaded.views)))
             yield loaded.views
             if still:
                 yield freeze_frames(loaded.views)
