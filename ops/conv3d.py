@@ -57,7 +57,8 @@ def _plain(
 
 def triple(value: int | Triple) -> Triple:
     """One number for (D, H, W), or three."""
-    return (value, value, value) if isinstance(value, int) else value
+    d, h, w = (value, value, value) if isinstance(value, int) else value
+    return d, h, w
 
 
 def check_channels(operator: str, x: mx.array, weight: mx.array, bias: mx.array | None) -> None:
