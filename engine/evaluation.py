@@ -104,8 +104,8 @@ def _evaluate_case(
     seconds = time.perf_counter() - start
     if save is not None:
         save(case, prepared, labels, probabilities)
-    probabilities = None  # the metrics need the memory
     spacing_mm = prepared.source_grid.spacing_mm
+    del prepared, probabilities  # the metrics need the memory
     if case.label is None:
         scores = measure_volumes(labels, spacing_mm, num_classes)
         return CaseResult(case.id, scores, False, cut_slices(labels, None, spacing_mm), seconds)

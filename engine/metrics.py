@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import find_objects
 
-from engine.surface import border_distances_mm
+from engine.surface import border, border_distances_mm
 
 METRICS = ("dice", "iou", "hd95_mm", "nsd", "volume_error_ml")
 
@@ -57,22 +57,25 @@ def score_case(
             nan = np.nan
             scores.append(ClassScore(nan, nan, nan, nan, nan, 0.0, 0.0, empty="both"))
         else:
-            regions = prediction[box] == value, reference[box] == value
-            scores.append(_score_regions(*regions, spacing_mm, voxel_ml, tolerance_mm))
+            parts = prediction[box], reference[box]
+            scores.append(_score_class(*parts, value, spacing_mm, voxel_ml, tolerance_mm))
     return scores
 
 
-def _score_regions(
+def _score_class(
     prediction: np.ndarray,
     reference: np.ndarray,
+    value: int,
     spacing_mm: tuple[float, float, float],
     voxel_ml: float,
     tolerance_mm: float,
 ) -> ClassScore:
-    predicted, expected = int(prediction.sum()), int(reference.sum())
-    both = int((prediction & reference).sum())
+    ours, theirs = prediction == value, reference == value
+    predicted, expected = int(ours.sum()), int(theirs.sum())
+    both = int((ours & theirs).sum())
     if predicted and expected:
-        there, back = border_distances_mm(prediction, reference, spacing_mm)
+        ours, theirs = border(ours), border(theirs)  # under the same names: frees the regions
+        there, back = border_distances_mm(ours, theirs, spacing_mm)
         hd95_mm = float(max(np.percentile(there, 95), np.percentile(back, 95)))
         # In float32, so that a border exactly at the tolerance is within it: 3 * 0.1 > 0.3 in float64.
         within = (there <= np.float32(tolerance_mm)).sum() + (back <= np.float32(tolerance_mm)).sum()

@@ -19,21 +19,21 @@ def border(region: np.ndarray) -> np.ndarray:
         voxels[1:] &= mask[:-1]
         voxels[:-1] &= mask[1:]
         voxels[[0, -1]] = False
-    return region & ~inside
+    inside ^= region
+    return inside
 
 
 def border_distances_mm(
-    prediction: np.ndarray, reference: np.ndarray, spacing_mm: tuple[float, float, float]
+    first: np.ndarray, second: np.ndarray, spacing_mm: tuple[float, float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """From each border voxel to the other region's nearest one: (prediction to reference, the reverse).
+    """From each voxel of one border to the other's nearest one: (first to second, second to first).
 
-    Regions are (D, H, W) bool, both with at least one voxel; crop them to their common bounding box first,
+    Borders are (D, H, W) bool, both with at least one voxel; crop them to their common bounding box first,
     since the cost is the array's. Distances are float32, in mm, in no particular order.
     """
-    ours, theirs = border(prediction), border(reference)
-    if ours.sum() + theirs.sum() < _DENSE * ours.size:
-        return tree_distances_mm(ours, theirs, spacing_mm), tree_distances_mm(theirs, ours, spacing_mm)
-    return transform_distances_mm(ours, theirs, spacing_mm), transform_distances_mm(theirs, ours, spacing_mm)
+    sparse = np.count_nonzero(first) + np.count_nonzero(second) < _DENSE * first.size
+    distances = tree_distances_mm if sparse else transform_distances_mm
+    return distances(first, second, spacing_mm), distances(second, first, spacing_mm)
 
 
 def tree_distances_mm(points: np.ndarray, targets: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
