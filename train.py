@@ -151,7 +151,7 @@ def build_step(config: "Config", data: "Data") -> "TrainStep":
     from engine.step import TrainStep
     from models import build_model
 
-    check_metric(config, data)
+    check_fits_the_data(config, data)
     plan = Plan.of(config, data.batches_per_epoch)
     loss_config = config.loss
     if loss_config.class_weights == "balanced":
@@ -166,14 +166,21 @@ def build_step(config: "Config", data: "Data") -> "TrainStep":
     return TrainStep(model, optimizer, loss, config.train, config.optim)
 
 
-def check_metric(config: "Config", data: "Data") -> None:
-    """Raise ValueError unless validation will report what decides on the best checkpoint."""
+def check_fits_the_data(config: "Config", data: "Data") -> None:
+    """Raise ValueError unless the loss fits the labels, and validation reports what decides on the best checkpoint."""
+    known = ["dice.mean", *(f"dice.{name}" for name in data.class_names[1:])]
     if config.task == "classification":
-        from engine.classify import validation_metrics
+        from engine.classify import is_multi_label, validation_metrics
 
         known = validation_metrics(data.class_names)
-    else:
-        known = ["dice.mean", *(f"dice.{name}" for name in data.class_names[1:])]
+        may_coincide = bool(getattr(data, "multi_label", False))
+        if is_multi_label(config) != may_coincide:
+            labels = "may coincide" if may_coincide else "exclude each other"
+            wanted = "binary_cross_entropy" if may_coincide else "cross_entropy or focal"
+            raise ValueError(
+                f"loss.name={config.loss.name} does not fit the labels of {config.data.root}, which {labels}; "
+                f"use {wanted}"
+            )
     if config.checkpoint.metric not in known:
         raise ValueError(f"checkpoint.metric={config.checkpoint.metric}: validation knows {', '.join(known)}")
 

@@ -97,15 +97,16 @@ class Config(Section):
                 raise ValueError("loss.name=binary_cross_entropy is for task=classification; use cross_entropy")
             return self
         several = isinstance(self.data.columns.label, tuple)
-        if several != (loss.name == "binary_cross_entropy"):
+        # How many label columns a MedMNIST archive has, the archive says: train.py checks it.
+        if several != (loss.name == "binary_cross_entropy") and self.data.source != "medmnist":
             wanted = "binary_cross_entropy" if several else "cross_entropy or focal"
             raise ValueError(
                 f"loss.name={loss.name} does not fit labels that {'may coincide' if several else 'exclude each other'} "
                 f"(data.columns.label: {self.data.columns.label}); use {wanted}"
             )
-        if not several and loss.name not in ("cross_entropy", "focal"):
+        if loss.name not in ("cross_entropy", "focal", "binary_cross_entropy"):
             raise ValueError(f"loss.name={loss.name} is for label volumes; use cross_entropy or focal")
-        if several and loss.class_weights == "balanced":
+        if loss.name == "binary_cross_entropy" and loss.class_weights == "balanced":
             raise ValueError(
                 "loss.class_weights=balanced needs labels that exclude each other; give one weight a class"
             )

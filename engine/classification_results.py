@@ -34,7 +34,7 @@ def summarise_cases(
     probabilities, labels = _stack([c.probabilities for c in labelled], class_names), stack_labels(labelled)
     groups = [case.group for case in labelled]
     summary = summarise(probabilities, labels, groups, class_names, num_samples)
-    known = {name: _aligned(name, others, labelled) for name, others in baselines.items()}
+    known = {name: _align(name, others, labelled) for name, others in baselines.items()}
     still = [case.still for case in labelled if case.still is not None]
     if still:
         known[STILL] = still
@@ -138,11 +138,13 @@ def _stack(rows: Sequence[np.ndarray], class_names: Sequence[str]) -> np.ndarray
     return np.array(rows, np.float64).reshape(len(rows), len(class_names))
 
 
-def _aligned(name: str, others: Mapping[str, np.ndarray], cases: Sequence[ClassifiedCase]) -> list[np.ndarray]:
+def _align(name: str, others: Mapping[str, np.ndarray], cases: Sequence[ClassifiedCase]) -> list[np.ndarray]:
+    """The baseline's probabilities in the cases' order; those of exclusive classes, rounded in a file, sum to 1."""
     missing = [case.id for case in cases if case.id not in others]
     if missing:
         raise ValueError(
             f"baseline {name}: {len(missing)} of {len(cases)} labelled cases are not in its cases.csv, "
             f"{missing[0]} among them; evaluate it on the same split"
         )
-    return [others[case.id] for case in cases]
+    rows = [others[case.id] for case in cases]
+    return [p if isinstance(c.label, tuple) else p / p.sum() for p, c in zip(rows, cases, strict=True)]

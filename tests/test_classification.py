@@ -1,0 +1,192 @@
+"""Classification from end to end: data, train.py, evaluate.py."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import evaluate
+import train
+from data.moving_shapes import write_moving_shapes
+from engine.runs import RunFolder
+from ops import backend
+
+
+@pytest.fixture(autouse=True)
+def _other_tests_choose_their_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_form", backend._form)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time."""
+    report = "engine.classification_report"
+    for plot in (
+        f"{report}.plot_activation",
+        f"{report}.plot_confusion",
+        f"{report}.plot_roc",
+        "engine.page.plot_curves",
+    ):
+        monkeypatch.setattr(plot, lambda *_, **__: "data:image/png;base64,")
+
+
+def write_archive(path: Path, columns: int = 1) -> Path:
+    """Volumes of 6³ whose class is whether their lower or upper half is brighter; a second label is random."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 24), ("val", 10), ("test", 6)):
+        labels = rng.integers(0, 2, (count, columns))
+        labels[:2, 0] = (0, 1)
+        volumes = rng.normal(100, 20, (count, 6, 6, 6))
+        for volume, label in zip(volumes, labels[:, 0], strict=True):
+            volume[:, 3:] += 60 * label
+            volume[:, :3] += 60 * (1 - label)
+        arrays |= {f"{split}_images": volumes.clip(0, 255).astype(np.uint8), f"{split}_labels": labels}
+    np.savez(path, **arrays)
+    return path
+
+
+def write_config(folder: Path, root: Path, **more: Any) -> Path:
+    tree = {
+        "name": "tiny",
+        "task": "classification",
+        "ops": "mlx",
+        "run": {"dir": str(folder / "runs")},
+        "data": {
+            "source": "medmnist",
+            "root": str(root),
+            "split": {"kind": "given"},
+            "patch_size_voxels": [6, 6, 6],
+        },
+        "model": {"name": "cnn3d", "args": {"widths": [4, 8], "dropout": {"kind": "none"}}},
+        "optim": {"learning_rate": 0.02},
+        "train": {"steps": 30, "batch_size": 8, "log_every_steps": 5, "validate_every_steps": 15},
+        "evaluate": {"bootstrap_samples": 100},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(json.dumps({**tree, **more}))  # JSON is YAML
+    return path
+
+
+def run_train(config: Path, *overrides: str) -> int:
+    return train.main(["--config", str(config), *overrides])
+
+
+def metrics_of(run: Path, split: str = "val") -> dict[str, Any]:
+    return json.loads((run / "eval" / split / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("volumes")
+    config = write_config(folder, write_archive(folder / "set.npz"))
+    extra = ("loss.class_weights=balanced", "loss.label_smoothing=0.05", "train.mixup_alpha=0.2")
+    assert run_train(config, *extra) == 0
+    return folder / "runs" / "tiny"
+
+
+def test_training_validates_by_the_tasks_metrics(trained: Path) -> None:
+    validations = RunFolder(trained).read_metrics("val")
+    assert [line["step"] for line in validations] == [15, 30]
+    assert validations[-1]["auc"] > 0.9
+    assert {"accuracy", "balanced_accuracy", "f1", "log_loss", "auc.0", "f1.1"} <= set(validations[-1])
+    assert (trained / "checkpoints" / "best").exists()
+
+
+def test_evaluation_writes_metrics_cases_and_report(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["--run", str(trained), "--checkpoint", "last", "--split", "test"]) == 0
+    metrics = metrics_of(trained, "test")
+    assert (metrics["split"], metrics["num_cases"]) == ("test", 6)
+    assert metrics["accuracy"] > 0.8
+    assert metrics["auc"] > 0.9
+    assert 0 <= metrics["balanced_accuracy"] <= 1
+    assert metrics["checkpoint"]["step"] == 30
+    assert metrics["baselines"] == {}  # no motion in volumes
+    assert sum(map(sum, metrics["confusion"])) == 6
+    with (trained / "eval" / "test" / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert all(abs(float(row["p(0)"]) + float(row["p(1)"]) - 1) < 1e-4 for row in rows)
+    assert np.mean([row["correct"] == "1" for row in rows]) == pytest.approx(metrics["accuracy"])
+    report = (trained / "eval" / "test" / "report.html").read_text()
+    assert report.count("<svg") == 0  # pictures are within the file
+    assert "data:image/svg+xml" in report
+    assert "Grad-CAM" in report
+    out = capsys.readouterr().out
+    assert "balanced_accuracy" in out
+    assert str(trained / "eval" / "test" / "report.html") in out
+
+
+def test_resumed_run_goes_on(trained: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, trained.parents[1] / "set.npz")
+    assert run_train(config, "train.steps=4", "train.validate_every_steps=2") == 0
+    assert run_train(config, "train.steps=4", "train.validate_every_steps=2", "--resume") == 0
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_is_set_beside_another(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["--run", str(trained), "--baseline", str(trained)]) == 2
+    assert "cases.csv is missing; first run python evaluate.py --run" in capsys.readouterr().err
+    assert evaluate.main(["--run", str(trained)]) == 0
+    assert evaluate.main(["--run", str(trained), "--baseline", str(trained)]) == 0
+    beside = metrics_of(trained)["baselines"]["tiny"]
+    assert beside["accuracy"] == metrics_of(trained)["accuracy"]
+    assert beside["difference"]["auc"]["value"] == pytest.approx(0, abs=1e-3)
+
+
+def test_dry_run_shows_a_batch(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, trained.parents[1] / "set.npz")
+    assert run_train(config, "--dry-run") == 0
+    assert (tmp_path / "runs" / "tiny" / "batch.png").stat().st_size > 1000
+    assert "parameters" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_labels_that_may_coincide(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "set.npz", columns=2)
+    config = write_config(tmp_path, archive, loss={"name": "binary_cross_entropy"})
+    assert run_train(config, "train.steps=20") == 0
+    run = tmp_path / "runs" / "tiny"
+    assert evaluate.main(["--run", str(run), "--checkpoint", "last"]) == 0
+    metrics = metrics_of(run)
+    assert "confusion" not in metrics
+    assert metrics["details"]["auc"]["per_class"]["0"]["value"] > 0.8  # the label that shows
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["checkpoint.metric=dice.mean"], "checkpoint.metric=dice.mean: validation knows accuracy, balanced_accuracy"),
+        (["loss.name=binary_cross_entropy"], "which exclude each other; use cross_entropy or focal"),
+        (["loss.class_weights=[1,2,3]"], "loss.class_weights has 3 entries, but the data has 2 classes"),
+    ],
+)
+def test_mistakes(
+    trained: Path, tmp_path: Path, overrides: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_train(write_config(tmp_path, trained.parents[1] / "set.npz"), *overrides) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_clips_and_the_single_frame_beside_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clips = write_moving_shapes(tmp_path / "clips", clips=4, frames=5)
+    clip = {"frames": 4, "short_side_pixels": 24, "crop_pixels": [24, 24], "clips": 2}
+    data = {"source": "classes", "root": str(clips), "clip": clip, "split": {"kind": "ratio", "ratio": [0.5, 0.5, 0]}}
+    config = write_config(tmp_path, clips, data=data)
+    for name, single in (("tiny_still", True), ("tiny", False)):
+        more = (f"name={name}", f"data.clip.single_frame={single}", "train.steps=3", "train.validate_every_steps=3")
+        assert run_train(config, *more) == 0
+    runs = tmp_path / "runs"
+    assert evaluate.main(["--run", str(runs / "tiny_still"), "--checkpoint", "last"]) == 0
+    assert metrics_of(runs / "tiny_still")["baselines"] == {}  # it sees no motion anyway
+    arguments = ["--run", str(runs / "tiny"), "--checkpoint", "last", "--baseline", str(runs / "tiny_still")]
+    assert evaluate.main(arguments) == 0
+    metrics = metrics_of(runs / "tiny")
+    assert list(metrics["baselines"]) == ["tiny_still", "one frame"]
+    assert metrics["num_cases"] == 8
+    assert "accuracy less that of tiny_still" in capsys.readouterr().out
