@@ -12,7 +12,7 @@ from data.augment_spatial import (
     rotation_scaling,
     source_coordinates,
 )
-from data.patches import Shape3
+from data.crop import Shape3
 
 
 def build_augment(config: AugmentConfig) -> "Augment":

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from data.patches import Shape3, crop, label_dtype
+from data.crop import Shape3, crop, label_dtype
 
 Spacing = tuple[float, float, float]
 

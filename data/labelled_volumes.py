@@ -10,10 +10,11 @@ from configs import Config
 from data.augment import build_augment
 from data.cache import Entry
 from data.cases import LabelledCase
+from data.crop import crop
 from data.files import read_header
 from data.grid import Spacing
 from data.normalise import normalise
-from data.patches import crop, draw_offset
+from data.patches import draw_offset
 from data.prepare import Preparation, Prepared, nonzero_box, prepare, working_grid
 from data.problems import FileProblem
 from data.roster import Roster

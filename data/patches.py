@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 from itertools import product
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-if TYPE_CHECKING:
-    from data.augment import Augment
+from data.augment import Augment
+from data.crop import Shape3, crop, label_dtype
 
-Shape3 = tuple[int, int, int]
 Sampling = Literal["random", "whole", "grid"]
 
 
@@ -23,7 +21,7 @@ def draw_sample(
     patch_size: Shape3,
     foreground_rate: float,
     sampling: Sampling = "random",
-    augment: "Augment | None" = None,
+    augment: Augment | None = None,
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     fill: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -45,18 +43,6 @@ def draw_sample(
     if augment is not None:
         return augment.sample(volume, label, offset, rng, patch_size=patch_size, spacing_mm=spacing_mm, fill=fill)
     return crop(volume, offset, patch_size, fill, np.float32), crop(label, offset, patch_size, 0, label_dtype(label))
-
-
-def sample_patch(
-    volume: np.ndarray,
-    label: np.ndarray,
-    foreground: Mapping[int, np.ndarray],
-    patch_size: Shape3,
-    rng: np.random.Generator,
-    foreground_rate: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """A random patch (d, h, w, C) and its labels (d, h, w), without augmentation; see `draw_sample`."""
-    return draw_sample(volume, label, foreground, rng, patch_size=patch_size, foreground_rate=foreground_rate)
 
 
 def draw_offset(
@@ -100,27 +86,6 @@ def grid_offsets(shape: tuple[int, ...], patch_size: Shape3, stride: Shape3 | No
             continue
         axes.append([*range(0, n - p, s), n - p])
     return [(d, h, w) for d, h, w in product(*axes)]
-
-
-def crop(
-    array: np.ndarray, offset: Shape3, size: Shape3, fill: float = 0.0, dtype: DTypeLike | None = None
-) -> np.ndarray:
-    """A copy of `array[offset : offset + size]` over its first three axes, `fill` where that lies outside."""
-    dtype = array.dtype if dtype is None else dtype
-    inside = tuple(slice(max(o, 0), max(min(o + s, n), 0)) for o, s, n in zip(offset, size, array.shape, strict=False))
-    target = tuple(slice(i.start - o, i.stop - o) for i, o in zip(inside, offset, strict=True))
-    shape = (*size, *array.shape[3:])
-    if all(t.start == 0 and t.stop == s for t, s in zip(target, size, strict=True)):
-        return np.array(array[inside], dtype=dtype, order="C")
-    patch = np.full(shape, fill, dtype)
-    if all(t.start < t.stop for t in target):
-        patch[target] = array[inside]
-    return patch
-
-
-def label_dtype(label: np.ndarray) -> DTypeLike:
-    """The dtype of a label patch: uint8 stays, all else becomes int32 (mlx-data takes no int16)."""
-    return np.uint8 if label.dtype == np.uint8 else np.int32
 
 
 def _limit(offset: tuple[int, ...] | list[int], shape: tuple[int, ...], patch_size: Shape3) -> Shape3:

@@ -7,7 +7,8 @@ import pytest
 
 from configs.augment_schema import AugmentConfig
 from data.augment import build_augment
-from data.patches import crop, draw_offset, draw_sample, grid_offsets, sample_patch
+from data.crop import crop
+from data.patches import draw_offset, draw_sample, grid_offsets
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def volume() -> np.ndarray:
 
 def test_a_patch_is_the_volume_at_its_offset(volume: np.ndarray) -> None:
     label = volume[..., 0].astype(np.int16)
-    x, y = sample_patch(volume, label, {}, (4, 5, 6), np.random.default_rng(0), 0.0)
+    x, y = draw_sample(volume, label, {}, np.random.default_rng(0), patch_size=(4, 5, 6), foreground_rate=0.0)
     d, h, w = np.unravel_index(int(x[0, 0, 0, 0]), volume.shape[:3])
     np.testing.assert_array_equal(x, volume[d : d + 4, h : h + 5, w : w + 6])
     np.testing.assert_array_equal(y, label[d : d + 4, h : h + 5, w : w + 6])
@@ -64,7 +65,9 @@ def test_foreground_rate_one_centres_on_a_foreground_voxel() -> None:
     rng = np.random.default_rng(0)
     centres = []
     for _ in range(200):
-        _, y = sample_patch(label[..., None].astype(np.float32), label, foreground, (6, 7, 8), rng, 1.0)
+        _, y = draw_sample(
+            label[..., None].astype(np.float32), label, foreground, rng, patch_size=(6, 7, 8), foreground_rate=1.0
+        )
         centres.append(y[3, 3, 4])
     np.testing.assert_allclose(np.bincount(centres, minlength=3) / 200, [0, 0.5, 0.5], atol=0.1)
 
