@@ -75,9 +75,10 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = difflib.get_close_matches(str(path), near, n=1, cutoff=0.4)
-        raise ConfigError(f"{path}: no such config file" + (f"; did you mean {hint[0]}?" if hint else "")) from None
+        there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, there, n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else f"; found {', '.join(there)}" if there else ""
+        raise ConfigError(f"{path}: no such config file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a YAML file ({error})") from None
     except yaml.YAMLError as error:

@@ -56,7 +56,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainConfig":
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"set exactly one of steps and epochs; got steps={self.steps}, epochs={self.epochs}")
+            raise ValueError(
+                f"set exactly one of steps and epochs, and null the other; got steps={self.steps}, epochs={self.epochs}"
+            )
         return self
 
 

@@ -131,6 +131,8 @@ def test_every_problem_is_listed(path: Path) -> None:
 def test_broken_files(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rn\.yaml: no such config file; did you mean .*run\.yaml\?"):
         load_config(tmp_path / "rn.yaml")
+    with pytest.raises(ConfigError, match=r"other: no such config file; found run\.yaml"):
+        load_config(tmp_path / "other")
     path.write_text("a: [")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_config(path)
