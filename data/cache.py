@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from data.problems import readable_size
 
@@ -92,10 +94,7 @@ class Cache:
             stored = json.loads((folder / "facts.json").read_text())
             arrays = {}
             for name, (shape, dtype) in stored["arrays"].items():
-                array = np.load(folder / f"{name}.npy", mmap_mode=None if in_memory else "r", allow_pickle=False)
-                if list(array.shape) != shape or str(array.dtype) != dtype:
-                    raise ValueError(f"{name}.npy holds {array.dtype} {array.shape}, expected {dtype} {shape}")
-                arrays[name] = array
+                arrays[name] = _read_array(folder / f"{name}.npy", tuple(shape), np.dtype(dtype), in_memory)
             return Entry(arrays, stored["facts"])
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             if folder.exists():  # else another process has just evicted it
@@ -259,10 +258,31 @@ def _used_and_size(folder: Path) -> tuple[float, int]:
     return used, size
 
 
+def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    file = io.BytesIO()
+    facts = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(file, facts)
+    return file.getvalue()
+
+
+def _read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], in_memory: bool) -> np.ndarray:
+    """The array, read-only. Its header is compared, not parsed: `np.load` parses it as Python code, which in
+    threads now and then raises SystemError before Python 3.12 (cpython issue 106905)."""
+    header = _npy_header(shape, dtype)
+    with path.open("rb") as file:
+        if file.read(len(header)) != header:
+            raise ValueError(f"{path.name} does not hold {dtype} {list(shape)}")
+        if in_memory:
+            array = np.fromfile(file, dtype, int(np.prod(shape))).reshape(shape)
+            array.flags.writeable = False
+            return array
+        return np.memmap(file, dtype, "r", len(header), shape)  # the file: its name may be another entry's by now
+
+
 def _write_array(path: Path, array: np.ndarray) -> None:
     array = np.ascontiguousarray(array)
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(_npy_header(array.shape, array.dtype))
         file.write(array.reshape(-1).view(np.uint8).data)  # ndarray.tofile would lose the error's number
         file.flush()
         os.fsync(file.fileno())
