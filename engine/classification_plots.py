@@ -86,7 +86,10 @@ def plot_activation(picture: np.ndarray, activation: np.ndarray | None, is_clip:
             axes.set_axis_off()
         for axes, (axis, position, title) in zip(cells, planes, strict=False):
             origin = "upper" if is_clip else "lower"
-            axes.imshow(np.take(image, position, axis), cmap="gray", vmin=0, vmax=255, origin=origin)
+            shown = np.take(image, position, axis)
+            if row == 1 and shown.ndim == 3:
+                shown = shown.mean(axis=-1)  # grey: the colours below are the activation's
+            axes.imshow(shown, cmap="gray", vmin=0, vmax=255, origin=origin)
             if row == 0:
                 axes.set_title(title, color=INK, fontsize=9)
             elif activation is not None:

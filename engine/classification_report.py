@@ -87,7 +87,9 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
             cells += f"<td>{_number(baseline[metric])}</td>{_cell(baseline['difference'][metric], '+')}"
         rows.append(f"<tr><th>{_TITLES[metric]}</th>{cells}</tr>")
     unit, count = metrics["interval_by"], metrics["num_groups"]
-    sentences = [f"Small: bootstrap 95 % intervals over {count} {unit}s; differences are paired."]
+    sentences = [f"Small: bootstrap 95 % intervals over {count} {unit}s. Of log loss less is better."]
+    if baselines:
+        sentences.append("Differences are this run less the other, case by case (paired).")
     if STILL in baselines:
         sentences.append(
             f"«{STILL}»: the same weights, shown each view's middle frame repeated, so that nothing moves. The "
