@@ -186,13 +186,14 @@ def _picture(frame: Any, short_side: int, grey: bool) -> np.ndarray:
     swap, flip_rows, flip_columns = _turn(frame)
     width, height = resized(frame.width, frame.height, short_side)
     smaller = width * height < frame.width * frame.height
-    picture = frame.to_ndarray(
-        format="gray" if grey else "rgb24",
+    resized_frame = frame.reformat(
         width=width,
         height=height,
+        format="gray" if grey else "rgb24",
         interpolation="AREA" if smaller else "BILINEAR",  # averaged when made smaller, against aliasing
+        threads=1,  # by default a pool, which costs a frame of this size more than it gives
     )
-    picture = picture.reshape(height, width, -1)
+    picture = resized_frame.to_ndarray().reshape(height, width, -1)
     if swap:
         picture = picture.swapaxes(0, 1)
     return np.ascontiguousarray(picture[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
