@@ -23,7 +23,8 @@ def plot_confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) 
     for row, column in np.ndindex(*matrix.shape):
         color = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=9)
-    axes.set_xticks(range(len(class_names)), class_names, rotation=45, ha="right")
+    long = max(map(len, class_names)) > 3
+    axes.set_xticks(range(len(class_names)), class_names, rotation=45 if long else 0, ha="right" if long else "center")
     axes.set_yticks(range(len(class_names)), class_names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
@@ -79,8 +80,8 @@ def plot_activation(picture: np.ndarray, activation: np.ndarray | None, is_clip:
     rows = 1 if activation is None else 2
     columns = max(len(planes), 3)
     aspect = picture.shape[1] / picture.shape[2]
-    width = 10.5 / columns
-    figure = Figure(figsize=(10.5, rows * (width * aspect) + 0.3), layout="constrained")
+    width = min(10.5 / columns, 2.4)  # inches
+    figure = Figure(figsize=(columns * width, rows * width * aspect + 0.3), layout="constrained")
     for row, cells in enumerate(figure.subplots(rows, columns, squeeze=False)):
         for axes in cells:
             axes.set_axis_off()
