@@ -1,6 +1,7 @@
 """Train a network from a config.
 
 python train.py --config configs/demo_unet.yaml [key.path=value ...] [--dry-run] [--resume]
+mlx.launch -n 2 .venv/bin/python train.py --config configs/demo_unet.yaml    (docs/distributed.md)
 """
 
 import argparse
@@ -13,6 +14,7 @@ if TYPE_CHECKING:  # imported where they are needed, so that --help and a config
     from configs import Config
     from data.dataset import VolumeData
     from data.labelled import ClassificationData
+    from engine.distributed import Group
     from engine.loop import Validate
     from engine.runs import RunFolder
     from engine.signals import StopRequest
@@ -45,21 +47,28 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 where the run failed, 2 for a user's mistake, 130 or 143 after a signal."""
     arguments = parse_arguments(argv)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
-    _log.setLevel(logging.INFO)
     from configs import load_config
+    from engine.distributed import ALONE, GroupError, join_group, set_up_logging
 
+    group = ALONE
     try:
-        overrides = [*arguments.overrides, *(["resume=true"] if arguments.resume else [])]
-        config = load_config(arguments.config, overrides)
-        return dry_run(config) if arguments.dry_run else train(config)
+        group = join_group()
+        set_up_logging(group)
+        with group.together():
+            overrides = [*arguments.overrides, *(["resume=true"] if arguments.resume else [])]
+            config = load_config(arguments.config, overrides)
+            return dry_run(config, group) if arguments.dry_run else train(config, group)
     except (ValueError, OSError) as error:
-        return fail(error, 2)
+        return fail(error, 2, group)
+    except GroupError as error:
+        return fail(error, 1, group)
     except KeyboardInterrupt:
         return 130
+    finally:
+        group.leave()
 
 
-def train(config: "Config") -> int:
+def train(config: "Config", group: "Group") -> int:
     """Train the run to the end of its budget; return the exit code."""
     from data.files import FileProblem
     from engine.loop import NonFiniteError, fit, restore
@@ -67,30 +76,31 @@ def train(config: "Config") -> int:
     from engine.runs import RunFolder
     from engine.signals import StopRequest
 
-    run = RunFolder(config.run_folder)
-    resumed = config.resume and run.exists()
+    run = RunFolder(config.run_folder, group.writes)
+    resumed = group.writes and config.resume and run.exists()
     if resumed:
         check_config_unchanged(run, config)
-    else:
+    elif group.writes:
         run.require_absent()
         if config.resume:
             _log.info("%s: no run to resume yet, this begins one", run.path)
-    data = prepare_data(config, run if resumed else None)
-    step = build_step(config, data)
-    write_facts(run, config, data, resumed)
-    position = restore(step, data, run)
+    data = prepare_data(config, run if resumed else None, group)
+    step = build_step(config, data, group)
+    if group.writes:
+        write_facts(run, config, data, resumed, group)
+    position = restore(step, data, run, group)
 
-    stop = StopRequest(run.stop_path)
-    validate, train_cases = build_validation(config, data, stop), data.cases("train")
+    stop = StopRequest(run.stop_path, speaks=group.writes)
+    validate, train_cases = build_validation(config, data, stop, group), data.cases("train")
     try:
-        with stop:
-            fit(step, data, run, config, position, stop, validate, lambda index: train_cases[index].id)
+        with stop, group.together():
+            fit(step, data, run, config, position, stop, validate, lambda index: train_cases[index].id, group)
     except (NonFiniteError, FileProblem, OSError) as error:
-        return fail(error, 1)
+        return fail(error, 1, group)
     return stop.exit_code
 
 
-def dry_run(config: "Config") -> int:
+def dry_run(config: "Config", group: "Group") -> int:
     """Check everything, train two steps that nobody keeps, and say what a run would take."""
     from data.preview import save_labelled_preview, save_preview
     from engine.dry_run import format_rehearsal, rehearse
@@ -99,11 +109,14 @@ def dry_run(config: "Config") -> int:
     from models import count_parameters
     from models.dropout import dropout_table, format_table
 
-    data = prepare_data(config, None)
-    step = build_step(config, data)
+    data = prepare_data(config, None, group)
+    step = build_step(config, data, group)
     plan = Plan.of(config, data.batches_per_epoch)
     with Feed(data, plan.steps_per_epoch, config.train.accumulate) as feed:
         batches, _ = feed.next(0)
+    rehearsal = rehearse(step, batches)
+    if not group.writes:
+        return 0
     batch, cases = batches[0], data.cases("train")
     config.run_folder.mkdir(parents=True, exist_ok=True)
     picture = config.run_folder / "batch.png"
@@ -114,34 +127,36 @@ def dry_run(config: "Config") -> int:
         save_preview(*shown)
     print(f"parameters  {count_parameters(step.model):,}")
     print(format_table(dropout_table(step.model)))
-    print(format_rehearsal(rehearse(step, batches), plan))
+    print(format_rehearsal(rehearsal, plan))
     print(f"batch       {picture}")
     return 0
 
 
-def prepare_data(config: "Config", run: "RunFolder | None") -> "Data":
-    """Open the data and prepare every case; a resumed run keeps its splits and statistics."""
+def prepare_data(config: "Config", run: "RunFolder | None", group: "Group") -> "Data":
+    """Open the data and prepare every case; a resumed run, given in rank 0, keeps its splits and statistics."""
     from ops import backend
 
     backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
     kept = {} if run is None else {name: run.read_json(name) for name in ("statistics", "splits")}
+    kept = group.share_json(kept)
     data: Data
     if config.task == "classification":
         from data.labelled import open_labelled
 
-        data = open_labelled(config, **kept)
+        data = open_labelled(config, **kept, rank=group.rank, world=group.size)
     else:
         from data.dataset import open_data
 
-        data = open_data(config, **kept)
+        data = open_data(config, **kept, rank=group.rank, world=group.size)
     data.prepare_all(progress=ShowPreparation())
+    group.require_same("the data", f"fingerprint {data.fingerprint}, splits {data.splits}")
     _log.info("cases: %s", ", ".join(f"{len(ids)} {split}" for split, ids in data.splits.items()))
     if data.skipped:
         _log.warning("skipped %d cases: %s", len(data.skipped), ", ".join(sorted({s[0] for s in data.skipped})))
     return data
 
 
-def build_step(config: "Config", data: "Data") -> "TrainStep":
+def build_step(config: "Config", data: "Data", group: "Group") -> "TrainStep":
     """Build model, loss and optimiser from the config, seeded."""
     import mlx.core as mx
 
@@ -150,6 +165,7 @@ def build_step(config: "Config", data: "Data") -> "TrainStep":
     from engine.optim import build_optimizer
     from engine.step import TrainStep
     from models import build_model
+    from models.norms import synchronise_batch_norms
 
     check_fits_the_data(config, data)
     plan = Plan.of(config, data.batches_per_epoch)
@@ -159,11 +175,13 @@ def build_step(config: "Config", data: "Data") -> "TrainStep":
         weights = balanced_weights({name: labels.count(k) for k, name in enumerate(data.class_names)})
         loss_config = loss_config.model_copy(update={"class_weights": weights})
         _log.info("class weights: %s", ", ".join(f"{weight:.3g}" for weight in weights))
-    loss = build_loss(loss_config, data.num_outputs)
+    loss = build_loss(loss_config, data.num_outputs, group.gather if group.size > 1 else None)
     optimizer = build_optimizer(config.optim, plan.total_steps)
     mx.random.seed(config.seed)
     model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
-    return TrainStep(model, optimizer, loss, config.train, config.optim)
+    if group.size > 1 and config.distributed.batch_norm == "synchronised":
+        synchronise_batch_norms(model, group.gather_for_all)
+    return TrainStep(model, optimizer, loss, config.train, config.optim, group)
 
 
 def check_fits_the_data(config: "Config", data: "Data") -> None:
@@ -185,7 +203,7 @@ def check_fits_the_data(config: "Config", data: "Data") -> None:
         raise ValueError(f"checkpoint.metric={config.checkpoint.metric}: validation knows {', '.join(known)}")
 
 
-def build_validation(config: "Config", data: "Data", stop: "StopRequest") -> "Validate | None":
+def build_validation(config: "Config", data: "Data", stop: "StopRequest", group: "Group") -> "Validate | None":
     """What scores the model during training; None without cases for it."""
     cases = [case for case in data.cases("val") if case.label is not None]
     if not cases:
@@ -193,17 +211,17 @@ def build_validation(config: "Config", data: "Data", stop: "StopRequest") -> "Va
     if config.task == "classification":
         from engine import classify
 
-        return classify.make_validation(config, data.class_names, StoppableData(data, stop), cases)
+        return classify.make_validation(config, data.class_names, StoppableData(data, stop), cases, group)
     from engine import evaluation
 
-    return evaluation.make_validation(config, data.class_names, StoppableData(data, stop), cases)
+    return evaluation.make_validation(config, data.class_names, StoppableData(data, stop), cases, group)
 
 
-def write_facts(run: "RunFolder", config: "Config", data: "Data", resumed: bool) -> None:
+def write_facts(run: "RunFolder", config: "Config", data: "Data", resumed: bool, group: "Group") -> None:
     """Write what the run is made of into its folder."""
     from engine.environment import describe_environment
 
-    environment = {**describe_environment(), "data_fingerprint": data.fingerprint}
+    environment = {**describe_environment(), "processes": group.size, "data_fingerprint": data.fingerprint}
     if resumed:
         first = run.read_json("environment")
         environment = {**first, "resumed": [*first.get("resumed", []), environment]}
@@ -243,8 +261,10 @@ class ShowPreparation:
             _log.info("prepared %d of %d cases", done, total)
 
 
-def fail(error: Exception, code: int) -> int:
-    """Print the message of an error, with what was noted on it, and return the exit code."""
+def fail(error: Exception, code: int, group: "Group") -> int:
+    """Print the message of an error, with what was noted on it, in one process; return the exit code."""
+    if not group.speaks(error):
+        return code
     print("\n".join([f"train.py: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
     return code
 

@@ -8,7 +8,14 @@ from pydantic import Field, model_validator
 from configs.data_schema import DataConfig
 from configs.fields import Count, Section
 from configs.model_schema import AnyModelConfig, UNet3dArgs, UNet3dConfig
-from configs.train_schema import CheckpointConfig, EvaluateConfig, LossConfig, OptimConfig, TrainConfig
+from configs.train_schema import (
+    CheckpointConfig,
+    DistributedConfig,
+    EvaluateConfig,
+    LossConfig,
+    OptimConfig,
+    TrainConfig,
+)
 
 LABELLED_SOURCES = ("classes", "medmnist")
 
@@ -34,6 +41,7 @@ class Config(Section):
     train: TrainConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @property
     def run_folder(self) -> Path:

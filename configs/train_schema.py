@@ -62,6 +62,14 @@ class TrainConfig(Section):
         return self
 
 
+class DistributedConfig(Section):
+    """Several processes under mlx.launch; see docs/distributed.md. `train.batch_size` is that of all together."""
+
+    timeout_seconds: Positive = 600.0  # a process that waits longer for the others in training ends
+    # Statistics of all processes' samples, as one process would take them, or local: each of its own share.
+    batch_norm: Literal["synchronised", "local"] = "synchronised"
+
+
 class CheckpointConfig(Section):
     every_steps: Count | None = None  # null: at each validation
     keep: Count = 2  # the last ones; the best is kept besides

@@ -14,6 +14,7 @@ import numpy as np
 
 from configs import Config
 from engine.classification import METRICS, predict_indicators, score_probabilities
+from engine.distributed import ALONE, Group
 from engine.evaluation import CASE_ERRORS, Failure, describe_failure, evaluating, evenly_spaced, make_predict
 from engine.sliding_window import Predict
 
@@ -147,12 +148,12 @@ def stack_labels(cases: Sequence[ClassifiedCase]) -> np.ndarray:
 
 
 def make_validation(
-    config: Config, class_names: Sequence[str], data: LabelledData, cases: Sequence[Any]
+    config: Config, class_names: Sequence[str], data: LabelledData, cases: Sequence[Any], group: Group = ALONE
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return the validation of a training run: model -> {"auc", "accuracy", ..., "auc.<class>", "f1.<class>"}.
 
     The metrics of `classification.METRICS`, over `evaluate.validation_cases` of the cases, evenly spaced, without
-    mirroring; NaN where they are undefined.
+    mirroring; NaN where they are undefined. The processes of a `group` share the cases, and all return the same.
     """
     chosen = evenly_spaced(cases, config.evaluate.validation_cases)
     multi_label = is_multi_label(config)
@@ -161,7 +162,7 @@ def make_validation(
         labels = []
 
         def views() -> Iterator[np.ndarray]:
-            for case in chosen:
+            for case in group.deal(chosen):
                 loaded = data.load(case)
                 labels.append(loaded.label)
                 yield loaded.views
@@ -169,6 +170,7 @@ def make_validation(
         with evaluating(model):
             predict = make_predict(model, config.train.precision)
             probabilities = list(predict_cases(predict, views(), config.train.batch_size, multi_label))
+        probabilities, labels = group.undeal(probabilities), group.undeal(labels)
         scores = score_probabilities(np.array(probabilities), np.array(labels, np.int64))
         values = {name: scores[name].value for name in METRICS}
         for name in _PER_CLASS:

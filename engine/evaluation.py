@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 
 from configs import Config
+from engine.distributed import ALONE, Group
 from engine.metrics import ClassScore, dice_per_class, measure_volumes, score_case
 from engine.slices import Slices, cut_slices
 from engine.sliding_window import Predict, predict_labels, predict_probabilities
@@ -132,13 +133,14 @@ def describe_failure(case: Any, error: Exception) -> Failure:
 
 
 def make_validation(
-    config: Config, class_names: Sequence[str], data: CaseData, cases: Sequence[Any]
+    config: Config, class_names: Sequence[str], data: CaseData, cases: Sequence[Any], group: Group = ALONE
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return the validation of a training run: model -> {"dice.mean", "dice.<class>"}, each the mean over cases.
 
     It takes Dice alone, on the prepared (working) grid, with `evaluate.validation_overlap`, no mirroring, and
     `evaluate.validation_cases` of the cases, evenly spaced. Windows of several cases share a batch. A class that
     is empty in both volumes of a case is left out; one that never occurs is NaN, and left out of the mean.
+    The processes of a `group` share the cases, and all return the same.
     """
     chosen = evenly_spaced(cases, config.evaluate.validation_cases)
     patch_size = config.evaluate.window_size_voxels or config.data.patch_size_voxels
@@ -149,7 +151,7 @@ def make_validation(
         references: deque[np.ndarray] = deque()
 
         def volumes() -> Iterator[np.ndarray]:
-            for case in chosen:
+            for case in group.deal(chosen):
                 prepared = data.load(case)
                 references.append(prepared.label)
                 yield prepared.volume
@@ -159,7 +161,7 @@ def make_validation(
             predict = make_predict(model, config.train.precision)
             for labels in predict_labels(predict, volumes(), patch_size, overlap, window_batch):
                 scores.append(dice_per_class(labels, references.popleft(), num_classes, ignore_label))
-        per_class = [nan_mean(values) for values in np.array(scores).T]
+        per_class = [nan_mean(values) for values in np.array(group.undeal(scores)).T]
         named = {f"dice.{name}": value for name, value in zip(class_names[1:], per_class, strict=True)}
         return {"dice.mean": nan_mean(per_class), **named}
 

@@ -12,6 +12,7 @@ import mlx.nn as nn
 
 from configs import Config
 from engine.checkpoint import latest_whole, save_checkpoint
+from engine.distributed import ALONE, Group
 from engine.feed import Feed, TrainingData
 from engine.progress import Position, Progress
 from engine.resume import check_data_unchanged
@@ -67,6 +68,7 @@ def fit(
     stop: StopRequest,
     validate: Validate | None = None,
     name_case: Callable[[int], str] = str,
+    group: Group = ALONE,
 ) -> None:
     """Train from `position`, which moves along, to the end of the budget.
 
@@ -74,7 +76,8 @@ def fit(
     or killed and resumed equals an uninterrupted one. `validate` scores the model, in evaluation mode; the best
     checkpoint is that of `checkpoint.metric`. A request to `stop` ends the run after the step, with a
     checkpoint; it may also raise StopRequested within `validate`, which then is made up for on resuming.
-    `name_case` names the case of a batch's `index`.
+    `name_case` names the case of a batch's `index`. In a `group` all processes call this alike, each with its
+    share of the data: rank 0 saves, and all end together.
 
     Raises NonFiniteError for a loss that is NaN or infinite (no checkpoint is written of it), OSError where a
     checkpoint can't be written.
@@ -83,6 +86,8 @@ def fit(
     feed = Feed(data, plan.steps_per_epoch, config.train.accumulate)
 
     def save(best: bool = False) -> None:
+        if not group.writes:
+            return
         started = time.perf_counter()
         epoch, done = divmod(position.step, plan.steps_per_epoch)
         state = {
@@ -101,39 +106,55 @@ def fit(
     def finish_step() -> bool:
         """Validate and save where due; return whether the run ends here."""
         improved = False
-        if validate is not None and not stop.requested and validation_is_due(plan, position):
+        if validate is not None and validation_is_due(plan, position) and not group.is_asked_to_stop(stop):
             try:
-                improved = run_validation(step, validate, position, progress, config)
+                with group.together():
+                    improved = run_validation(step, validate, position, progress, config)
             except StopRequested:
                 _log.info("the validation at step %d is left for later", position.step)
-        ends = stop.requested or out_of_patience(config, position)  # asked once: a request may come at any time
+        # asked once: a request may come at any time
+        ends = group.is_asked_to_stop(stop) or out_of_patience(config, position)
         if improved or ends or plan.due(plan.save_every, position.step):
             save(best=improved)
         return ends
 
     step.model.train()
-    with Progress(run, position, plan.total_steps, plan.steps_per_epoch) as progress, feed:
+    progress = Progress(run, position, plan.total_steps, plan.steps_per_epoch)
+    with group.watchdog(config.distributed.timeout_seconds), progress, feed:
         ended = out_of_patience(config, position)
         if validate is not None and validation_is_due(plan, position):
             ended = finish_step()  # the run was stopped before this validation
         while not ended and position.step < plan.total_steps:
             started = time.perf_counter()
-            batches, waited = feed.next(position.step)
-            result = step(batches)
+            with group.together():
+                batches, waited = feed.next(position.step)
+            group.seed_step(config.seed, position.step)
+            with group.waiting(f"the other processes' gradients in step {position.step + 1}"):
+                result = step(batches)
             position.step += 1
-            require_finite(result, batches, position.step, run, name_case)
-            samples = sum(len(batch["x"]) for batch in batches)
+            require_finite(result, batches, position.step, run, name_case, group)
+            samples = group.size * sum(len(batch["x"]) for batch in batches)
             seconds = time.perf_counter() - started
             progress.stepped(result, samples, seconds, waited, plan.due(plan.log_every, position.step))
             ended = finish_step()
-    report_end(plan, position, stop)
+    report_end(plan, position, stop, group.writes)
 
 
-def restore(step: TrainStep, data: TrainingData, run: RunFolder) -> Position:
+def restore(step: TrainStep, data: TrainingData, run: RunFolder, group: Group = ALONE) -> Position:
     """Put the run's latest whole checkpoint, if any, into the step; return its position, or a new run's.
+
+    In a group rank 0 reads it and gives it to the others, however many they are.
 
     Raises ValueError where the data changed, or the checkpoint doesn't fit the model.
     """
+    position = _read_last(step, data, run) if group.rank == 0 else Position()
+    if group.size > 1:
+        position = Position.from_json(group.share_json(position.to_json()))
+        step.synchronise()
+    return position
+
+
+def _read_last(step: TrainStep, data: TrainingData, run: RunFolder) -> Position:
     found = latest_whole(run.checkpoints)
     if found is None:
         run.trim_metrics(0, 0)
@@ -207,22 +228,29 @@ def is_better(score: float | None, best: float | None, mode: str) -> bool:
 
 
 def require_finite(
-    result: StepResult, batches: Sequence[Batch], step: int, run: RunFolder, name_case: Callable[[int], str]
+    result: StepResult,
+    batches: Sequence[Batch],
+    step: int,
+    run: RunFolder,
+    name_case: Callable[[int], str],
+    group: Group = ALONE,
 ) -> None:
-    """Raise NonFiniteError unless loss and gradient are numbers."""
+    """Raise NonFiniteError unless loss and gradient, which are the same in all processes, are numbers."""
     if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
         return
-    indices = [int(i) for batch in batches for i in batch.get("index", ())]
+    names = ", ".join(name_case(int(i)) for batch in batches for i in batch.get("index", ()))
+    if group.size > 1:
+        names = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(group.gather_texts(names)))
     last = run.checkpoints / "last"
     raise NonFiniteError(
         f"step {step}: loss {result.loss} ({', '.join(f'{k} {v}' for k, v in result.parts.items())}), "
-        f"gradient norm {result.grad_norm}; cases: {', '.join(map(name_case, indices)) or 'unknown'}. "
+        f"gradient norm {result.grad_norm}; cases: {names or 'unknown'}. "
         + (f"The last good checkpoint is {last.resolve()}. " if last.exists() else "No checkpoint was written yet. ")
         + "Look at these cases, lower optim.learning_rate, or set optim.clip_norm"
     )
 
 
-def report_end(plan: Plan, position: Position, stop: StopRequest) -> None:
+def report_end(plan: Plan, position: Position, stop: StopRequest, writes: bool) -> None:
     """Log how the run ended and where its time went; a file STOP has been obeyed and goes."""
     if position.step >= plan.total_steps:
         _log.info("finished: %d steps", position.step)
@@ -241,4 +269,5 @@ def report_end(plan: Plan, position: Position, stop: StopRequest) -> None:
             100 * position.waiting_seconds / position.seconds,
             position.validation_seconds,
         )
-    stop.stop_file.unlink(missing_ok=True)
+    if writes:
+        stop.stop_file.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
 """Losses of voxels or of whole cases, in float32, as sums per sample and class that are divided once.
 
 All but `binary_cross_entropy` are formulas on `ops.ClassSums`: (N, K) sums over voxels, a whole case being one voxel.
-Sums from several devices could be added before the division, as could those of several batches.
+Those of several processes are joined before the division, so that the loss is that of the whole batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ import mlx.core as mx
 from configs.train_schema import LossConfig
 from ops import ClassSums, class_sums
 
+Gather = Callable[[mx.array], mx.array]
 Loss = Callable[[mx.array | Sequence[mx.array], mx.array], tuple[mx.array, dict[str, mx.array]]]
 
 
@@ -85,13 +87,14 @@ LOSSES: dict[str, dict[str, Callable[[ClassSums, LossConfig], mx.array]]] = {
 }
 
 
-def build_loss(config: LossConfig, num_outputs: int) -> Loss:
+def build_loss(config: LossConfig, num_outputs: int, gather: Gather | None = None) -> Loss:
     """Return loss(logits, y) -> (float32 scalar, {term: float32 scalar before its weight}).
 
     logits: (N, D, H, W, K), or a list of them, finest first, each weighted half of the one before (deep
     supervision, Lee et al. 2015, arXiv:1409.5185); the target is then sampled down to each by nearest neighbour.
     y: (N, D, H, W) integers in 0..K-1, and the ignored label.
     Of whole cases logits are (N, K) and y is (N,), or for binary_cross_entropy (N, K).
+    gather: joins (n, ...) of all processes to (N, ...), which makes the loss that of their batches together.
 
     Raises ValueError where the config doesn't fit the number of outputs.
     """
@@ -100,7 +103,7 @@ def build_loss(config: LossConfig, num_outputs: int) -> Loss:
             f"loss.class_weights has {len(config.class_weights)} entries, but the data has {num_outputs} classes"
         )
     if config.name == "binary_cross_entropy":
-        return partial(_binary_loss, config)
+        return partial(_binary_loss, config, gather)
     if num_outputs < 2:
         raise ValueError(f"loss.{config.name} needs at least 2 classes, background included; got {num_outputs}")
     terms = LOSSES[config.name]
@@ -114,6 +117,8 @@ def build_loss(config: LossConfig, num_outputs: int) -> Loss:
         for i, level in enumerate(levels):
             target = sample_down(y, level.shape[1:-1])
             sums = class_sums(level, target, config.ignore_label, gamma)
+            if gather is not None:
+                sums = gather_sums(sums, gather)
             for name, term in terms.items():
                 parts[name] = parts[name] + 0.5**i / norm * term(sums, config)
         total = mx.array(0.0)
@@ -125,11 +130,20 @@ def build_loss(config: LossConfig, num_outputs: int) -> Loss:
 
 
 def _binary_loss(
-    config: LossConfig, logits: mx.array | Sequence[mx.array], y: mx.array
+    config: LossConfig, gather: Gather | None, logits: mx.array | Sequence[mx.array], y: mx.array
 ) -> tuple[mx.array, dict[str, mx.array]]:
     assert isinstance(logits, mx.array)
+    if gather is not None:
+        logits, y = gather(logits), gather(y)
     loss = binary_cross_entropy(logits, y, config)
     return loss, {config.name: loss}
+
+
+def gather_sums(sums: ClassSums, gather: Gather) -> ClassSums:
+    """Return the sums of all processes' samples, brought together in one message."""
+    names = [field.name for field in fields(sums)]
+    joined = gather(mx.stack([getattr(sums, name) for name in names], axis=1))  # (N, sums, K)
+    return ClassSums(*(joined[:, i] for i in range(len(names))))
 
 
 def sample_down(y: mx.array, shape: Sequence[int]) -> mx.array:

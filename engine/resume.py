@@ -27,6 +27,7 @@ SAFE_TO_CHANGE = (
     "checkpoint.every_steps",
     "checkpoint.keep",
     "evaluate",
+    "distributed",
 )
 """Keys that may differ on --resume: they leave what is trained as it is, or, the budget, only how long."""
 

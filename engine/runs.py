@@ -25,8 +25,10 @@ class RunFolder:
     eval/<split>/      what evaluate.py writes
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, writes: bool = True) -> None:
+        """writes: False in a process that leaves metrics and facts to another one."""
         self.path = Path(path)
+        self.writes = writes
         self.config_path = self.path / "config.yaml"
         self.metrics_path = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -88,6 +90,8 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as name.json; numbers that are not finite become null."""
+        if not self.writes:
+            return
         text = json.dumps(without_nan(value), indent=1, allow_nan=False, ensure_ascii=False)
         write_atomically(self.path / f"{name}.json", text + "\n")
 
@@ -103,6 +107,8 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line: {"step", "epoch", "split", values ...}. Lines survive a kill of the process."""
+        if not self.writes:
+            return
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(without_nan(line), allow_nan=False, ensure_ascii=False) + "\n")
 

@@ -18,24 +18,41 @@ class StopRequest:
 
     As a context manager it handles SIGINT and SIGTERM. The first one is a request; the second ends the process
     at once, as if nobody handled it.
+
+    `speaks`: whether it says on standard error that it noticed a signal.
     """
 
-    def __init__(self, stop_file: Path) -> None:
+    def __init__(self, stop_file: Path, speaks: bool = True) -> None:
         self.stop_file = stop_file
+        self._speaks = speaks
         self._signal: signal.Signals | None = None
+        self._agreed: tuple[str, int] | None = None  # reason and exit code
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def requested(self) -> bool:
-        return self._signal is not None or self.stop_file.exists()
+        return self.is_agreed or self._signal is not None or self.stop_file.exists()
+
+    @property
+    def is_agreed(self) -> bool:
+        """Whether all processes that train together know of a request."""
+        return self._agreed is not None
+
+    def adopt(self, reason: str, exit_code: int) -> None:
+        """Stop for the reason for which another process, or this one, was asked to."""
+        self._agreed = reason, exit_code
 
     @property
     def reason(self) -> str:
+        if self._agreed is not None:
+            return self._agreed[0]
         return self._signal.name if self._signal is not None else f"the file {self.stop_file}"
 
     @property
     def exit_code(self) -> int:
         """What the process should exit with: 128 + the signal's number, 0 for the file or no request."""
+        if self._agreed is not None:
+            return self._agreed[1]
         return 0 if self._signal is None else 128 + self._signal
 
     def raise_if_requested(self) -> None:
@@ -58,4 +75,5 @@ class StopRequest:
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         text = f"\n{self._signal.name}: finishing this step and saving; once more to quit at once\n"
-        os.write(2, text.encode())
+        if self._speaks:
+            os.write(2, text.encode())

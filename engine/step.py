@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from configs.train_schema import OptimConfig, TrainConfig
 from engine.checkpoint import check_same_tensors, load_parameters, read_tensors
+from engine.distributed import ALONE, Group, running_statistics
 from engine.ema import WeightAverage
 from engine.losses import Loss
 from engine.mixup import Mixup
@@ -40,6 +41,9 @@ class TrainStep:
     losses, norm statistics and optimiser state stay float32. On a GPU the step is compiled. There, and wherever
     it is compiled, a value that changes during a run must be an array in the model's or the optimiser's state.
 
+    In a `group` each process is given its share of each batch, and `loss` is that of all shares together, equal in
+    all processes (see `build_loss`): then the sum of their gradients is the gradient.
+
     Raises ValueError where precision or compilation cannot run on this machine.
     """
 
@@ -50,6 +54,7 @@ class TrainStep:
         loss: Loss,
         train: TrainConfig,
         optim_config: OptimConfig,
+        group: Group = ALONE,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -57,6 +62,7 @@ class TrainStep:
         self.compiled = should_compile(train.compile)
         self._dtype = compute_dtype(train.precision)
         self._loss = loss
+        self._group = group
         self._mixup = Mixup(train.mixup_alpha) if train.mixup_alpha > 0 else None
         self._clip_norm = optim_config.clip_norm
         self._gradients_of_model = nn.value_and_grad(model, self._forward)
@@ -78,6 +84,8 @@ class TrainStep:
             total_parts = {name: value + total_parts.get(name, 0.0) for name, value in parts.items()}
             if len(batches) > 1:
                 mx.eval(gradients, total, total_parts, self._state)  # frees this batch's activations
+        if self._mixup is not None:  # whose weight differs between processes
+            total, total_parts = self._group.mean((total, total_parts))
         norm = self._update(gradients, mx.array(1 / len(batches)))
         mx.eval(total, total_parts, norm, self._state)  # the step's only synchronisation
         return StepResult(
@@ -97,6 +105,10 @@ class TrainStep:
         return weight * loss + (1 - weight) * other_loss, blended
 
     def _apply(self, gradients: Any, scale: mx.array) -> mx.array:
+        if self._group.size > 1:
+            statistics = running_statistics(tree_flatten(self.model.parameters()))
+            gradients, statistics = self._group.sum_gradients(gradients, statistics)
+            self.model.update(tree_unflatten(list(statistics.items())))
         gradients = tree_map(lambda g: g * scale, gradients)
         norm = global_norm(gradients)
         if self._clip_norm is not None:
@@ -134,10 +146,7 @@ class TrainStep:
         file = checkpoint / "optimizer.safetensors"
         arrays = read_tensors(file)
         check_same_tensors(self.tensors()["optimizer"], arrays, file)
-        prefix = "optimizer."
-        state = [(name.removeprefix(prefix), a) for name, a in arrays.items() if name.startswith(prefix)]
-        self.optimizer.state = tree_unflatten(state)
-        self.optimizer.init(self.model.trainable_parameters())  # marks it as ready; what it holds stays
+        self._set_optimizer(arrays)
         if self.average is not None:
             file = checkpoint / "ema.safetensors"
             average = read_tensors(file)
@@ -145,6 +154,22 @@ class TrainStep:
             self.average.set(average, arrays["ema.step"])
         set_random_key(arrays["random.key"])
         self._bind()
+
+    def synchronise(self) -> None:
+        """Give all processes of the group rank 0's weights, their average and the optimiser's state."""
+        files = {name: self._group.broadcast(arrays) for name, arrays in self.tensors().items()}
+        self.model.update(tree_unflatten(list(files["model"].items())))
+        self._set_optimizer(files["optimizer"])
+        if self.average is not None:
+            self.average.set(files["ema"], files["optimizer"]["ema.step"])
+        set_random_key(files["optimizer"]["random.key"])
+        self._bind()
+
+    def _set_optimizer(self, arrays: Mapping[str, mx.array]) -> None:
+        prefix = "optimizer."
+        state = [(name.removeprefix(prefix), a) for name, a in arrays.items() if name.startswith(prefix)]
+        self.optimizer.state = tree_unflatten(state)
+        self.optimizer.init(self.model.trainable_parameters())  # marks it as ready; what it holds stays
 
 
 def should_compile(when: str) -> bool:
