@@ -68,36 +68,25 @@ def read_clip(
     """
     times: list[float] = []
     frames: list[np.ndarray] = []
-    size, start, due, held, last, length = 0, None, 0.0, None, 0.0, 0.0
+    start, end, held_bytes = None, 0.0, 0
     with _opened(path) as (container, stream):
         promised = _promised_duration(stream)
-
-        def keep(frame: Any, time: float) -> None:
-            nonlocal size, keep_frames
-            times.append(time)
+        for frame, begin, end in _on_show(path, container, stream):
+            start = begin if start is None else start
+            if rate is not None and not _holds_multiple(begin - start, end - start, 1 / rate):
+                continue
+            times.append(begin - start)
             if keep_frames:
                 frames.append(_picture(frame, short_side, grey))
-                size += frames[-1].nbytes
-                if size > MAX_CLIP_BYTES:
+                held_bytes += frames[-1].nbytes
+                if held_bytes > MAX_CLIP_BYTES:
                     keep_frames = False
                     frames.clear()
-
-        for number, (frame, stamp) in enumerate(_timed(path, container, stream)):
-            start = stamp if start is None else start
-            time = stamp - start
-            if held is not None and due < time - _SAME_TIME_S:
-                keep(*held)
-                due = _next_multiple(time, rate)
-            length = _length(frame, time - last, number, stream)
-            held, last = (frame, time), time
-        if held is None or start is None:
-            raise FileProblem(path, "no frame can be decoded", RESTORE)
-        if due < last + length:
-            keep(*held)
-    if promised is not None and last + length < promised - max(0.5, 0.1 * promised):
-        reason = f"truncated: {last + length:.2f} of {promised:.2f} seconds can be decoded"
-        raise FileProblem(path, reason, RESTORE)
-    return Footage(np.array(times), np.stack(frames) if keep_frames else None, last + length, start)
+    if start is None:
+        raise FileProblem(path, "no frame can be decoded", RESTORE)
+    if promised is not None and end < promised - max(0.5, 0.1 * promised):  # some count from 0, some from `start`
+        raise FileProblem(path, f"truncated: {end:.2f} of {promised:.2f} seconds can be decoded", RESTORE)
+    return Footage(np.array(times), np.stack(frames) if keep_frames else None, end - start, start)
 
 
 def read_frames(path: Path, footage: Footage, wanted: Sequence[int], short_side: int, grey: bool = False) -> np.ndarray:
@@ -181,6 +170,26 @@ def _timed(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, float
         yield frame, stamp
 
 
+def _on_show(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, float, float]]:
+    """Frames with the timestamps at which they come on show and go; the last one goes after its own duration, or,
+    where it has none, that of the one before."""
+    held: tuple[Any, float] | None = None
+    length = 1 / float(stream.guessed_rate or 25)
+    for frame, stamp in _timed(path, container, stream):
+        if held is not None:
+            length = stamp - held[1]
+            yield *held, stamp
+        held = frame, stamp
+    if held is not None:
+        frame, stamp = held
+        yield frame, stamp, stamp + (float(frame.duration * frame.time_base) if frame.duration else length)
+
+
+def _holds_multiple(begin: float, end: float, step: float) -> bool:
+    """Whether begin <= n × step < end for some whole n."""
+    return np.ceil((begin - _SAME_TIME_S) / step) * step < end - _SAME_TIME_S
+
+
 def _picture(frame: Any, short_side: int, grey: bool) -> np.ndarray:
     """The frame upright, (h, w, C) uint8."""
     swap, flip_rows, flip_columns = _turn(frame)
@@ -218,18 +227,6 @@ def _turn(frame: Any) -> tuple[bool, bool, bool]:
     if a == d == 0:
         return True, b < 0, c < 0
     return (False, d < 0, a < 0) if b == c == 0 else (False, False, False)
-
-
-def _next_multiple(time: float, rate: float | None) -> float:
-    """The first time from `time` on at which a frame is wanted."""
-    return time if rate is None else float(np.ceil((time - _SAME_TIME_S) * rate)) / rate
-
-
-def _length(frame: Any, before: float, number: int, stream: Any) -> float:
-    """How long the last frame is on show, in seconds: as it says, else as the one before it was."""
-    if frame.duration:
-        return float(frame.duration * frame.time_base)
-    return before if number else 1 / float(stream.guessed_rate or 25)
 
 
 def _promised_duration(stream: Any) -> float | None:

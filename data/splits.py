@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,9 +19,9 @@ def make_splits(cases: Cases, split: Split, fold: int, seed: int) -> Splits:
 
     For `kfold` and `ratio`, cases without a label and those that the source calls `test` are never drawn:
     they stand in `test`. Every other case is in `val` of exactly one of the folds; fold sizes differ by one
-    at most, or, with `by_group` and groups, as little as whole groups allow; where cases have classes, each
-    part also gets its share of each. For `lists` and `given`, a case that is not named is in no split. Warns
-    where a group's cases are in several splits. Raises ValueError.
+    at most, or, with `by_group` and groups, as little as whole groups allow. Where cases have classes, each
+    part also gets its share of each, for which fold sizes may differ by two. For `lists` and `given`, a case
+    that is not named is in no split. Warns where a group's cases are in several splits. Raises ValueError.
     """
     splits = _make_splits(cases, split, fold, seed)
     _warn_of_torn_groups(cases, splits)
@@ -37,18 +37,18 @@ def _make_splits(cases: Cases, split: Split, fold: int, seed: int) -> Splits:
     if any(case.split for case in drawn):
         LOG.warning("data.split.kind=%s draws anew; the source's own split needs data.split.kind=given", split.kind)
     units = _units(drawn, split.by_group)
-    classes = {case.id: case.label if isinstance(case, LabelledCase) else None for case in drawn}
+    counted = _counted(drawn)
     kept = {case.id for case in drawn}
     test = sorted(case.id for case in cases if case.id not in kept)
     if split.kind == "kfold":
-        parts = _deal(units, [len(drawn) / split.folds] * split.folds, classes, seed)
+        parts = _deal(units, [len(drawn) / split.folds] * split.folds, counted, seed)
         if not all(parts):
             raise ValueError(
                 f"data.split.folds={split.folds} needs as many labelled cases or groups, there are {len(units)}"
             )
         train = [case for number, part in enumerate(parts) if number != fold for case in part]
         return {"train": sorted(train), "val": sorted(parts[fold]), "test": test}
-    parts = _deal(units, _counts(len(drawn), split.ratio), classes, seed)
+    parts = _deal(units, _counts(len(drawn), split.ratio), counted, seed)
     for name, share, part in zip(("train", "val", "test"), split.ratio, parts, strict=True):
         if share and not part:
             raise ValueError(
@@ -67,26 +67,31 @@ def _units(cases: Iterable[Case | LabelledCase], by_group: bool) -> list[list[st
     return [sorted(groups[key]) for key in sorted(groups)]
 
 
-def _deal(
-    units: list[list[str]], targets: Sequence[float], classes: Mapping[str, Hashable], seed: int
-) -> list[list[str]]:
-    """Shuffled units, large ones first, each to the part that lacks most of the classes that it holds.
+def _counted(cases: Sequence[Case | LabelledCase]) -> dict[str, np.ndarray]:
+    """For each case 1, and 1 for each class that it is of: what is to be shared out evenly."""
+    labels = [case.label if isinstance(case, LabelledCase) else None for case in cases]
+    highest = max((label for label in labels if isinstance(label, int)), default=-1)
+    rows = [label if isinstance(label, tuple) else np.eye(highest + 1)[label] for label in labels if label is not None]
+    return {case.id: np.array([1, *row]) for case, row in zip(cases, rows or [()] * len(cases), strict=True)}
 
-    Greedy, as scikit-learn's StratifiedGroupKFold is, but for parts of any size. What is lacked of a class
-    counts against how many cases it has, so that rare classes are shared out as evenly as frequent ones.
+
+def _deal(
+    units: list[list[str]], targets: Sequence[float], counted: Mapping[str, np.ndarray], seed: int
+) -> list[list[str]]:
+    """Shuffled units, large ones first, each to the part that lacks most of what it holds.
+
+    Greedy, as scikit-learn's StratifiedGroupKFold is, but for parts of any size and for classes that coincide.
+    What a part lacks is weighed against how much of it there is, so that rare classes are shared out as evenly
+    as frequent ones.
     """
-    numbers = {value: number for number, value in enumerate(sorted(set(classes.values()), key=repr))}
-    counts = np.zeros((len(units), len(numbers)))  # of each class in each unit
-    for unit, row in zip(units, counts, strict=True):
-        for case_id in unit:
-            row[numbers[classes[case_id]]] += 1
-    totals = counts.sum(axis=0)
-    lacking = np.outer(targets, totals / max(totals.sum(), 1))  # of each class in each part
+    held = np.array([np.sum([counted[case_id] for case_id in unit], axis=0) for unit in units])  # (units, 1 + classes)
+    totals = np.maximum(held.sum(axis=0), 1) if len(units) else np.ones(1)
+    lacking = np.outer(np.array(targets) / max(sum(targets), 1), totals)  # (parts, 1 + classes)
     parts: list[list[str]] = [[] for _ in targets]
     order = np.random.default_rng(seed).permutation(len(units))
     for index in sorted(order, key=lambda index: -len(units[index])):  # sorted is stable: ties stay shuffled
-        best = int(np.argmax(lacking @ (counts[index] / totals)))
-        lacking[best] -= counts[index]
+        best = int(np.argmax(np.round(lacking @ (held[index] / totals**2), 12)))
+        lacking[best] -= held[index]
         parts[best] += units[index]
     return parts
 
