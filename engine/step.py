@@ -60,6 +60,11 @@ class TrainStep:
         self.optimizer = optimizer
         self.average = None if optim_config.ema_decay is None else WeightAverage(model, optim_config.ema_decay)
         self.compiled = should_compile(train.compile)
+        if self.compiled and group.size > 1 and mx.default_device().type == mx.DeviceType.cpu:
+            # MLX 0.32 waits for the C++ compiler for ever in a process that has joined a ring.
+            raise ValueError(
+                "train.compile=always: several processes cannot compile on the CPU; use train.compile=auto"
+            )
         self._dtype = compute_dtype(train.precision)
         self._loss = loss
         self._group = group

@@ -1,0 +1,136 @@
+"""What ends one of several processes that train ends all of them, soon, and says why once."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from data.phantoms import write_phantoms
+from engine.checkpoint import latest_whole, read_state, steps_in
+from engine.runs import RunFolder
+from tests import processes
+
+ALL_END_WITHIN_SECONDS = 15
+
+# train.py, in which rank 1 does something of its own when it draws a sample of the second epoch
+PATCHED = """
+import os, sys, time
+import train
+from data.dataset import VolumeData
+from data.problems import FileProblem
+own = VolumeData._sample
+def sample(self, case, index, epoch):
+    if epoch > 0 and os.environ.get("MLX_RANK") == "1":
+        {fault}
+    return own(self, case, index, epoch)
+VolumeData._sample = sample
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    write_phantoms(folder / "data", 5, seed=0)
+    file = folder / "tiny.yaml"
+    file.write_text(f"""
+name: tiny
+ops: mlx
+data:
+  root: {folder / "data"}
+  spacing_mm: [5, 5, 5]
+  patch_size_voxels: [8, 8, 8]
+  cache: {{folder: {folder / "cache"}}}
+model: {{args: {{widths: [2, 4], convolutions: 1}}}}
+optim: {{learning_rate: 1e-2}}
+train: {{steps: 5000, batch_size: 4, log_every_steps: 1, validate_every_steps: 50}}
+checkpoint: {{every_steps: 2, keep: 2}}
+""")
+    return file
+
+
+def _start(folder: Path, config: Path, *overrides: str, fault: str = ""):
+    command = ["-c", PATCHED.format(fault=fault)] if fault else ["train.py"]
+    return processes.start(folder, 2, [*command, "--config", str(config), f"run.dir={folder}", *overrides])
+
+
+def _wait_for(running, run: RunFolder, lines: int) -> None:
+    give_up = time.monotonic() + 120
+    while len(run.read_metrics()) < lines:
+        assert all(process.poll() is None for process in running), processes.finish(running)
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def _assert_whole(run: RunFolder) -> int:
+    """The last checkpoint's step; all that are there are whole."""
+    for step in steps_in(run.checkpoints):
+        read_state(run.checkpoints / str(step))
+    found = latest_whole(run.checkpoints)
+    assert found is not None
+    return found[1]["step"]
+
+
+def _occurrences(ended, text: str) -> int:
+    return sum((out + err).count(text) for _, out, err in ended)
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(1, 7), (0, 12)])
+def test_a_killed_rank_ends_all(tmp_path, config, rank: int, lines: int) -> None:
+    run = RunFolder(tmp_path / "tiny")
+    running = _start(tmp_path, config)
+    _wait_for(running, run, lines)
+    running[rank].send_signal(signal.SIGKILL)
+    ended = processes.finish(running, ALL_END_WITHIN_SECONDS)
+    assert ended[rank][0] == -signal.SIGKILL
+    assert ended[1 - rank][0] == 1
+    assert _occurrences(ended, "train.py: lost the connection") == 1, ended
+    assert _occurrences(ended, f"rank {rank} (") == 1, ended
+    assert _assert_whole(run) >= lines // 2 * 2 - 2
+
+
+def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, config) -> None:
+    run = RunFolder(tmp_path / "tiny")
+    running = _start(tmp_path, config)
+    _wait_for(running, run, 5)
+    running[1].send_signal(signal.SIGTERM)
+    ended = processes.finish(running, ALL_END_WITHIN_SECONDS)
+    assert [code for code, _, _ in ended] == [143, 143], ended
+    assert _occurrences(ended, "stopped by SIGTERM") == 1, ended
+    assert _assert_whole(run) == run.read_metrics("train")[-1]["step"]
+
+
+def test_a_case_that_one_rank_cannot_read_ends_all(tmp_path, config) -> None:
+    running = _start(tmp_path, config, fault='raise FileProblem(case.images[0], "unreadable here", "look")')
+    ended = processes.finish(running, 60)
+    assert [code for code, _, _ in ended] == [1, 1], ended
+    assert _occurrences(ended, "unreadable here") == 1, ended
+    assert "rank 1: " in ended[0][2]
+    assert "while reading case " in ended[0][2]
+
+
+def test_a_loss_that_is_not_finite_ends_all(tmp_path, config) -> None:
+    ended = processes.finish(
+        _start(
+            tmp_path,
+            config,
+            fault="return {**own(self, case, index, epoch), 'x': own(self, case, index, epoch)['x'] * float('nan')}",
+        ),
+        60,
+    )
+    assert [code for code, _, _ in ended] == [1, 1], ended
+    assert _occurrences(ended, "loss nan") == 1, ended
+    assert "; rank 1: phantom" in ended[0][2], ended
+
+
+def test_a_stall_ends_by_the_watchdog(tmp_path, config) -> None:
+    running = _start(tmp_path, config, "distributed.timeout_seconds=3", fault="time.sleep(20)")
+    began = time.monotonic()
+    ended = processes.finish(running[:1], 60)
+    running[1].kill()
+    running[1].communicate()
+    assert ended[0][0] == 75, ended
+    assert "waited 3 s for the other processes (distributed.timeout_seconds)" in ended[0][2]
+    assert time.monotonic() - began < 60
