@@ -1,5 +1,5 @@
 # make setup   .venv with MLX's backend for this machine: Metal on a Mac, CUDA where a driver answers, else CPU
-# make demo    phantoms -> train -> evaluate, a few minutes on two cores
+# make demo    phantoms -> train -> evaluate, then the same with clips; a few minutes on two cores
 # make test    lint, format check, types, tests
 # make bench   the training step against PyTorch, in one run
 PYTHON ?= python3.11
@@ -27,6 +27,12 @@ demo: setup
 	test -f datasets/phantoms/dataset.json || $(BIN)/python -m data.phantoms datasets/phantoms
 	$(BIN)/python train.py --config configs/demo_unet.yaml
 	$(BIN)/python evaluate.py --run runs/demo_unet --checkpoint last
+	rm -rf runs/demo_clips runs/demo_clips_single_frame
+	test -d datasets/moving_shapes || $(BIN)/python -m data.moving_shapes datasets/moving_shapes
+	$(BIN)/python train.py --config configs/demo_clips.yaml
+	$(BIN)/python train.py --config configs/demo_clips.yaml name=demo_clips_single_frame data.clip.single_frame=true
+	$(BIN)/python evaluate.py --run runs/demo_clips_single_frame --checkpoint last
+	$(BIN)/python evaluate.py --run runs/demo_clips --checkpoint last --baseline runs/demo_clips_single_frame
 
 test: setup
 	$(BIN)/ruff check .
@@ -40,4 +46,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.train_step
 
 clean:
-	rm -rf $(VENV) runs datasets/phantoms
+	rm -rf $(VENV) runs datasets/phantoms datasets/moving_shapes

@@ -97,6 +97,10 @@ def train(config: "Config", group: "Group") -> int:
             fit(step, data, run, config, position, stop, validate, lambda index: train_cases[index].id, group)
     except (NonFiniteError, FileProblem, OSError) as error:
         return fail(error, 1, group)
+    if group.writes:
+        from engine.report import write_run_report
+
+        _log.info("report: %s", write_run_report(run))
     return stop.exit_code
 
 

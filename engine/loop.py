@@ -208,9 +208,14 @@ def run_validation(
         position.step,
         config.checkpoint.metric,
         "undefined" if score is None else f"{score:.4f}",
-        ", the best so far" if improved else f" (best {position.best_score} at step {position.best_step})",
+        ", the best so far" if improved else best_so_far(position),
     )
     return improved
+
+
+def best_so_far(position: Position) -> str:
+    score = position.best_score
+    return "" if score is None else f" (best {score:.4f} at step {position.best_step})"
 
 
 def score_at(scores: Mapping[str, float], metric: str) -> float | None:
