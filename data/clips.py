@@ -10,7 +10,7 @@ from configs.clip_schema import Clip
 from data.cache import Entry
 from data.cases import LabelledCase
 from data.checks import Problem
-from data.clip_reader import ClipHeader, Footage, read_clip, read_frames, read_header, resized
+from data.clip_reader import MAX_CLIP_BYTES, ClipHeader, Footage, read_clip, read_frames, read_header, resized
 from data.clip_transforms import (
     Box,
     change_colours,
@@ -41,22 +41,22 @@ class Clips:
         self._clip = clip
         self._store = store
         self._limit_bytes = limit_bytes
+        self._headers: dict[str, ClipHeader] = {}
         self._stored: set[str] = set()  # ids of the cases whose frames are kept
         # Slow motion takes frames nearer to each other.
         self._rate = None if clip.frame_rate is None else clip.frame_rate / min(clip.augment.speed[0], 1.0)
 
     def check(self, roster: Roster[LabelledCase]) -> None:
         """Rejects clips that do not open, and decides whose frames are stored."""
-        headers: dict[str, ClipHeader] = {}
         problems = []
         for case in roster.cases.values():
             try:
-                headers[case.id] = read_header(_path(case))
+                self._headers[case.id] = read_header(_path(case))
             except FileProblem as problem:
                 problems.append(Problem(case.id, problem.path, f"{problem.reason}; {problem.mend}"))
         roster.reject(problems)
         total = 0.0
-        for case_id, header in headers.items():
+        for case_id, header in self._headers.items():
             total += self._num_bytes(header)
             if total <= self._limit_bytes:
                 self._stored.add(case_id)
@@ -68,8 +68,8 @@ class Clips:
 
     def bytes_each(self, cases: Iterable[LabelledCase]) -> int:
         """Memory that preparing the longest of these clips takes, by estimate."""
-        headers = (read_header(_path(case)) for case in cases)
-        return 2 * int(max((self._num_bytes(header) for header in headers), default=0))  # frames, and their stack
+        sizes = (self._num_bytes(self._headers[case.id]) for case in cases)
+        return 2 * int(min(max(sizes, default=0), MAX_CLIP_BYTES))  # frames, and their stack
 
     def prepare(self, case: LabelledCase) -> int:
         """Decodes the clip into the store; returns what it takes, in bytes. Raises FileProblem."""

@@ -1,6 +1,7 @@
 """Volumes or clips with classes: a config's cases checked, split and prepared, and training batches of them."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ class ClassificationData:
         self._store = Store(open_cache(config) if cached else None)
         self._input: Clips | Volumes
         if config.data.clip is not None:
-            limit = config.data.cache.limit_gb * 1e9 if cached else 0
+            limit = config.data.cache.limit_gb * 1e9 if cached else math.inf  # then each is decoded for its views alone
             self._input = Clips(config.data.clip, self._store, limit)
             self._input.check(self.roster)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.data_schema import DataConfig
-from data.cases import LabelledCase, LabelledListing, describe_folder, list_volumes, some, stem
+from data.cases import SUFFIXES, LabelledCase, LabelledListing, describe_folder, list_volumes, some, stem
 from data.source_table import SPLITS, read_table
 
 # What lies beside clips in class folders; anything else is tried as a clip.
@@ -94,7 +94,9 @@ def class_names_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
         if highest >= 2 * len(known):
             raise ValueError(f"{where} holds the numbers {some(known)}: number the classes from 0, or name them")
         return tuple(str(number) for number in range(highest + 1))
-    if len(known) > 1 and len(known) == sum(1 for text in texts if text):
+    if any(text.lower().endswith(SUFFIXES) for text in known):
+        raise ValueError(f"{where} holds files ({some(known)}), which is for task=segmentation")
+    if len(known) > 20 and len(known) == sum(1 for text in texts if text):
         raise ValueError(f"{where} holds another value in each row ({some(known)}), no classes")
     return tuple(known)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.data_schema import Split
-from data.cases import Case
+from data.cases import Case, LabelledCase
 from data.splits import make_splits
 
 
@@ -115,6 +115,69 @@ def test_given() -> None:
     listing = [Case(name, (Path("i"),), Path("l"), split=name[:-1]) for name in ("test1", "train2", "train1", "val1")]
     splits = make_splits(listing, Split(kind="given"), 0, 0)
     assert splits == {"train": ["train1", "train2"], "val": ["val1"], "test": ["test1"]}
+
+
+def classified(labels: list[int | tuple[int, ...]], groups: list[str] | None = None) -> list[LabelledCase]:
+    return [
+        LabelledCase(f"c{n:03d}", (Path("i.mp4"),), label, group=groups[n] if groups else None)
+        for n, label in enumerate(labels)
+    ]
+
+
+def counts(listing: list[LabelledCase], ids: list[str]) -> list[int]:
+    labels = {case.id: case.label for case in listing}
+    return np.bincount([labels[case_id] for case_id in ids], minlength=3).tolist()
+
+
+def test_folds_have_their_share_of_each_class() -> None:
+    listing = classified([0] * 30 + [1] * 12 + [2] * 5)
+    folds = [make_splits(listing, Split(folds=5), fold, seed=1) for fold in range(5)]
+    shares = np.array([counts(listing, splits["val"]) for splits in folds])
+    assert shares.sum(axis=0).tolist() == [30, 12, 5]
+    assert np.ptp(shares, axis=0).max() <= 1
+    assert np.ptp(shares.sum(axis=1)) <= 2
+
+
+def test_ratios_have_their_share_of_each_class() -> None:
+    listing = classified([0] * 60 + [1] * 20)
+    splits = make_splits(listing, Split(kind="ratio", ratio=(0.5, 0.25, 0.25)), 0, seed=0)
+    assert [counts(listing, splits[name]) for name in ("train", "val", "test")] == [[30, 10, 0], [15, 5, 0], [15, 5, 0]]
+
+
+def test_classes_that_may_coincide_are_shared_out() -> None:
+    rng = np.random.default_rng(0)
+    labels = [tuple(row) for row in (rng.random((60, 3)) < (0.5, 0.3, 0.15)).astype(int).tolist()]
+    listing = classified(labels)
+    by_id = {case.id: case.label for case in listing}
+    folds = [make_splits(listing, Split(folds=4), fold, seed=0)["val"] for fold in range(4)]
+    shares = np.array([np.sum([by_id[case_id] for case_id in ids], axis=0) for ids in folds])
+    assert np.ptp(shares, axis=0).max() <= 3
+
+
+def test_groups_stay_whole_and_classes_even() -> None:
+    rng = np.random.default_rng(0)
+    groups = [f"g{number}" for number in rng.integers(0, 40, 200)]
+    listing = classified([int(rng.random() < (0.2 if int(g[1:]) % 2 else 0.7)) for g in groups], groups)
+    folds = [make_splits(listing, Split(folds=5), fold, seed=0) for fold in range(5)]
+    for splits in folds:
+        held = {name: {groups[int(case_id[1:])] for case_id in splits[name]} for name in ("train", "val")}
+        assert not held["train"] & held["val"]
+    shares = np.array([counts(listing, splits["val"])[:2] for splits in folds])
+    assert np.abs(shares - shares.mean(axis=0)).max() <= 4
+
+
+@pytest.mark.parametrize("kind", ["ignored", "lists"])
+def test_torn_groups_are_said(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    listing = classified([0, 1] * 5, list("aabbccddee"))
+    split = Split(folds=2, by_group=False)
+    if kind == "lists":
+        split = Split(kind="lists", train=("c000", "c002"), val=("c001", "c003"))
+    with caplog.at_level(logging.WARNING, "mlx_volumes"):
+        make_splits(listing, split, 0, seed=0)
+    assert "groups have cases in several splits (a, " in caplog.text
+    caplog.clear()
+    make_splits(listing, Split(folds=2), 0, seed=0)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(
