@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # imported where they are needed, so that --help and wrong pa
     from configs import Config
     from data.cases import Case
     from data.dataset import VolumeData
+    from engine.distributed import Group
     from engine.evaluation import Failure, Save
     from engine.runs import RunFolder
 
@@ -72,16 +73,23 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code: 0, 1 where a case failed, 2 for a user's mistake."""
     arguments = parse_arguments(argv)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
-    _log.setLevel(logging.INFO)
+    from engine.distributed import ALONE, GroupError, join_group, set_up_logging
+
+    group = ALONE
     try:
-        return evaluate(arguments)
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
+        group = join_group()
+        set_up_logging(group)
+        with group.together():
+            return evaluate(arguments, group)
+    except (ValueError, OSError, GroupError) as error:
+        if group.speaks(error):
+            print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
+    finally:
+        group.leave()
 
 
-def evaluate(arguments: argparse.Namespace) -> int:
+def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
     from engine.runs import RunFolder
 
     run = RunFolder.open(arguments.run)
@@ -103,7 +111,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         "checkpoint": {"name": arguments.checkpoint, **facts},
         "settings": {"data_root": arguments.images or str(config.data.root), **config.evaluate.model_dump(mode="json")},
     }
-    job = Job(run, config, data, cases, faults, model, output, metrics)
+    job = Job(run, config, data, cases, faults, model, output, metrics, group)
     failures = classify(job, arguments.baseline) if config.task == "classification" else segment(job)
     return 1 if failures else 0
 
@@ -120,20 +128,37 @@ class Job:
     model: "nn.Module"
     output: Path
     metrics: dict[str, Any]  # what metrics.json will hold
+    group: "Group"  # its processes share the cases, and rank 0 writes
+
+    @property
+    def share(self) -> "list[Any]":
+        return self.cases[self.group.rank :: self.group.size]
+
+    def collect(self, found: Sequence[Any], key: str, *types: type) -> "list[Any]":
+        """What all processes found, in the order of the cases."""
+        from engine.collect import collect
+
+        return collect(self.group, found, {case.id: i for i, case in enumerate(self.cases)}, key, types)
 
 
 def segment(job: Job) -> "list[Failure]":
     """Predict and score label volumes, and write what comes of them; return all cases that failed."""
-    from engine.evaluation import evaluate_cases, evaluating, make_predict
+    from engine.evaluation import CaseResult, Failure, evaluate_cases, evaluating, make_predict
+    from engine.metrics import ClassScore
     from engine.report import write_evaluation_report
     from engine.results import format_table, summarise_cases, write_cases, write_metrics
+    from engine.slices import Slices
 
     data, config, metrics = job.data, job.config, job.metrics
     started = time.perf_counter()
     with evaluating(job.model):
         predict = make_predict(job.model, config.train.precision)
         save = make_save(data, job.output, config.evaluate.save_predictions)
-        results, failures = evaluate_cases(predict, data, job.cases, config, data.num_outputs, save)
+        results, failures = evaluate_cases(predict, data, job.share, config, data.num_outputs, save)
+    results = job.collect(results, "id", CaseResult, ClassScore, Slices)
+    failures = job.collect(failures, "case", Failure)
+    if not job.group.writes:
+        return [*job.faults, *failures]
     metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
     failures = [*job.faults, *failures]
     metrics |= summarise_cases(results, data.class_names, config.evaluate.bootstrap_samples)
@@ -157,8 +182,8 @@ def classify(job: Job, baseline: str | None) -> "list[Failure]":
     """Predict and score classes, and write what comes of them; return all cases that failed."""
     from engine.classification_report import write_classification_report
     from engine.classification_results import format_table, read_baseline, summarise_cases, write_cases
-    from engine.classify import classify_cases
-    from engine.evaluation import evaluating, make_predict
+    from engine.classify import ClassifiedCase, classify_cases
+    from engine.evaluation import Failure, evaluating, make_predict
     from engine.grad_cam import grad_cam
     from engine.results import write_metrics
 
@@ -173,7 +198,11 @@ def classify(job: Job, baseline: str | None) -> "list[Failure]":
     started = time.perf_counter()
     with evaluating(model):
         predict = make_predict(model, config.train.precision)
-        results, failures = classify_cases(predict, data, job.cases, config, still)
+        results, failures = classify_cases(predict, data, job.share, config, still)
+        results = job.collect(results, "id", ClassifiedCase)
+        failures = job.collect(failures, "case", Failure)
+        if not job.group.writes:
+            return [*job.faults, *failures]
         metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
         failures = [*job.faults, *failures]
         metrics |= summarise_cases(results, data.class_names, config.evaluate.bootstrap_samples, baselines)

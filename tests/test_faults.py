@@ -1,6 +1,5 @@
 """What ends one of several processes that train ends all of them, soon, and says why once."""
 
-import os
 import signal
 import time
 from pathlib import Path
