@@ -13,6 +13,20 @@ from tests import processes
 
 ALL_END_WITHIN_SECONDS = 15
 
+CONFIG = """
+name: tiny
+ops: mlx
+data:
+  root: {folder}/data
+  spacing_mm: [5, 5, 5]
+  patch_size_voxels: [8, 8, 8]
+  cache: {{folder: {folder}/cache}}
+model: {{args: {{widths: [2, 4], convolutions: 1}}}}
+optim: {{learning_rate: 1e-2}}
+train: {{steps: 5000, batch_size: 4, log_every_steps: 1, validate_every_steps: 50}}
+checkpoint: {{every_steps: 2, keep: 2}}
+"""
+
 # train.py, in which rank 1 does something of its own when it draws a sample of the second epoch
 PATCHED = """
 import os, sys, time
@@ -34,19 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     write_phantoms(folder / "data", 5, seed=0)
     file = folder / "tiny.yaml"
-    file.write_text(f"""
-name: tiny
-ops: mlx
-data:
-  root: {folder / "data"}
-  spacing_mm: [5, 5, 5]
-  patch_size_voxels: [8, 8, 8]
-  cache: {{folder: {folder / "cache"}}}
-model: {{args: {{widths: [2, 4], convolutions: 1}}}}
-optim: {{learning_rate: 1e-2}}
-train: {{steps: 5000, batch_size: 4, log_every_steps: 1, validate_every_steps: 50}}
-checkpoint: {{every_steps: 2, keep: 2}}
-""")
+    file.write_text(CONFIG.format(folder=folder))
     return file
 
 
