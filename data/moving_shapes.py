@@ -24,7 +24,8 @@ FRAMES_PER_SECOND = 12
 def write_moving_shapes(folder: Path, clips: int = 60, seed: int = 0, frames: int = 16) -> Path:
     """Write `clips` clips of each class below `folder/<class>` and return the folder.
 
-    Their frames depend on the arguments alone, up to the encoder's rounding. Raises ValueError when the folder holds files already.
+    Their frames depend on the arguments alone, up to the encoder's rounding. Raises ValueError when the folder
+    holds files already.
     """
     if clips < 1 or frames < 2:
         raise ValueError(f"clips={clips} must be at least 1 and frames={frames} at least 2")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.clip_reader import read_clip
-from data.moving_shapes import DIRECTIONS, main, make_clip, write_moving_shapes
+from data.moving_shapes import DIRECTIONS, main, make_clip
 
 
 def drift(frames: np.ndarray) -> np.ndarray:
@@ -42,12 +42,12 @@ def test_single_frames_are_alike() -> None:
 def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "a"), "--clips", "1"]) == 0
     assert "4 clips" in capsys.readouterr().out
-    write_moving_shapes(tmp_path / "b", 1)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.mp4"))
     assert [str(path) for path in files] == [f"{name}/{name}_000.mp4" for name in sorted(DIRECTIONS)]
-    for path in files:
-        a, b = (read_clip(tmp_path / folder / path, short_side=48).frames for folder in "ab")
-        assert np.abs(a.astype(int) - b).mean() < 1  # ffmpeg's threads may round colours differently
+    for number, (name, direction) in enumerate(DIRECTIONS.items()):
+        drawn = make_clip(np.random.default_rng([0, number, 0]), direction).astype(int)
+        kept = read_clip(tmp_path / "a" / name / f"{name}_000.mp4", short_side=48).frames
+        assert np.abs(kept - drawn).mean() < 8  # its noise is mostly compressed away
     footage = read_clip(tmp_path / "a" / "left" / "left_000.mp4", short_side=48)
     assert footage.frames.shape == (16, 48, 48, 3)
     np.testing.assert_allclose(np.diff(footage.times_s), 1 / 12, atol=1e-3)
