@@ -9,7 +9,6 @@ others at their next one, wherever that is.
 import json
 import logging
 import os
-import socket
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from engine.peers import Peers, own_address
 from engine.signals import StopRequest, StopRequested
 
 _log = logging.getLogger("mlx_volumes")
@@ -64,16 +64,14 @@ class Group:
         self.is_told = False  # all know of the failure that ends them
         self._timeout: float | None = None
         self._waiting: tuple[float, str] | None = None  # since when, for what
-        self._addresses: list[str] = []
+        self._peers = Peers([])
         if self.size > 1:
-            self._addresses = self.gather_texts(f"{socket.gethostname()}:{os.getpid()}")
+            self._peers = Peers(self.gather_texts(own_address()))
 
     @property
     def writes(self) -> bool:
         """Whether this process writes the run's folder."""
         return self.rank == 0
-
-    # ---- agreement
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -140,14 +138,12 @@ class Group:
         """Whether this process is the one that prints the error: the lowest that is there to do it."""
         if not isinstance(error, PeerLost):
             return self.rank == 0 or not self.is_told
-        if any(self._is_here(rank) and self._is_alive(rank) for rank in range(self.rank)):
+        if any(self._peers.is_here(rank) and self._peers.is_alive(rank) for rank in range(self.rank)):
             time.sleep(1)  # until that one has seen who is alive
             return False
-        if self.rank > 0 and not self._is_here(0):
+        if self.rank > 0 and not self._peers.is_here(0):
             time.sleep(3)  # the launcher ends this process now, if another one spoke
         return True
-
-    # ---- texts and numbers
 
     def gather_texts(self, text: str) -> list[str]:
         """The texts of all processes, by rank."""
@@ -196,8 +192,6 @@ class Group:
         shares = [json.loads(text) for text in self.gather_texts(json.dumps(np.asarray(rows).tolist()))]
         longest = max(map(len, shares))
         return [share[i] for i in range(longest) for share in shares if i < len(share)]
-
-    # ---- arrays
 
     def gather(self, x: mx.array) -> mx.array:
         """Join (n, ...) of all processes to (n * size, ...), by rank.
@@ -259,8 +253,6 @@ class Group:
             high, low = np.random.SeedSequence([seed, step, self.rank]).generate_state(2).tolist()
             mx.random.seed(high << 32 | low)
 
-    # ---- faults
-
     @contextmanager
     def watchdog(self, timeout_seconds: float) -> Iterator[None]:
         """Within, a process that waits for the others longer than this ends, with a message."""
@@ -312,28 +304,8 @@ class Group:
     def _describe_loss(self) -> str:
         time.sleep(0.3)  # until whoever died is seen as dead
         others = [rank for rank in range(self.size) if rank != self.rank]
-        dead = [f"rank {rank} ({self._addresses[rank]})" for rank in others if not self._is_alive(rank)]
+        dead = [f"rank {rank} ({self._peers.addresses[rank]})" for rank in others if not self._peers.is_alive(rank)]
         return f"lost the connection: {', '.join(dead)} ended" if dead else "lost the connection to another process"
-
-    def _is_here(self, rank: int) -> bool:
-        return self._addresses[rank].rpartition(":")[0] == socket.gethostname()
-
-    def _is_alive(self, rank: int) -> bool:
-        """Whether a process of this machine runs; those of others are taken to."""
-        if not self._is_here(rank):
-            return True
-        pid = self._addresses[rank].rpartition(":")[2]
-        try:
-            with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-                return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
-        except FileNotFoundError:
-            if sys.platform == "linux":
-                return False
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return False
-        return True
 
     def _exchange(self, kind: int, text: str) -> tuple[list[int], list[str]]:
         """The kinds and texts of all processes; long texts are cut."""
