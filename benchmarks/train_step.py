@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workers import Worker, WorkerError, ratio_interval, serve, take_turns
+from benchmarks.workers import Worker, ratio_interval, serve, take_turns
 
 MODULE = "benchmarks.train_step"
 PRECISIONS = ("float32", "bfloat16")
@@ -41,6 +41,7 @@ def main() -> None:
             rows.append(row)
             interval = f"{row['ratio_low']:.2f} – {row['ratio_high']:.2f}"
             faster = f"  {row['over_float32']:.2f}x our float32" if row["over_float32"] else ""
+            faster += "" if row["torch_loss_is_finite"] else "  (PyTorch's loss became NaN)"
             print(
                 f"{case:10}{row['precision']:10}{row['seconds']:9.3f}{row['torch_seconds']:9.3f}{row['ratio']:7.2f}  "
                 f"{interval:15} {row['memory_ratio']:6.2f} {row['arithmetic']:9.0%}{faster}",
@@ -63,6 +64,9 @@ def compare(case: str, precisions: list[str], threads: int, warmup: int, rounds:
     try:
         seconds = take_turns(workers, warmup, rounds)
         memory = [worker.memory_bytes() for worker in workers]
+        for worker in workers:
+            if not worker.finite and worker.job["side"] == "ours":
+                raise FloatingPointError(f"our loss was no number: {worker.job}")
     finally:
         for worker in workers:
             worker.close()
@@ -90,6 +94,7 @@ def compare(case: str, precisions: list[str], threads: int, warmup: int, rounds:
                 "arithmetic": flops / _peak(precision, threads) / median,
                 "over_float32": over,
                 "over_float32_low": over_low,
+                "torch_loss_is_finite": workers[2 * i + 1].finite,
                 "torch_memory_format": jobs[2 * i + 1]["memory_format"],
                 "threads": threads,
                 "rounds": rounds,
@@ -99,12 +104,7 @@ def compare(case: str, precisions: list[str], threads: int, warmup: int, rounds:
 
 
 def _quick_seconds(job: dict[str, Any]) -> float:
-    """PyTorch's time in one memory format; infinite where it computes NaN, as bfloat16 ResNets channels-last do."""
-    try:
-        return _best_seconds(job, warmup=1, rounds=3)
-    except WorkerError as error:
-        print(f"{job['case']} {job['precision']}: PyTorch's {job['memory_format']} is left out: {error}")
-        return float("inf")
+    return _best_seconds(job, warmup=1, rounds=3)
 
 
 def _best_seconds(job: dict[str, Any], warmup: int, rounds: int) -> float:

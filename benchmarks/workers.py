@@ -4,6 +4,7 @@ Turns make a ratio hold where the machine's speed drifts: both sides of a pair s
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,15 +15,12 @@ from typing import Any
 import numpy as np
 
 
-class WorkerError(RuntimeError):
-    """A worker ended, or computed what is no number."""
-
-
 class Worker:
     """A child process that runs `python -m MODULE --worker JSON` and does one step each time it is asked."""
 
     def __init__(self, module: str, job: dict[str, Any]) -> None:
         self.job = job
+        self.finite = True  # whether all that it computed were numbers
         environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, "--worker", json.dumps(job)],
@@ -41,10 +39,9 @@ class Worker:
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise WorkerError(f"worker {self.job} ended with status {self._process.wait()}")
+            raise RuntimeError(f"worker {self.job} ended with status {self._process.wait()}")
         answer = json.loads(line)
-        if "error" in answer:
-            raise WorkerError(answer["error"])
+        self.finite &= math.isfinite(answer.get("value", 0.0))
         return answer
 
     def do(self, command: str) -> tuple[float, float]:
@@ -88,9 +85,6 @@ def serve(build: Callable[[], dict[str, Callable[[], float]]], import_libraries:
         start = time.perf_counter()
         value = commands[name]()
         seconds = time.perf_counter() - start
-        if not np.isfinite(value):
-            print(json.dumps({"error": f"{name} returned {value}"}), file=answers, flush=True)
-            continue
         print(json.dumps({"seconds": seconds, "value": value}), file=answers, flush=True)
 
 
