@@ -3,8 +3,8 @@
     python -m benchmarks.time_to_dice --root HIPPOCAMPUS [--steps 600] [--json FILE]
 
 Both train in float32 on fold 0, in processes that take turns step by step; a side's clock runs only in its own
-training steps. Weights are drawn by each library (He normal here, PyTorch's default there would differ, so PyTorch's
-are drawn He normal too), dropout masks by each library. Validation is the mean Dice over the validation cases.
+training steps, reading data included. Weights are He normal on both sides; each library draws its own, and its own
+dropout masks. Validation is the mean Dice over the validation cases.
 """
 
 import argparse
@@ -180,3 +180,7 @@ def _torch(job: dict[str, Any], config: Any, num_outputs: int) -> tuple[Train, L
             return trainer.logits(trainer.tensor(x)).float().movedim(1, -1).numpy()
 
     return train, logits
+
+
+if __name__ == "__main__":
+    main()
