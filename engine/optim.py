@@ -6,9 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
-from mlx.utils import tree_reduce
+from mlx.utils import tree_map, tree_reduce
 
-import ops
 from configs.train_schema import OptimConfig
 
 
@@ -51,30 +50,12 @@ def build_optimizer(config: OptimConfig, total_steps: int) -> optim.Optimizer:
 
     def build(weight_decay: float) -> optim.Optimizer:
         if config.name == "adamw":
-            return AdamW(schedule, list(config.betas), weight_decay=weight_decay, bias_correction=True)
+            return optim.AdamW(schedule, list(config.betas), weight_decay=weight_decay, bias_correction=True)
         return optim.SGD(schedule, config.momentum, weight_decay, nesterov=config.momentum > 0)
 
     if config.weight_decay == 0:
         return build(0.0)
     return optim.MultiOptimizer([build(config.weight_decay), build(0.0)], [lambda _, w: w.ndim > 1])
-
-
-class AdamW(optim.AdamW):
-    """MLX's AdamW with bias correction; its update is one pass over each tensor where `ops` has that."""
-
-    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
-        parameter, state["m"], state["v"] = ops.adamw(
-            parameter,
-            gradient,
-            state["m"],
-            state["v"],
-            learning_rate=self.learning_rate,
-            step=self.step,
-            betas=(self.betas[0], self.betas[1]),
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-        )
-        return parameter
 
 
 def global_norm(gradients: Any) -> mx.array:
@@ -83,6 +64,7 @@ def global_norm(gradients: Any) -> mx.array:
     return mx.sqrt(squares)
 
 
-def clip_factor(norm: mx.array, limit: float | None) -> mx.array:
-    """Return what to multiply gradients by whose global norm is `norm`: below 1 where it is above `limit`."""
-    return mx.array(1.0) if limit is None else mx.minimum(limit / (norm + 1e-6), 1.0)
+def clip_by_norm(gradients: Any, norm: mx.array, limit: float) -> Any:
+    """Return the gradients, scaled down where their global norm is above `limit`."""
+    factor = mx.minimum(limit / (norm + 1e-6), 1.0)
+    return tree_map(lambda g: g * factor, gradients)

@@ -17,7 +17,7 @@ from engine.distributed import ALONE, Group, running_statistics
 from engine.ema import WeightAverage
 from engine.losses import Loss
 from engine.mixup import Mixup
-from engine.optim import clip_factor, global_norm
+from engine.optim import clip_by_norm, global_norm
 from ops import backend
 
 Batch = Mapping[str, np.ndarray]
@@ -114,9 +114,10 @@ class TrainStep:
             statistics = running_statistics(tree_flatten(self.model.parameters()))
             gradients, statistics = self._group.sum_gradients(gradients, statistics)
             self.model.update(tree_unflatten(list(statistics.items())))
-        norm = global_norm(gradients) * scale
-        factor = scale * clip_factor(norm, self._clip_norm)
-        gradients = tree_map(lambda g: g * factor, gradients)
+        gradients = tree_map(lambda g: g * scale, gradients)
+        norm = global_norm(gradients)
+        if self._clip_norm is not None:
+            gradients = clip_by_norm(gradients, norm, self._clip_norm)
         self.optimizer.update(self.model, gradients)
         if self.average is not None:
             self.average.update(self.model)

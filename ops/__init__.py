@@ -1,6 +1,5 @@
 """Operators with a faster form than MLX's own on a Linux x86-64 CPU; nothing native loads on import."""
 
-from ops.adamw import adamw
 from ops.backend import active, choose
 from ops.class_sums import ClassSums, class_sums
 from ops.concat import concat_channels
@@ -13,7 +12,6 @@ from ops.upsample import upsample3d
 __all__ = [
     "ClassSums",
     "active",
-    "adamw",
     "avg_pool3d",
     "choose",
     "class_sums",

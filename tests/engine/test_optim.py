@@ -7,7 +7,7 @@ import mlx.nn as nn
 import pytest
 
 from configs.train_schema import OptimConfig
-from engine.optim import build_optimizer, build_schedule, clip_factor, global_norm
+from engine.optim import build_optimizer, build_schedule, clip_by_norm, global_norm
 
 
 def _rates(steps: list[int], total: int = 10, **config: object) -> list[float]:
@@ -71,11 +71,12 @@ def test_sgd_without_momentum_is_allowed() -> None:
     assert _update(0.25, name="sgd", learning_rate=0.1, momentum=0, weight_decay=0)[0] == pytest.approx(0.975)
 
 
-def test_norm_is_global_and_clipping_one_factor_for_all() -> None:
+def test_norm_is_global_and_clipping_keeps_directions() -> None:
     gradients = {"a": mx.array([3.0, 0.0]), "b": [mx.array([4.0])]}
     norm = global_norm(gradients)
     assert norm.item() == 5
-    assert clip_factor(norm, 1.0).item() == pytest.approx(0.2)
-    assert clip_factor(norm, 6.0).item() == 1
-    assert clip_factor(norm, None).item() == 1
+    clipped = clip_by_norm(gradients, norm, 1.0)
+    assert clipped["a"].tolist() == pytest.approx([0.6, 0], abs=1e-6)
+    assert clipped["b"][0].item() == pytest.approx(0.8, abs=1e-6)
+    assert clip_by_norm(gradients, norm, 6.0)["a"].tolist() == [3, 0]
     assert math.isnan(global_norm({"a": mx.array([math.nan])}).item())
