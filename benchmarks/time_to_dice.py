@@ -3,8 +3,8 @@
     python -m benchmarks.time_to_dice --root HIPPOCAMPUS [--steps 600] [--json FILE]
 
 Both train in float32 on fold 0, in processes that take turns step by step; a side's clock runs only in its own
-training steps, reading data included. Weights are He normal on both sides; each library draws its own, and its own
-dropout masks. Validation is the mean Dice over the validation cases.
+training steps, reading data included. Both begin with the same weights; each library draws its own dropout
+masks. Validation is the mean Dice over the validation cases.
 """
 
 import argparse
@@ -148,21 +148,39 @@ def _ours(job: dict[str, Any], config: Any, num_outputs: int) -> tuple[Train, Lo
     return train, logits
 
 
-def _torch(job: dict[str, Any], config: Any, num_outputs: int) -> tuple[Train, Logits]:
+def copy_weights(ours: Any, theirs: Any) -> None:
+    """Give PyTorch's U-Net the weights of ours; both begin with norms at 1 and 0, and biases at 0."""
     import torch
-    from torch import nn
+
+    def put(target: Any, weight: Any, transposed: bool = False) -> None:
+        w = np.moveaxis(np.array(weight), -1, 1)  # (O, kD, kH, kW, I) -> (O, I, kD, kH, kW)
+        target.weight.data = torch.from_numpy((w.swapaxes(0, 1) if transposed else w).copy())
+        if target.bias is not None:
+            target.bias.data.zero_()
+
+    last = len(ours.decoder) - 1  # PyTorch's lists go up from the bottleneck, ours from the image
+    levels = [*zip(theirs.encoder, [*ours.encoder, ours.bottleneck], strict=True)]
+    levels += [(theirs.decoder[last - i], level) for i, level in enumerate(ours.decoder)]
+    for their_level, our_level in levels:
+        for their_block, our_block in zip(their_level, our_level.blocks, strict=True):
+            put(their_block.conv, our_block.conv.weight)
+    for i, up in enumerate(ours.up):
+        put(theirs.up[last - i], up.weight, transposed=True)
+    put(theirs.head, ours.heads[0].weight)
+
+
+def _torch(job: dict[str, Any], config: Any, num_outputs: int) -> tuple[Train, Logits]:
+    import mlx.core as mx
+    import torch
 
     from benchmarks.torch_models import UNet3d
+    from models import build_model
 
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
+    mx.random.seed(0)
     model = UNet3d(config.model.args, 1, num_outputs)
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
-            fan = layer.weight[0].numel() if isinstance(layer, nn.Conv3d) else layer.weight.shape[0]
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / (1 + 0.01**2) / fan))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    copy_weights(build_model(config.model.name, config.model.args, 1, num_outputs), model)
     trainer = TorchTrainer(model, "float32", job["format"], config.optim.weight_decay)
     peak, warmup, done = config.optim.learning_rate, config.optim.warmup_steps, 0
 
