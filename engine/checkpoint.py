@@ -126,7 +126,7 @@ def restore_replaced(folder: Path) -> None:
             shutil.rmtree(aside)
         else:
             aside.rename(target)
-    for unfinished in folder.glob(".writing-*"):
+    for unfinished in [*folder.glob(".writing-*"), *folder.glob(".removed-*")]:
         shutil.rmtree(unfinished)
 
 
@@ -148,7 +148,9 @@ def remove_old(folder: Path, keep: int) -> None:
     best = (folder / "best").resolve().name
     for step in steps_in(folder)[:-keep]:
         if str(step) != best:
-            shutil.rmtree(folder / str(step))
+            aside = folder / f".removed-{step}"  # at once: a kill leaves no half of a checkpoint under its name
+            (folder / str(step)).rename(aside)
+            shutil.rmtree(aside)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

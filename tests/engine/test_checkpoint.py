@@ -200,3 +200,14 @@ def test_an_unreadable_file_is_named(tmp_path) -> None:
     (folder / "model.safetensors").write_bytes(b"abc")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
         load_weights(_Net(3), folder)
+
+
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_half_of_it(tmp_path, monkeypatch) -> None:
+    (tmp_path / "2").mkdir()
+    (tmp_path / "4").mkdir()
+    monkeypatch.setattr(module.shutil, "rmtree", lambda path: None)  # killed before anything is deleted
+    module.remove_old(tmp_path, keep=1)
+    assert module.steps_in(tmp_path) == [4]
+    monkeypatch.undo()
+    module.restore_replaced(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["4"]
