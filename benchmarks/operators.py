@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.operator_cases import OPERATORS, our_commands, torch_commands
-from benchmarks.workers import Worker, ratio_interval, serve
+from benchmarks.workers import Worker, ratio_interval, serve, take_turns
 
 MODULE = "benchmarks.operators"
 PRECISIONS = ("float32", "bfloat16")
@@ -57,7 +57,7 @@ def compare(names: list[str], precision: str, threads: int, warmup: int, rounds:
     workers = [Worker(MODULE, job) for job in jobs]
     try:
         rows = [_row(name, workers, warmup, rounds) for name in names]
-        peak_seconds = np.median(_take_turns(workers[:1], f"{PEAK} forward", warmup, rounds))
+        peak_seconds = np.median(take_turns(workers[:1], warmup, rounds, f"{PEAK} forward"))
     finally:
         for worker in workers:
             worker.close()
@@ -67,8 +67,8 @@ def compare(names: list[str], precision: str, threads: int, warmup: int, rounds:
 
 
 def _row(name: str, workers: list[Worker], warmup: int, rounds: int) -> dict[str, Any]:
-    forward = _take_turns(workers, f"{name} forward", warmup, rounds)
-    both = _take_turns(workers, f"{name} gradients", warmup, rounds)
+    forward = take_turns(workers, warmup, rounds, f"{name} forward")
+    both = take_turns(workers, warmup, rounds, f"{name} gradients")
     flops = OPERATORS[name].flops
     row = {
         "operator": name,
@@ -85,16 +85,6 @@ def _row(name: str, workers: list[Worker], warmup: int, rounds: int) -> dict[str
             row |= {f"{key}ratio": ratio, f"{key}ratio_low": low, f"{key}ratio_high": high}
             row[f"{key}torch_memory_format"] = FORMATS[fastest - 1]
     return row
-
-
-def _take_turns(workers: list[Worker], command: str, warmup: int, rounds: int) -> np.ndarray:
-    """Return seconds (rounds, workers); the order within a round rotates."""
-    seconds = np.empty((warmup + rounds, len(workers)))
-    for r in range(warmup + rounds):
-        for k in range(len(workers)):
-            which = (r + k) % len(workers)
-            seconds[r, which], _ = workers[which].do(command)
-    return seconds[warmup:]
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -56,7 +56,7 @@ def main() -> None:
     try:
         for step in range(1, args.steps + 1):
             for side in sides:
-                clock[side] += workers[side].step()
+                clock[side] += workers[side].do("step")[0]
             if step % args.every == 0:
                 dice = {side: workers[side].do("validate")[1] for side in sides}
                 rows.append({"step": step, "seconds": dict(clock), "dice": dice})

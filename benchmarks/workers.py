@@ -49,10 +49,6 @@ class Worker:
         answer = self._ask(command)
         return float(answer["seconds"]), float(answer["value"])
 
-    def step(self) -> float:
-        """Do one step and return its seconds."""
-        return self.do("step")[0]
-
     def memory_bytes(self) -> int:
         """Return the peak resident memory less what was resident after the imports."""
         return int(self._ask("memory")["bytes"])
@@ -97,16 +93,16 @@ def _peak_bytes() -> int:
         return 0
 
 
-def take_turns(workers: list[Worker], warmup: int, rounds: int) -> np.ndarray:
+def take_turns(workers: list[Worker], warmup: int, rounds: int, command: str = "step") -> np.ndarray:
     """Return seconds (rounds, workers); the order within a round rotates, so that no one always comes first."""
     for _ in range(warmup):
         for worker in workers:
-            worker.step()
+            worker.do(command)
     seconds = np.empty((rounds, len(workers)))
     for r in range(rounds):
         for k in range(len(workers)):
             which = (r + k) % len(workers)
-            seconds[r, which] = workers[which].step()
+            seconds[r, which], _ = workers[which].do(command)
             time.sleep(0.02)  # a finished worker's threads stop spinning before the next one starts
     return seconds
 
