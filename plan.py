@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, or 2 for a user's mistake."""
     arguments = parse_arguments(argv)
     from data.inspect import survey_with_progress
-    from data.plan_config import plan_text
+    from data.plan.config import plan_text
 
     try:
         survey = survey_with_progress(arguments)

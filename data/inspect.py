@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported where it is needed, so that --help is told at once
-    from data.survey import Survey
+    from data.survey.take import Survey
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,8 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     add_reading_arguments(parser)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with a slice of every case, too")
     options = parser.parse_intermixed_args(arguments)
-    from data.survey_page import write_page
-    from data.survey_text import survey_text
+    from data.survey.page import write_page
+    from data.survey.text import survey_text
 
     try:
         survey = survey_with_progress(options, thumbnails=options.html is not None)
@@ -50,8 +50,8 @@ def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) 
     """The survey of what `add_reading_arguments` took in, with a progress bar on a terminal's stderr."""
     from tqdm import tqdm
 
-    from data.layout import read_settings
-    from data.survey import take_survey
+    from data.survey.layout import read_settings
+    from data.survey.take import take_survey
 
     config = read_settings(options.path, options.overrides)
     with tqdm(desc="reading cases", unit="case", file=sys.stderr, disable=None, leave=False) as bar:

@@ -11,11 +11,11 @@ import pytest
 from imageio.v3 import imread
 
 from data.inspect import main
-from data.layout import read_settings
 from data.phantoms import CLASS_NAMES
-from data.survey import Survey, take_survey
-from data.survey_text import class_table, facts_table
-from data.thumbnails import colour_of, draw_thumbnail
+from data.survey.layout import read_settings
+from data.survey.take import Survey, take_survey
+from data.survey.text import class_table, facts_table
+from data.survey.thumbnails import colour_of, draw_thumbnail
 from tests.data.layouts import write_folders, write_layout, write_volume
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.data_schema import Split
-from data.case_facts import CaseFacts
 from data.cases import some
 from data.grid import Shape, Spacing
-from data.plan_network import ANISOTROPIC, Network, design_network, target_spacing, training_gb
+from data.plan.network import ANISOTROPIC, Network, design_network, target_spacing, training_gb
 from data.splits import make_splits
-from data.survey import Survey
+from data.survey.case_facts import CaseFacts
+from data.survey.take import Survey
 
 MAX_BATCH = 4
 MAX_BATCH_SHARE = 0.05  # of the training voxels, as nnU-Net has it

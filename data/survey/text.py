@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.case_facts import CaseFacts
-from data.survey import Survey
+from data.survey.case_facts import CaseFacts
+from data.survey.take import Survey
 
 
 @dataclass(frozen=True)

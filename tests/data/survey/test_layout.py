@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.layout import read_settings, recognise
+from data.survey.layout import read_settings, recognise
 from tests.data.layouts import write_folders, write_layout, write_volume
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.case_facts import CaseFacts
 from data.cases import some
+from data.survey.case_facts import CaseFacts
 
 SPACING_TOLERANCE = 0.01  # relative: scanners and headers round
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from data.plan_network import design_levels, design_network, target_spacing, training_gb
+from data.plan.network import design_levels, design_network, target_spacing, training_gb
 
 
 def test_the_target_spacing_is_the_median() -> None:

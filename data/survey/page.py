@@ -5,9 +5,9 @@ from collections import defaultdict
 from html import escape
 from pathlib import Path
 
-from data.survey import Survey
-from data.survey_text import class_table, describe_case, facts_table
-from data.thumbnails import COLOURS
+from data.survey.take import Survey
+from data.survey.text import class_table, describe_case, facts_table
+from data.survey.thumbnails import COLOURS
 
 _STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent); --warn: #d9622b }

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from configs import Config
-from data.case_facts import CaseFacts, read_headers, read_voxels
 from data.checks import Problem, check_case
-from data.remarks import Remark, find_remarks
 from data.sources import find_cases
+from data.survey.case_facts import CaseFacts, read_headers, read_voxels
+from data.survey.remarks import Remark, find_remarks
 
 log = logging.getLogger("mlx_volumes")
 

@@ -11,7 +11,7 @@ from data.checks import Problem, check_case
 from data.files import FileProblem, Header, read_header, read_image, read_label, require_classes, require_finite
 from data.grid import Grid, Shape, Spacing
 from data.prepare import nonzero_box
-from data.thumbnails import draw_thumbnail
+from data.survey.thumbnails import draw_thumbnail
 
 _SAMPLE = 1 << 20  # voxels of a channel that its percentiles are taken from
 

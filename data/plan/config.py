@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from data.cases import some
-from data.plan_measure import CASES_SHARE, Measured, measure
-from data.plan_yaml import Decision, render
-from data.survey import Survey
+from data.plan.decisions import Decision, render
+from data.plan.measure import CASES_SHARE, Measured, measure
+from data.survey.take import Survey
 
 PASSES = 75  # over the training cases
 

@@ -1,0 +1,1 @@
+"""A survey turned into a config, each decision with its reason."""
