@@ -1,0 +1,107 @@
+"""Pooling of folds: values, and what is refused."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from studies.folds import main, pool_folds
+
+CLIPS = {
+    "name": "x",
+    "task": "classification",
+    "data": {"source": "csv", "root": "clips", "patch_size_voxels": [8, 8, 8]},
+    "model": {"name": "cnn3d"},
+    "loss": {"name": "cross_entropy"},
+    "train": {"steps": 1},
+    "checkpoint": {"metric": "auc"},
+}
+
+
+def write_run(folder: Path, rows: list[dict[str, object]], split: str = "val") -> Path:
+    (folder / "eval" / split).mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CLIPS))
+    with (folder / "eval" / split / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def clip(case: str, group: str, label: str, p_fight: float) -> dict[str, object]:
+    predicted = "fight" if p_fight > 0.5 else "calm"
+    return {
+        "case": case,
+        "group": group,
+        "label": label,
+        "predicted": predicted,
+        "correct": int(label == predicted),
+        "views": 1,
+        "p(calm)": 1 - p_fight,
+        "p(fight)": p_fight,
+    }
+
+
+def organ(case: str, name: str, dice: float | str) -> dict[str, object]:
+    numbers = dict.fromkeys(("iou", "hd95_mm", "nsd", "volume_error_ml", "volume_ml", "reference_volume_ml"), 1.0)
+    return {"case": case, "class": name, "dice": dice, **numbers, "empty_in": ""}
+
+
+def test_classifications_are_pooled_before_they_are_scored(tmp_path: Path) -> None:
+    folds = [
+        write_run(tmp_path / "a", [clip("1", "g1", "fight", 0.9), clip("2", "g2", "calm", 0.8)]),
+        write_run(tmp_path / "b", [clip("3", "g3", "fight", 0.7), clip("4", "g3", "calm", 0.1)]),
+    ]
+    baseline = tmp_path / "motion.csv"
+    baseline.write_text("case,p(calm),p(fight)\n" + "".join(f"{case},0.6,0.4\n" for case in "1234"))
+    pooled = pool_folds(folds, baseline=baseline)
+    assert pooled["num_cases"] == 4
+    assert pooled["num_groups"] == 3
+    assert pooled["accuracy"] == 0.75
+    assert pooled["auc"] == 0.75  # of the pooled cases: 0.9 > 0.8, 0.1; 0.7 > 0.1 alone
+    assert list(pooled["folds"].values()) == [0.5, 1.0]
+    assert pooled["baselines"]["motion"]["accuracy"] == 0.5
+    assert pooled["baselines"]["motion"]["difference"]["accuracy"]["value"] == 0.25
+
+
+def test_segmentations_are_pooled_case_by_case(tmp_path: Path) -> None:
+    folds = [
+        write_run(tmp_path / "a", [organ("1", "liver", 0.9), organ("1", "spleen", 0.5), organ("2", "liver", 0.6)]),
+        write_run(tmp_path / "b", [organ("3", "liver", 0.3), organ("3", "spleen", "")]),
+    ]
+    pooled = pool_folds(folds)
+    assert pooled["num_cases"] == 3
+    assert pooled["dice"]["liver"] == pytest.approx(0.6)
+    assert pooled["dice"]["spleen"] == pytest.approx(0.5)
+    assert pooled["folds"][str(folds[1])] == pytest.approx(0.3)
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "a", [clip("1", "g1", "fight", 0.9), clip("2", "g2", "calm", 0.8)])
+    assert main([str(run), "--json", str(tmp_path / "pooled.json")]) == 0
+    assert "accuracy  0.5000" in capsys.readouterr().out
+    assert json.loads((tmp_path / "pooled.json").read_text())["accuracy"] == 0.5
+
+
+def test_a_case_in_two_folds_is_refused(tmp_path: Path) -> None:
+    rows = [clip("1", "g1", "fight", 0.9), clip("2", "g2", "calm", 0.8)]
+    folds = [write_run(tmp_path / "a", rows), write_run(tmp_path / "b", rows)]
+    with pytest.raises(ValueError, match=r"case 1 is in .*a and in .*b: folds share none"):
+        pool_folds(folds)
+
+
+def test_a_run_without_evaluation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "a", [clip("1", "g1", "fight", 0.9)])
+    assert main([str(run), "--split", "test"]) == 2
+    assert "first run python evaluate.py" in capsys.readouterr().err
+
+
+def test_other_tasks_do_not_mix(tmp_path: Path) -> None:
+    folds = [
+        write_run(tmp_path / "a", [clip("1", "g1", "fight", 0.9)]),
+        write_run(tmp_path / "b", [organ("2", "liver", 0.3)]),
+    ]
+    with pytest.raises(ValueError, match="another task"):
+        pool_folds(folds)
