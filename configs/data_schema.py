@@ -50,6 +50,8 @@ class DataConfig(Section):
     labels: str = "labels"  # folders: label folder under root
     columns: Columns = Columns()
     class_names: tuple[str, ...] | None = None  # index is the label value; null: the source's own names
+    # Label values to read as others: {2: 1} merges class 2 into 1, {3: 0} drops class 3; the rest stay as they are.
+    label_map: dict[int, int] | None = None  # class_names are those after it
     channels: tuple[int, ...] | None = None  # which channels to use; null: all
     split: Split = Split()
     fold: Annotated[int, Field(ge=0)] = 0
@@ -86,4 +88,6 @@ class DataConfig(Section):
             raise ValueError(f"fold={self.fold} must be below split.folds={self.split.folds}")
         if self.percentiles[0] >= self.percentiles[1]:
             raise ValueError(f"percentiles must be [low, high]; got {list(self.percentiles)}")
+        if self.label_map is not None and self.class_names is None:
+            raise ValueError("label_map changes what label values mean: list data.class_names as they are after it")
         return self

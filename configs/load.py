@@ -144,7 +144,7 @@ def _keys_at(model: Any, location: tuple[str | int, ...]) -> list[str]:
         tagged = [m for m in models if part in _tags(m)]
         inner = [m for one in models if part in one.model_fields for m in _models(one.model_fields[part].annotation)]
         models = tagged or inner or models
-    return sorted({key for one in models for key in one.model_fields})
+    return sorted({field.alias or key for one in models for key, field in one.model_fields.items()})
 
 
 def _tags(model: type[BaseModel]) -> tuple[str, ...]:

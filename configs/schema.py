@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from configs.data_schema import DataConfig
 from configs.fields import Count, Section
+from configs.init_schema import InitConfig
 from configs.model_schema import AnyModelConfig, UNet3dArgs, UNet3dConfig
 from configs.train_schema import (
     CheckpointConfig,
@@ -36,6 +37,7 @@ class Config(Section):
     run: RunConfig = RunConfig()
     data: DataConfig
     model: AnyModelConfig = UNet3dConfig()
+    init: InitConfig | None = None  # null: weights drawn under the seed
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig
@@ -153,6 +155,20 @@ class Config(Section):
                 raise ValueError(
                     f"evaluate.mirror_axes holds {axis}, which training does not flip "
                     f"(data.augment.flip: probability {flip.probability}, axes {list(flip.axes)}); leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _mapped_labels_are_classes(self) -> "Config":
+        names, label_map = self.data.class_names, self.data.label_map
+        if label_map is None or names is None:
+            return self
+        if self.task == "classification":
+            raise ValueError("data.label_map is for label volumes; with task=classification leave it out")
+        for value, label in label_map.items():
+            if not 0 <= label < len(names) and label != self.loss.ignore_label:
+                raise ValueError(
+                    f"data.label_map[{value}]={label}: data.class_names has {len(names)} classes, 0 to {len(names) - 1}"
                 )
         return self
 

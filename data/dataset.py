@@ -16,7 +16,15 @@ from data.grid import Spacing
 from data.normalise import foreground_intensities
 from data.order import epoch_order
 from data.patches import draw_sample
-from data.prepare import Preparation, Prepared, prepare, sample_intensities, with_intensities, working_grid
+from data.prepare import (
+    Preparation,
+    Prepared,
+    map_labels,
+    prepare,
+    sample_intensities,
+    with_intensities,
+    working_grid,
+)
 from data.restore import restore_labels, restore_probabilities
 from data.roster import Progress, Roster
 from data.sources import find_cases, find_images
@@ -207,12 +215,15 @@ class VolumeData:
         return restore_probabilities(case if isinstance(case, Prepared) else self.load(case), probabilities)
 
     def read_label(self, case: Case | str) -> tuple[np.ndarray, Spacing]:
-        """The untouched label file (D, H, W) in RAS+ and its spacing in mm. Raises ValueError without one."""
+        """The label file (D, H, W) in RAS+, its values as data.label_map has them, and its spacing in mm.
+
+        Raises ValueError without one.
+        """
         case = self._case(case)
         if case.label is None:
             raise ValueError(f"case {case.id} has no label file; predict it without metrics")
         label, grid, _ = read_label(case.label)
-        return label, grid.spacing_mm
+        return map_labels(label, self._preparation.label_map), grid.spacing_mm
 
     def _case(self, case: Case | str) -> Case:
         return self.roster.cases[case] if isinstance(case, str) else case

@@ -31,6 +31,7 @@ class Preparation:
 
     num_classes: int
     ignore_label: int | None = None
+    label_map: tuple[tuple[int, int], ...] | None = None
     channels: tuple[int, ...] | None = None
     spacing_mm: tuple[float, float, float] | None = None
     interpolation: Interpolation = "linear"
@@ -46,6 +47,7 @@ class Preparation:
         return cls(
             num_classes=num_classes,
             ignore_label=config.loss.ignore_label,
+            label_map=None if data.label_map is None else tuple(sorted(data.label_map.items())),
             channels=data.channels,
             spacing_mm=data.spacing_mm,
             interpolation=data.interpolation,
@@ -56,7 +58,10 @@ class Preparation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, equal for equal preparations."""
-        return asdict(self)
+        facts = asdict(self)
+        if self.label_map is None:
+            del facts["label_map"]  # keys and fingerprints are those of before there were maps
+        return facts
 
     @property
     def label_dtype(self) -> np.dtype[Any]:
@@ -192,9 +197,20 @@ def read_case_label(case: Case, image_grid: Grid, preparation: Preparation) -> n
     if case.label is None:
         return None
     label, grid, _ = read_label(case.label)
+    label = map_labels(label, preparation.label_map)
     _require_same_grid(case.label, grid, case.images[0], image_grid)
     require_classes(label, preparation.num_classes, case.label, preparation.ignore_label)
     return label.astype(preparation.label_dtype, copy=False)
+
+
+def map_labels(label: np.ndarray, label_map: tuple[tuple[int, int], ...] | None) -> np.ndarray:
+    """The label with each value that `label_map` names replaced, all at once; the others stay as they are."""
+    if label_map is None:
+        return label
+    mapped = label.copy() if all(0 <= new <= 255 for _, new in label_map) else label.astype(np.int32)
+    for old, new in label_map:
+        mapped[label == old] = new
+    return mapped
 
 
 def nonzero_box(volume: np.ndarray) -> tuple[Shape, Shape]:

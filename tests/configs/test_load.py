@@ -63,6 +63,9 @@ def test_arguments_of_another_model_are_not_mixed() -> None:
         ),
         ("evaluate.mirror_axes=[0]", r"evaluate\.mirror_axes holds 0, which training does not flip"),
         ("loss.class_weights=[1,2]", r"loss\.class_weights has 2 entries; data\.class_names has 3"),
+        ("data.label_map={2: 3}", r"data\.label_map\[2\]=3: data\.class_names has 3 classes, 0 to 2"),
+        ("init.form=runs/a", r"init\.form: unknown key; did you mean from\?"),
+        ("init.head=new", r"init\.from: required, but not set"),
         ("name=../elsewhere", r"name: string should match pattern"),
         ("model.name=unet", r"model\.name: unknown, 'unet'; did you mean unet3d\?"),
         ("model.name=vit", r"model\.name: unknown, 'vit'; known: unet3d, cnn3d, resnet3d, r3d_18"),
@@ -77,6 +80,23 @@ def test_arguments_of_another_model_are_not_mixed() -> None:
 def test_mistakes_name_path_and_mend(path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(path, ["data.class_names=[background, a, b]", override])
+
+
+def test_a_label_map_needs_the_names_after_it(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data: label_map .* list data\.class_names as they are after it"):
+        load_config(path, ["data.label_map={2: 1}"])
+    config = load_config(path, ["data.label_map={2: 1}", "data.class_names=[background, organ]"])
+    assert config.data.label_map == {2: 1}
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_init_keeps_its_keys_through_the_resolved_config(path: Path) -> None:
+    config = load_config(path, ["init.from=runs/a", "init.head=by_name"])
+    assert config.init is not None
+    assert (config.init.source, config.init.weights) == (Path("runs/a"), "ema")
+    tree = config.model_dump(mode="json")
+    assert tree["init"]["from"] == "runs/a"
+    assert Config.model_validate(tree) == config
 
 
 CLASSIFIER = """

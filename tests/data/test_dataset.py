@@ -346,6 +346,20 @@ def test_prediction_returns_to_the_untouched_label(shared_root, make_config):
     np.testing.assert_array_equal(data.restore_probabilities(prepared, probabilities).argmax(-1), label)
 
 
+def test_merged_labels_train_and_score(shared_root, make_config):
+    plain, merged = (
+        open_data(make_config(shared_root, **settings))
+        for settings in ({}, {"label_map": {2: 1}, "class_names": ("background", "box")})
+    )
+    assert (plain.num_outputs, merged.num_outputs) == (3, 2)
+    assert plain.fingerprint != merged.fingerprint
+    case = merged.cases("val")[0]
+    label, _ = merged.read_label(case)
+    np.testing.assert_array_equal(label, plain.read_label(case)[0] > 0)
+    np.testing.assert_array_equal(merged.load(case).label, label)
+    assert {int(batch["y"].max()) for batch in batches(merged)} <= {0, 1}
+
+
 def test_unlabelled_images_of_a_folder(shared_root, make_config, tmp_path):
     config = make_config(shared_root, cache={"folder": tmp_path / "new"})
     trained = open_data(config)

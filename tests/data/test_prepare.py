@@ -16,6 +16,7 @@ from data.prepare import (
     MAX_FOREGROUND,
     Preparation,
     Prepared,
+    map_labels,
     nonzero_box,
     prepare,
     read_case_image,
@@ -53,6 +54,27 @@ def case(tmp_path, voxels):
 
 def one_hot(label, num_classes):
     return np.eye(num_classes, dtype=np.float32)[label]
+
+
+def test_labels_are_mapped_all_at_once():
+    label = np.array([[0, 1, 2, 3, 7]], np.uint8)
+    np.testing.assert_array_equal(map_labels(label, ((1, 2), (2, 1), (7, 0))), [[0, 2, 1, 3, 0]])
+    assert map_labels(label, ((3, -1),)).tolist() == [[0, 1, 2, -1, 7]]
+    assert label.tolist() == [[0, 1, 2, 3, 7]], "the file's own array is left alone"
+    assert map_labels(label, None) is label
+
+
+def test_merged_classes_are_one_foreground(case, voxels):
+    merged = prepare(case, replace(PLAIN, num_classes=2, label_map=((2, 1),)))
+    whole = prepare(case, PLAIN)
+    np.testing.assert_array_equal(merged.label, whole.label > 0)
+    assert list(merged.foreground) == [1]
+    assert len(merged.foreground[1]) == np.count_nonzero(voxels[1])
+
+
+def test_without_a_label_map_keys_and_fingerprints_are_the_old_ones():
+    assert "label_map" not in PLAIN.to_json()
+    assert replace(PLAIN, label_map=((2, 1),)).to_json()["label_map"] == ((2, 1),)
 
 
 def test_without_changes_the_case_is_its_files(case, voxels):
