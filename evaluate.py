@@ -8,9 +8,7 @@ python evaluate.py --run runs/demo_clips --baseline runs/demo_clips_single_frame
 import argparse
 import logging
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +96,8 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
     from ops import backend
 
     backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    from engine.jobs import Job, classify, segment
+
     data, cases, faults = open_cases(run, config, arguments)
     name = f"images_{Path(arguments.images).resolve().name}" if arguments.images else arguments.split
     output = Path(arguments.output) if arguments.output else run.evaluation(name)
@@ -112,108 +112,12 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
         "settings": {"data_root": arguments.images or str(config.data.root), **config.evaluate.model_dump(mode="json")},
     }
     job = Job(run, config, data, cases, faults, model, output, metrics, group)
-    failures = classify(job, arguments.baseline) if config.task == "classification" else segment(job)
+    if config.task == "classification":
+        failures = classify(job, arguments.baseline)
+    else:
+        save = make_save(data, output, config.evaluate.save_predictions)
+        failures = segment(job, save, make_reader(data, cases))
     return 1 if failures else 0
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is evaluated, and where to."""
-
-    run: "RunFolder"
-    config: "Config"
-    data: Any  # VolumeData, or ClassificationData
-    cases: "list[Any]"
-    faults: "list[Failure]"  # cases that their headers rule out
-    model: "nn.Module"
-    output: Path
-    metrics: dict[str, Any]  # what metrics.json will hold
-    group: "Group"  # its processes share the cases, and rank 0 writes
-
-    @property
-    def share(self) -> "list[Any]":
-        return self.cases[self.group.rank :: self.group.size]
-
-    def collect(self, found: Sequence[Any], key: str, *types: type) -> "list[Any]":
-        """What all processes found, in the order of the cases."""
-        from engine.collect import collect
-
-        return collect(self.group, found, {case.id: i for i, case in enumerate(self.cases)}, key, types)
-
-
-def segment(job: Job) -> "list[Failure]":
-    """Predict and score label volumes, and write what comes of them; return all cases that failed."""
-    from engine.evaluation import CaseResult, Failure, evaluate_cases, evaluating, make_predict
-    from engine.metrics import ClassScore
-    from engine.report import write_evaluation_report
-    from engine.results import format_table, summarise_cases, write_cases, write_metrics
-    from engine.slices import Slices
-
-    data, config, metrics = job.data, job.config, job.metrics
-    started = time.perf_counter()
-    with evaluating(job.model):
-        predict = make_predict(job.model, config.train.precision)
-        save = make_save(data, job.output, config.evaluate.save_predictions)
-        results, failures = evaluate_cases(predict, data, job.share, config, data.num_outputs, save)
-    results = job.collect(results, "id", CaseResult, ClassScore, Slices)
-    failures = job.collect(failures, "case", Failure)
-    if not job.group.writes:
-        return [*job.faults, *failures]
-    metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
-    failures = [*job.faults, *failures]
-    metrics |= summarise_cases(results, data.class_names, config.evaluate.bootstrap_samples)
-    metrics["failed"] = [asdict(failure) for failure in failures]
-    write_metrics(job.output / "metrics.json", metrics)
-    write_cases(job.output / "cases.csv", results, data.class_names)
-    report = write_evaluation_report(
-        job.output / "report.html",
-        job.run,
-        metrics,
-        results,
-        failures,
-        data.class_names,
-        make_reader(data, job.cases),
-    )
-    print_results(metrics, failures, format_table, report)
-    return failures
-
-
-def classify(job: Job, baseline: str | None) -> "list[Failure]":
-    """Predict and score classes, and write what comes of them; return all cases that failed."""
-    from engine.classification_report import write_classification_report
-    from engine.classification_results import format_table, read_baseline, summarise_cases, write_cases
-    from engine.classify import ClassifiedCase, classify_cases
-    from engine.evaluation import Failure, evaluating, make_predict
-    from engine.grad_cam import grad_cam
-    from engine.results import write_metrics
-
-    data, config, metrics, model, clip = job.data, job.config, job.metrics, job.model, job.config.data.clip
-
-    def explain(view: "np.ndarray", class_index: int) -> "np.ndarray | None":
-        return grad_cam(model, view, class_index) if hasattr(model, "features") else None
-
-    baselines = read_baseline(baseline, job.metrics["split"], data.class_names) if baseline else {}
-    # Differences between frames show motion even where one of them is repeated.
-    still = clip is not None and clip.input == "frames" and not clip.single_frame
-    started = time.perf_counter()
-    with evaluating(model):
-        predict = make_predict(model, config.train.precision)
-        results, failures = classify_cases(predict, data, job.share, config, still)
-        results = job.collect(results, "id", ClassifiedCase)
-        failures = job.collect(failures, "case", Failure)
-        if not job.group.writes:
-            return [*job.faults, *failures]
-        metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
-        failures = [*job.faults, *failures]
-        metrics |= summarise_cases(results, data.class_names, config.evaluate.bootstrap_samples, baselines)
-        metrics["failed"] = [asdict(failure) for failure in failures]
-        write_metrics(job.output / "metrics.json", metrics)
-        write_cases(job.output / "cases.csv", results, data.class_names)
-        report = write_classification_report(
-            job.output / "report.html", job.run, metrics, results, failures, data, explain, clip is not None
-        )
-    print_results(metrics, failures, format_table, report)
-    return failures
 
 
 def load_run_config(run: "RunFolder", overrides: Sequence[str]) -> "Config":
@@ -249,7 +153,7 @@ def open_cases(
 
     Cases that training skipped stay skipped, and are no failures.
     """
-    from engine.evaluation import Failure
+    from engine.evaluation import Failure, evenly_spaced
 
     open_split, open_folder = openers(config)
     statistics = run.read_json("statistics")
@@ -263,7 +167,7 @@ def open_cases(
     data = open_split(config, statistics=statistics, splits=splits)
     own_root = Path(run.read_config_tree()["data"]["root"]).resolve() == config.data.root.resolve()
     skipped = {entry["case"] for entry in run.read_json("skipped")} if own_root else set()
-    cases = [case for case in data.cases(split) if case.id not in skipped]
+    cases = evenly_spaced([case for case in data.cases(split) if case.id not in skipped], config.evaluate.cases)
     wanted = splits.get(split) or [case_id for case_id, _, _ in data.skipped]
     faults = [Failure(*fault) for fault in data.skipped if fault[0] in wanted and fault[0] not in skipped]
     return data, cases, faults
@@ -292,20 +196,6 @@ def make_save(data: "VolumeData", output: Path, save_predictions: bool) -> "Save
             write_volume(path, data.restore_probabilities(prepared, probabilities), prepared.source)
 
     return save
-
-
-def print_results(
-    metrics: dict[str, Any],
-    failures: "list[Failure]",
-    format_table: Callable[[dict[str, Any]], str],
-    report: Path,
-) -> None:
-    """Print what failed, the table of metrics, and where the report is."""
-    for failure in failures:
-        print(f"not evaluated: {failure.case}: {failure.file}: {failure.reason}")
-    if metrics["num_cases"]:
-        print(format_table(metrics))
-    print(f"report: {report}")
 
 
 def make_reader(data: "VolumeData", cases: "list[Case]") -> "Callable[[str], np.ndarray]":

@@ -1,0 +1,117 @@
+"""An evaluation as a whole: all cases predicted and scored, and everything written that comes of them."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.nn as nn
+import numpy as np
+
+from configs import Config
+from engine import classification_results as of_classes
+from engine import results as of_volumes
+from engine.classification_report import write_classification_report
+from engine.classify import ClassifiedCase, classify_cases
+from engine.collect import collect
+from engine.distributed import Group
+from engine.evaluation import CaseResult, Failure, Save, evaluate_cases, evaluating, make_predict
+from engine.grad_cam import grad_cam
+from engine.metrics import ClassScore
+from engine.report import write_evaluation_report
+from engine.runs import RunFolder
+from engine.slices import Slices
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is evaluated, and where to."""
+
+    run: RunFolder
+    config: Config
+    data: Any  # VolumeData, or ClassificationData
+    cases: list[Any]
+    faults: list[Failure]  # cases that their headers rule out
+    model: nn.Module
+    output: Path
+    metrics: dict[str, Any]  # what metrics.json will hold
+    group: Group  # its processes share the cases, and rank 0 writes
+
+    @property
+    def share(self) -> list[Any]:
+        return self.cases[self.group.rank :: self.group.size]
+
+    def collect(self, found: Sequence[Any], key: str, *types: type) -> list[Any]:
+        """What all processes found, in the order of the cases."""
+        return collect(self.group, found, {case.id: i for i, case in enumerate(self.cases)}, key, types)
+
+
+def segment(job: Job, save: Save, read_image: Callable[[str], np.ndarray]) -> list[Failure]:
+    """Predict and score label volumes, and write what comes of them; return all cases that failed.
+
+    read_image: case id -> (D, H, W) on the source file's grid, for the report.
+    """
+    data, config, metrics, names = job.data, job.config, job.metrics, job.data.class_names
+    started = time.perf_counter()
+    with evaluating(job.model):
+        predict = make_predict(job.model, config.train.precision)
+        results, failures = evaluate_cases(predict, data, job.share, config, data.num_outputs, save)
+    results = job.collect(results, "id", CaseResult, ClassScore, Slices)
+    failures = [*job.faults, *job.collect(failures, "case", Failure)]
+    if not job.group.writes:
+        return failures
+    metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
+    metrics |= of_volumes.summarise_cases(results, names, config.evaluate.bootstrap_samples)
+    metrics["failed"] = [asdict(failure) for failure in failures]
+    of_volumes.write_metrics(job.output / "metrics.json", metrics)
+    of_volumes.write_cases(job.output / "cases.csv", results, names)
+    path = job.output / "report.html"
+    report = write_evaluation_report(path, job.run, metrics, results, failures, names, read_image)
+    print_results(metrics, failures, of_volumes.format_table, report)
+    return failures
+
+
+def classify(job: Job, baseline: str | None) -> list[Failure]:
+    """Predict and score classes, and write what comes of them; return all cases that failed."""
+    data, config, metrics, model, clip = job.data, job.config, job.metrics, job.model, job.config.data.clip
+
+    def explain(view: np.ndarray, class_index: int) -> np.ndarray | None:
+        return grad_cam(model, view, class_index) if hasattr(model, "features") else None
+
+    names = data.class_names
+    baselines = of_classes.read_baseline(baseline, metrics["split"], names) if baseline else {}
+    # Differences between frames show motion even where one of them is repeated.
+    still = clip is not None and clip.input == "frames" and not clip.single_frame
+    started = time.perf_counter()
+    with evaluating(model):
+        predict = make_predict(model, config.train.precision)
+        results, failures = classify_cases(predict, data, job.share, config, still)
+        results = job.collect(results, "id", ClassifiedCase)
+        failures = [*job.faults, *job.collect(failures, "case", Failure)]
+        if not job.group.writes:
+            return failures
+        metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
+        metrics |= of_classes.summarise_cases(results, names, config.evaluate.bootstrap_samples, baselines)
+        metrics["failed"] = [asdict(failure) for failure in failures]
+        of_volumes.write_metrics(job.output / "metrics.json", metrics)
+        of_classes.write_cases(job.output / "cases.csv", results, names)
+        report = write_classification_report(
+            job.output / "report.html", job.run, metrics, results, failures, data, explain, clip is not None
+        )
+    print_results(metrics, failures, of_classes.format_table, report)
+    return failures
+
+
+def print_results(
+    metrics: dict[str, Any],
+    failures: Sequence[Failure],
+    format_table: Callable[[dict[str, Any]], str],
+    report: Path,
+) -> None:
+    """Print what failed, the table of metrics, and where the report is."""
+    for failure in failures:
+        print(f"not evaluated: {failure.case}: {failure.file}: {failure.reason}")
+    if metrics["num_cases"]:
+        print(format_table(metrics))
+    print(f"report: {report}")
