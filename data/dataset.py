@@ -1,7 +1,7 @@
 """A config's data: its cases checked, split and prepared, and training batches of them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from data.prepare import (
     with_intensities,
     working_grid,
 )
-from data.restore import restore_labels, restore_probabilities
+from data.restore import restore_labels, restore_probabilities, restore_slabs, restore_values
 from data.roster import Progress, Roster
 from data.sources import find_cases, find_images
 from data.splits import make_splits
@@ -213,6 +213,14 @@ class VolumeData:
     def restore_probabilities(self, case: Case | str | Prepared, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities (D, H, W, K) on the source file's grid; see `data.restore`."""
         return restore_probabilities(case if isinstance(case, Prepared) else self.load(case), probabilities)
+
+    def restore_slabs(self, prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """`restore_probabilities` in slabs of planes, in order: (first plane, (d, H, W, K))."""
+        return restore_slabs(prepared, probabilities, [1.0] + [0.0] * (probabilities.shape[-1] - 1))
+
+    def restore_maps(self, prepared: Prepared, maps: np.ndarray) -> np.ndarray:
+        """Maps (d, h, w, M) of the prepared grid on the source file's, (D, H, W, M), 0 where cropped away."""
+        return restore_values(prepared, maps, [0.0] * maps.shape[-1])
 
     def read_label(self, case: Case | str) -> tuple[np.ndarray, Spacing]:
         """The label file (D, H, W) in RAS+, its values as data.label_map has them, and its spacing in mm.

@@ -101,10 +101,18 @@ def resample_probabilities(probabilities: np.ndarray, source: "Grid", target: "G
     They still sum to one in each voxel, up to rounding.
     """
     out = np.empty((*target.shape, probabilities.shape[-1]), np.float32)
-    for planes, block, taps in _slabs(probabilities, _linear_taps(source, target), target.shape):
-        for value in range(probabilities.shape[-1]):
-            out[planes, ..., value] = _interpolate(block[..., value], taps)
+    for first, slab in resample_slabs(probabilities, source, target):
+        out[first : first + len(slab)] = slab
     return out
+
+
+def resample_slabs(values: np.ndarray, source: "Grid", target: "Grid") -> Iterator[tuple[int, np.ndarray]]:
+    """`resample_probabilities` of any values (D, H, W, K), in slabs: (first plane, (d, H, W, K) float32)."""
+    for planes, block, taps in _slabs(values, _linear_taps(source, target), target.shape):
+        slab = np.empty((planes.stop - planes.start, *target.shape[1:], values.shape[-1]), np.float32)
+        for channel in range(values.shape[-1]):
+            slab[..., channel] = _interpolate(block[..., channel], taps)
+        yield planes.start, slab
 
 
 def _keep_larger(labels: np.ndarray, best: np.ndarray, value: int, score: np.ndarray) -> None:

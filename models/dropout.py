@@ -1,6 +1,7 @@
 """Dropout layers of a network: made from the config, drawn, listed, and changed during a run."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -33,7 +34,7 @@ def channel_mask(drop: nn.Dropout3d, x: mx.array) -> mx.array | None:
     if x.ndim not in (4, 5):
         raise ValueError(f"Dropout3d takes (N, D, H, W, C) or (D, H, W, C); got shape {x.shape}")
     keep, channels = drop._p_1, x.shape[-1]
-    mask = draw_once(lambda: mx.random.bernoulli(keep, (*x.shape[:-4], 1, 1, 1, channels)))
+    mask = _draw(drop, (*x.shape[:-4], 1, 1, 1, channels))
     return mask.reshape(-1, channels) * (1 / keep)
 
 
@@ -46,7 +47,7 @@ def apply_dropout(drop: nn.Module | None, x: mx.array) -> mx.array:
     if type(drop) is nn.Dropout:
         if _is_identity(drop):
             return x
-        mask = draw_once(lambda: mx.random.bernoulli(drop._p_1, x.shape))
+        mask = _draw(drop, x.shape)
         return x * (mask * (1 / drop._p_1)).astype(x.dtype)
     if is_recomputing() and drop.training and not isinstance(drop, nn.Identity):
         raise ValueError(
@@ -84,6 +85,34 @@ def set_rate(model: nn.Module, rate: float) -> None:
         layer._p_1 = mx.array(1 - rate, mx.float32)
 
 
+@contextmanager
+def held_masks(model: nn.Module, seed: int) -> Iterator[None]:
+    """Within the context the dropout layers drop, each by one mask that it holds, and nothing else trains.
+
+    The mask is drawn from the seed, for one sample, and serves all samples and calls, so that the network is one
+    draw of those that dropout trained (Gal and Ghahramani 2016, arXiv:1506.02142). Element-wise masks are as
+    large as the layer's input: inputs of one size share them. `mx.random`'s state is left alone. Raises
+    ValueError where no layer drops anything, or one is neither nn.Dropout nor nn.Dropout3d.
+    """
+    layers = [(path, layer) for path, layer in dropout_layers(model) if float(layer._p_1) < 1]
+    if not layers:
+        raise ValueError("the model has no dropout layer with a rate above 0, so that all its samples would be equal")
+    for path, layer in layers:
+        if type(layer) not in (nn.Dropout, nn.Dropout3d):
+            raise ValueError(f"{path}: masks of nn.Dropout and nn.Dropout3d can be held; got {type(layer).__name__}")
+    modes = [layer.training for _, layer in layers]
+    keys = mx.random.split(mx.random.key(seed), len(layers))
+    try:
+        for (_, layer), key in zip(layers, keys, strict=True):
+            layer._mask_key = key
+            layer.train()
+        yield
+    finally:
+        for (_, layer), mode in zip(layers, modes, strict=True):
+            layer.pop("_mask_key", None)
+            layer.train(mode)
+
+
 @dataclass(frozen=True)
 class DropoutRow:
     """A dropout layer as the model has it."""
@@ -116,6 +145,15 @@ def format_table(rows: list[DropoutRow]) -> str:
     lines += [(row.path, row.kind, f"{row.rate:g}", row.place) for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _draw(drop: nn.Module, shape: tuple[int, ...]) -> mx.array:
+    """Booleans, true where the layer keeps; within `held_masks` the same for all samples (axis 0 of 5)."""
+    key = drop.get("_mask_key")
+    if key is None:
+        return draw_once(lambda: mx.random.bernoulli(drop._p_1, shape))
+    one = (1, *shape[1:]) if len(shape) == 5 else shape
+    return mx.broadcast_to(mx.random.bernoulli(drop._p_1, one, key), shape)
 
 
 def _is_identity(drop: nn.Module) -> bool:
