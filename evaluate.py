@@ -2,6 +2,7 @@
 
 python evaluate.py --run runs/demo_unet [--split val] [--checkpoint best] [key.path=value ...]
 python evaluate.py --run runs/demo_unet --images FOLDER
+python evaluate.py --run runs/demo_unet --export model.zip      (docs/finetune.md; --run model.zip then predicts)
 python evaluate.py --run runs/demo_clips --baseline runs/demo_clips_single_frame
 """
 
@@ -47,7 +48,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="Writes metrics.json, cases.csv, report.html and, of volumes, predictions/. Exit code: 0, 1 where a "
         "case failed, 2 for a mistake in the command.",
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help="the run's folder, as train.py wrote it")
+    parser.add_argument(
+        "--run", required=True, metavar="DIR", help="the run's folder, as train.py wrote it, or a pack.zip"
+    )
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="val", help="default: val")
     parser.add_argument(
@@ -59,6 +62,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="a classification run, evaluated on the same split, whose scores are set beside these",
     )
     parser.add_argument("--output", metavar="FOLDER", help="default: eval/SPLIT in the run's folder")
+    parser.add_argument(
+        "--export", metavar="FILE.zip", help="evaluate nothing: pack config, weights and metrics into one file"
+    )
+    parser.add_argument("--licence", metavar="TEXT", help="of the pack, e.g. CC-BY-4.0 (default: unspecified)")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -88,14 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
-    from engine.runs import RunFolder
+    from engine.pack import open_run
 
-    run = RunFolder.open(arguments.run)
+    if (arguments.licence and not arguments.export) or (arguments.export and arguments.images):
+        raise ValueError("--export stands alone but for --checkpoint and --licence, and --licence goes with --export")
+    run = open_run(arguments.run)
     config = load_run_config(run, arguments.overrides)
     checkpoint = run.checkpoint(arguments.checkpoint)
     from ops import backend
 
     backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    if arguments.export:
+        return export(run, config, checkpoint, arguments, group)
     from engine.jobs import Job, classify, segment
 
     data, cases, faults = open_cases(run, config, arguments)
@@ -105,7 +116,8 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
         raise ValueError("--baseline compares classifications of labelled cases; leave it out here")
     output.mkdir(parents=True, exist_ok=True)
     model, facts = load_model(config, data, checkpoint)
-    _log.info("%d cases of %s, %s weights of %s", len(cases), config.data.root, facts["weights"], checkpoint)
+    place = arguments.images or config.data.root
+    _log.info("%d cases of %s, %s weights of %s", len(cases), place, facts["weights"], checkpoint)
     metrics = {
         "split": "images" if arguments.images else arguments.split,
         "checkpoint": {"name": arguments.checkpoint, **facts},
@@ -118,6 +130,22 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
         save = make_save(data, output, config.evaluate.save_predictions)
         failures = segment(job, save, make_reader(data, cases))
     return 1 if failures else 0
+
+
+def export(run: "RunFolder", config: "Config", checkpoint: Path, arguments: argparse.Namespace, group: "Group") -> int:
+    """Pack the run into one file, and say what is in it."""
+    from engine.pack import PackedRun, describe, export_run
+    from models import build_model
+
+    if isinstance(run, PackedRun):
+        raise ValueError(f"{arguments.run} is a pack already: copy it")
+    if not group.writes:
+        return 0
+    facts = run.read_json("statistics")
+    model = build_model(config.model.name, config.model.args, facts["num_channels"], len(facts["class_names"]))
+    name, licence = arguments.checkpoint, arguments.licence
+    print(describe(export_run(arguments.export, run, config, model, checkpoint, name, licence)))
+    return 0
 
 
 def load_run_config(run: "RunFolder", overrides: Sequence[str]) -> "Config":
@@ -178,6 +206,11 @@ def load_model(config: "Config", data: Any, checkpoint: Path) -> "tuple[nn.Modul
     from engine.checkpoint import load_weights, read_state
     from models import build_model
 
+    if checkpoint.is_file():
+        from engine.pack import load_packed
+
+        args = (config.model.name, config.model.args, data.num_channels, data.num_outputs)
+        return load_packed(checkpoint, lambda: build_model(*args))
     state = read_state(checkpoint)
     model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
     weights = load_weights(model, checkpoint, config.evaluate.weights)

@@ -80,7 +80,7 @@ def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, f
 
 def config_section(run: RunFolder) -> list[str]:
     """The run's config, folded up."""
-    text = run.config_path.read_text(encoding="utf-8")
+    text = run.read_config_text()
     return ["<h2>Config</h2>", f"<details><summary>config.yaml</summary><pre>{escape(text)}</pre></details>"]
 
 

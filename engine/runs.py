@@ -69,9 +69,12 @@ class RunFolder:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_atomically(self.config_path, text)
 
+    def read_config_text(self) -> str:
+        return self.config_path.read_text(encoding="utf-8")
+
     def read_config_tree(self) -> dict[str, Any]:
         """The resolved config as a plain tree, unchecked."""
-        return yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        return yaml.safe_load(self.read_config_text())
 
     def evaluation(self, split: str) -> Path:
         return self.path / "eval" / split
