@@ -38,12 +38,20 @@ class Footage:
 
 @dataclass(frozen=True)
 class ClipHeader:
-    """What the container says: size as shown, upright, and length, None where it does not say."""
+    """What the container says: size as shown, upright, and length, None where it does not say.
+
+    `container` (`mov/mp4`), `codec` (`h264`) and `pixels`, the format of what is stored (`yuv420p`), are ffmpeg's
+    names; `turned` tells whether a rotation tag sets the frames upright.
+    """
 
     width: int
     height: int
     duration_s: float | None
     frame_rate: float | None
+    container: str = ""
+    codec: str = ""
+    pixels: str = ""
+    turned: bool = False
 
 
 def read_header(path: Path) -> ClipHeader:
@@ -52,9 +60,19 @@ def read_header(path: Path) -> ClipHeader:
         frame = next(_decode(path, container, stream), None)
         if frame is None:
             raise FileProblem(path, "no frame can be decoded", RESTORE)
-        width, height = (frame.height, frame.width) if _turn(frame)[0] else (frame.width, frame.height)
+        turn = _turn(frame)
+        width, height = (frame.height, frame.width) if turn[0] else (frame.width, frame.height)
         rate = stream.guessed_rate or stream.average_rate
-        return ClipHeader(width, height, _promised_duration(stream), None if rate is None else float(rate))
+        return ClipHeader(
+            width,
+            height,
+            _promised_duration(stream),
+            None if rate is None else float(rate),
+            "/".join(container.format.name.split(",")[:2]),
+            stream.codec_context.name,
+            frame.format.name,
+            any(turn),
+        )
 
 
 def read_clip(

@@ -1,7 +1,8 @@
 """Look at a data set before training on it: `python -m data.inspect PATH`.
 
-Recognises the layout, reads every case once, and prints shapes, spacings, intensities and labels, and the
-problems found, case by case. Exit code: 0 without problems, 1 with some, 2 for a path that cannot be inspected.
+Recognises the layout, reads every case once, and prints shapes, spacings, intensities and labels, of clips sizes
+and frame rates, and the problems found, case by case. Exit code: 0 without problems, 1 with some, 2 for a path that
+cannot be inspected.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported where it is needed, so that --help is told at once
+    from data.survey.labelled import LabelledSurvey
     from data.survey.take import Survey
 
 
@@ -17,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m data.inspect", description=(__doc__ or "").split("\n\n")[1])
     add_reading_arguments(parser)
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with a slice of every case, too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with slices or frames, too")
     options = parser.parse_intermixed_args(arguments)
     from data.survey.page import write_page
     from data.survey.text import survey_text
@@ -36,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that say what to read, and how."""
-    parser.add_argument("path", type=Path, metavar="PATH", help="folder of a data set, or a CSV of its files")
+    parser.add_argument("path", type=Path, metavar="PATH", help="folder of a data set, a CSV of its files, or an .npz")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -46,10 +48,11 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_count, metavar="N", help="that read files (default: up to 4)")
 
 
-def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) -> "Survey":
+def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) -> "Survey | LabelledSurvey":
     """The survey of what `add_reading_arguments` took in, with a progress bar on a terminal's stderr."""
     from tqdm import tqdm
 
+    from data.survey.labelled import take_labelled
     from data.survey.layout import read_settings
     from data.survey.take import take_survey
 
@@ -60,7 +63,8 @@ def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) 
             bar.total = total
             bar.update(done - bar.n)
 
-        return take_survey(config, thumbnails=thumbnails, threads=options.threads, progress=show)
+        take = take_labelled if config.task == "classification" else take_survey
+        return take(config, thumbnails=thumbnails, threads=options.threads, progress=show)
 
 
 def _count(text: str) -> int:

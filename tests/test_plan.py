@@ -187,7 +187,7 @@ def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("clips", "class folders of clips (a, b), for classification. This layout is not trainable yet"),
+        ("clips", "video clips (clip.mp4) without classes; move those of each class to a folder of its own"),
         ("unlabelled", "0 labelled cases that can be used, planning needs 2 at least; python -m data.inspect"),
         ("values", "label values 0, 255 are no classes: number them 0 (background), 1, 2 … first"),
         ("nothing", "no such file or folder"),
@@ -196,9 +196,8 @@ def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_mistakes_exit_with_2(tmp_path: Path, kind: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "data"
     if kind == "clips":
-        for name in ("a", "b"):
-            (root / name).mkdir(parents=True)
-            (root / name / "clip.mp4").write_bytes(b"")
+        root.mkdir()
+        (root / "clip.mp4").write_bytes(b"")
     elif kind == "unlabelled":
         write_volume(root / "a.nii.gz", np.ones((4, 4, 4), np.uint8))
     elif kind == "values":

@@ -11,7 +11,7 @@ from data.cases import some
 from data.grid import Shape, Spacing
 from data.plan.network import ANISOTROPIC, Network, design_network, target_spacing, training_gb
 from data.splits import make_splits
-from data.survey.case_facts import CaseFacts
+from data.survey.case_facts import CaseFacts, scan_of
 from data.survey.take import Survey
 
 MAX_BATCH = 4
@@ -111,7 +111,7 @@ def measure(survey: Survey, memory_gb: float) -> Measured:
 
 def _draw(survey: Survey, split: Split, usable: set[str]) -> tuple[int, int]:
     """How many usable cases the first fold trains and validates on, drawn as training will."""
-    splits = make_splits([facts.case for facts in survey.cases], split, 0, split.seed)
+    splits = make_splits([scan_of(facts.case) for facts in survey.cases], split, 0, split.seed)
     train, val = (len(usable.intersection(splits[name])) for name in ("train", "val"))
     if not train:
         raise ValueError(f"{survey.config.data.root}: no usable case is left to train on; mend some")

@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from data.cases import Case
+from data.cases import Case, LabelledCase
 from data.checks import Problem, check_case
 from data.files import FileProblem, Header, read_header, read_image, read_label, require_classes, require_finite
 from data.grid import Grid, Shape, Spacing
@@ -34,7 +34,7 @@ class CaseFacts:
     `labels` are the voxels of each label value; None for an unlabelled case or a label that cannot be used.
     """
 
-    case: Case
+    case: Case | LabelledCase  # of a case with a class, `labels` is None
     grid: Grid | None = None  # in RAS+
     orientation: str = ""  # of the file
     dtype: str = ""  # as stored
@@ -65,12 +65,18 @@ class CaseFacts:
         return self.grid.spacing_mm
 
 
-def read_headers(case: Case) -> CaseFacts:
+def scan_of(case: Case | LabelledCase) -> Case:
+    """The files of a case, whatever its task."""
+    return case if isinstance(case, Case) else case.scan
+
+
+def read_headers(case: Case | LabelledCase) -> CaseFacts:
     """What the headers say, as far as they can be read, and what is wrong with them."""
-    facts = CaseFacts(case, problems=tuple(check_case(case)))
+    scan = scan_of(case)
+    facts = CaseFacts(case, problems=tuple(check_case(scan)))
     try:
-        headers = [read_header(path) for path in case.images]
-        label = read_header(case.label) if case.label else None
+        headers = [read_header(path) for path in scan.images]
+        label = read_header(scan.label) if scan.label else None
     except FileProblem:
         return facts  # among the problems already
     first: Header = headers[0]
@@ -91,7 +97,7 @@ def read_voxels(
 
     Label values must be those of `class_names`, where these are known, or `ignore_label`.
     """
-    case, problems = facts.case, list(facts.problems)
+    case, problems = scan_of(facts.case), list(facts.problems)
     channels: list[Channel] = []
     digest, box, plane = blake2b(digest_size=16), (0, 0, 0), None
     label: np.ndarray | None = None
@@ -103,16 +109,15 @@ def read_voxels(
             if class_names is not None:
                 require_classes(label, len(class_names), case.label, ignore_label)
     except FileProblem as problem:
-        problems.append(_problem(case, problem))
+        problems.append(_problem(case.id, problem))
     for number, path in enumerate(case.images):
         try:
             volume, grid, _ = read_image(path)
             require_finite(volume, path)
         except FileProblem as problem:
-            problems.append(_problem(case, problem))
+            problems.append(_problem(case.id, problem))
             continue
-        digest.update(str(volume.shape).encode())
-        digest.update(volume.data)
+        _update(digest, volume)
         channels += [_measure(volume[..., channel]) for channel in range(volume.shape[-1])]
         _, (d, h, w) = nonzero_box(volume)
         box = (max(box[0], d), max(box[1], h), max(box[2], w))
@@ -128,6 +133,32 @@ def read_voxels(
         thumbnail=plane,
         problems=tuple(problems),
     )
+
+
+def read_row(case: LabelledCase, row: np.ndarray, thumbnail: bool = False) -> CaseFacts:
+    """The facts of a case that is a row (D, H, W) or (D, H, W, C) of an array, without a place in space."""
+    d, h, w = row.shape[:3]
+    facts = CaseFacts(case, Grid((d, h, w), np.eye(4)), dtype=row.dtype.name)
+    volume = row.reshape(d, h, w, -1).astype(np.float32)
+    try:
+        require_finite(volume, case.images[0])
+    except FileProblem as problem:
+        return replace(facts, num_channels=volume.shape[-1], problems=(_problem(case.id, problem),))
+    digest = blake2b(digest_size=16)
+    _update(digest, volume)
+    return replace(
+        facts,
+        num_channels=volume.shape[-1],
+        voxels=tuple(_measure(volume[..., channel]) for channel in range(volume.shape[-1])),
+        box=nonzero_box(volume)[1],
+        digest=digest.hexdigest(),
+        thumbnail=draw_thumbnail(volume[..., 0], None, facts.spacing_mm) if thumbnail else None,
+    )
+
+
+def _update(digest: "blake2b", volume: np.ndarray) -> None:
+    digest.update(str(volume.shape).encode())
+    digest.update(volume.data)
 
 
 def _measure(voxels: np.ndarray) -> Channel:
@@ -148,5 +179,5 @@ def _count(label: np.ndarray) -> dict[int, int]:
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
-def _problem(case: Case, problem: FileProblem) -> Problem:
-    return Problem(case.id, problem.path, f"{problem.reason}; {problem.mend}")
+def _problem(case_id: str, problem: FileProblem) -> Problem:
+    return Problem(case_id, problem.path, f"{problem.reason}; {problem.mend}")

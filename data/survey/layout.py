@@ -1,33 +1,38 @@
 """Which layout a path holds, told from names and small text files alone: what `inspect` and `plan` start from."""
 
 import json
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs import Config, apply_overrides
-from configs.load import check_config
-from data.cases import SUFFIXES, describe_folder, list_volumes, some
-from data.source_files import find_csv
+from configs.load import check_config, merge
+from configs.schema import LABELLED_SOURCES
+from data.cases import describe_folder, list_volumes
 from data.source_json import group_channels
 from data.sources import LAYOUTS
+from data.survey.layout_classes import (
+    CLASS_LAYOUTS,
+    Tree,
+    class_tree,
+    find_class_folders,
+    find_medmnist,
+    is_medmnist,
+    table_tree,
+    why_no_classes,
+)
 
-Tree = dict[str, Any]  # the part of a config that says how files are read
-
-SEGMENTATION = ("msd", "nnunet", "folders", "csv")
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "volumes", "scans")
 LABEL_FOLDERS = ("labels", "label", "labelstr", "masks", "mask", "segmentations", "segmentation", "segs", "seg", "gt")
 TABLES = (".csv", ".tsv")
-CLIPS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 READING_KEYS = (
-    "data.source", "data.images", "data.labels", "data.columns", "data.class_names", "data.channels",
+    "task", "data.source", "data.images", "data.labels", "data.columns", "data.class_names", "data.channels",
     "loss.ignore_label",
 )  # fmt: skip
 
 
 def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """A config whose `data` section reads the cases at `path`; everything else in it is a placeholder.
+    """A config whose `task` and `data` section read the cases at `path`; everything else in it is a placeholder.
 
     The layout is recognised unless `data.source` is among the `overrides`, which may set READING_KEYS.
     Raises ValueError for a path that holds no layout that can be trained on, saying what it does hold.
@@ -38,28 +43,33 @@ def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
         key = override.partition("=")[0]
         if not any(key == known or key.startswith(known + ".") for known in READING_KEYS):
             raise ValueError(f"{override}: only keys that say how files are read: {', '.join(READING_KEYS)}")
-    chosen = any(override.startswith("data.source=") for override in overrides)
-    tree = {"data": {"root": str(path)}} if chosen else recognise(path)
-    tree = apply_overrides(tree, overrides)
-    return check_config({"name": "unnamed", "train": {"steps": 1}, **tree}, where=str(path))
+    asked = apply_overrides({}, overrides)
+    data = asked.get("data", {})
+    source, columns = data.get("source"), data.get("columns")
+    if source == "csv" or (path.suffix.lower() in TABLES and source is None):
+        tree = table_tree(path, columns)
+    elif source is None:
+        tree = recognise(path)
+    else:
+        tree = class_tree(source, path) if source in LABELLED_SOURCES else _tree(source, path)
+    tree = {"name": "unnamed", "train": {"steps": 1}, **merge(tree, asked)}
+    if tree.get("task") == "classification":
+        tree["model"] = {"name": "cnn3d"}
+    return check_config(tree, where=str(path))
 
 
 def recognise(path: Path) -> Tree:
-    """The config keys that read the data set at `path`, by the first layout of TRAINABLE that fits.
+    """The config keys that read the data set at `path`, by the first layout of FINDERS that fits.
 
-    Raises ValueError where none does: with the layout's name if it is one of UNTRAINABLE.
+    Raises ValueError where none does, saying what there is.
     """
-    for find in TRAINABLE:
+    for find in FINDERS:
         if (tree := find(path)) is not None:
             return tree
-    expected = "; ".join(f"{name}: {LAYOUTS[name]}" for name in SEGMENTATION)
-    for describe in UNTRAINABLE:
-        if (what := describe(path)) is not None:
-            raise ValueError(
-                f"{path}: {what}. This layout is not trainable yet: only segmentation is, from volumes with "
-                f"label volumes ({expected})"
-            )
+    if path.is_dir() and (reason := why_no_classes(path)) is not None:
+        raise ValueError(f"{path}: {reason}")
     found = describe_folder(path) if path.is_dir() else f"the file {path.name}"
+    expected = "; ".join(f"{name}: {layout}" for name, layout in (*LAYOUTS.items(), *CLASS_LAYOUTS.items()))
     raise ValueError(f"{path}: no layout that is known here, found {found}; expected one of {expected}")
 
 
@@ -85,18 +95,16 @@ def _json_folder(path: Path) -> Tree | None:
 
 
 def _table(path: Path) -> Tree | None:
-    """A table that names label files, or a folder with one."""
+    """A table of cases, or a folder with one."""
     tables = [path] if path.suffix.lower() in TABLES else sorted(path.glob("*.csv")) if path.is_dir() else []
     if len(tables) != 1:
         return None
     try:
-        cases = find_csv(check_config(_placeholder(_tree("csv", tables[0])), str(path)).data).cases
-    except ValueError:
-        return None if path.is_dir() else _tree("csv", path)  # unusual columns are the overrides' business
-    classes = any(case.label is not None and not case.label.suffix for case in cases)
-    if classes or any(_is_clip(image) for case in cases for image in case.images):
+        return table_tree(tables[0])
+    except ValueError:  # a table of other facts
+        if path.is_file():
+            raise
         return None
-    return _tree("csv", tables[0])
 
 
 def _numbered_folder(path: Path) -> Tree | None:
@@ -120,59 +128,21 @@ def _two_folders(path: Path) -> Tree | None:
 
 def _loose_volumes(path: Path) -> Tree | None:
     """Volumes right in the folder, without labels: nothing to train on, but to look at."""
-    if not path.is_dir() or not (volumes := list_volumes(path)) or any(_is_medmnist(volume) for volume in volumes):
+    if not path.is_dir() or not (volumes := list_volumes(path)) or any(is_medmnist(volume) for volume in volumes):
         return None
     tree = _tree("folders", path)
     tree["data"]["images"] = "."
     return tree
 
 
-def _class_folders(path: Path) -> str | None:
-    """Class folders of clips or volumes."""
-    folders = sorted(sub for sub in path.iterdir() if sub.is_dir()) if path.is_dir() else []
-    if len(clips := [sub.name for sub in folders if any(_is_clip(file) for file in sub.iterdir())]) > 1:
-        return f"class folders of clips ({some(clips)}), for classification"
-    if len(volumes := [sub.name for sub in folders if any(_is_volume(file) for file in sub.iterdir())]) > 1:
-        return (
-            f"folders of volumes ({some(volumes)}): class folders, for classification, or, if each of them is a "
-            f"case, files to be listed in a CSV with the columns image and label"
-        )
-    return None
-
-
-def _medmnist(path: Path) -> str | None:
-    """A MedMNIST archive, or a folder with one."""
-    files = [path] if path.is_file() else sorted(path.glob("*.npz"))
-    found = next((file for file in files if _is_medmnist(file)), None)
-    return f"{found.name} is a MedMNIST archive of volumes and class numbers, for classification" if found else None
-
-
-def _clips(path: Path) -> str | None:
-    """A clip, or a folder of clips."""
-    files = [path] if path.is_file() else sorted(path.iterdir())
-    found = [file.name for file in files if _is_clip(file)]
-    return f"video clips ({some(found)})" if found else None
-
-
-def _class_table(path: Path) -> str | None:
-    """A table of clips, or of files and their classes."""
-    is_table = path.suffix.lower() in TABLES and path.is_file() and _table(path) is None
-    return "a table of files and their classes, for classification" if is_table else None
-
-
 # In the order of trial: what says most about itself comes first.
-TRAINABLE: tuple[Callable[[Path], Tree | None], ...] = (
-    _json_folder, _table, _numbered_folder, _two_folders, _loose_volumes,
+FINDERS: tuple[Callable[[Path], Tree | None], ...] = (
+    _json_folder, _table, _numbered_folder, _two_folders, find_class_folders, find_medmnist, _loose_volumes,
 )  # fmt: skip
-UNTRAINABLE: tuple[Callable[[Path], str | None], ...] = (_class_folders, _medmnist, _clips, _class_table)
 
 
 def _tree(source: str, root: Path) -> Tree:
     return {"data": {"source": source, "root": str(root)}}
-
-
-def _placeholder(tree: Tree) -> Tree:
-    return {"name": "unnamed", "train": {"steps": 1}, **tree}
 
 
 def _numbered(folder: Path, ending: Any = None) -> bool:
@@ -186,22 +156,3 @@ def _first_exists(root: Path, training: Any) -> bool:
     entries = training if isinstance(training, list) else []
     first = entries[0].get("image") if entries and isinstance(entries[0], dict) else None
     return isinstance(first, str) and (root / first).exists()
-
-
-def _is_clip(path: Path) -> bool:
-    return path.name.lower().endswith(CLIPS)
-
-
-def _is_volume(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
-
-
-def _is_medmnist(path: Path) -> bool:
-    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return _has_all(archive.namelist(), "train_images.npy", "train_labels.npy")
-
-
-def _has_all(names: Iterable[str], *wanted: str) -> bool:
-    return set(wanted) <= set(names)

@@ -8,6 +8,7 @@ import numpy as np
 
 from data.cases import some
 from data.survey.case_facts import CaseFacts
+from data.survey.clip_facts import Facts
 
 SPACING_TOLERANCE = 0.01  # relative: scanners and headers round
 
@@ -33,12 +34,12 @@ def find_remarks(
     """
     return [
         *_duplicates(cases),
-        *_constant(cases),
+        *find_constant(cases),
         *_empty_labels(cases, ignore_label),
         *(_absent_classes(cases, class_names) if named else _gaps(cases, ignore_label)),
-        *_orientations(cases),
-        *_spacings(cases),
-        *_leaks(cases),
+        *find_orientations(cases),
+        *find_spacings(cases),
+        *find_leaks(cases),
     ]
 
 
@@ -57,7 +58,7 @@ def _duplicates(cases: Sequence[CaseFacts]) -> list[Remark]:
     return remarks
 
 
-def _constant(cases: Sequence[CaseFacts]) -> list[Remark]:
+def find_constant(cases: Sequence[CaseFacts]) -> list[Remark]:
     return [
         Remark(f"channel {number} is constant ({channel.low:g}); is it the right file?", (facts.case.id,))
         for facts in cases
@@ -89,7 +90,7 @@ def _gaps(cases: Sequence[CaseFacts], ignore_label: int | None) -> list[Remark]:
     return [Remark(f"label values {some(values)}: number the classes 1, 2, 3 … without gaps, 0 is the background")]
 
 
-def _orientations(cases: Sequence[CaseFacts]) -> list[Remark]:
+def find_orientations(cases: Sequence[CaseFacts]) -> list[Remark]:
     readable = [facts for facts in cases if facts.grid is not None]
     counts = Counter(facts.orientation for facts in readable).most_common()
     if len(counts) < 2:
@@ -100,7 +101,7 @@ def _orientations(cases: Sequence[CaseFacts]) -> list[Remark]:
     return [Remark(text, _ids(odd), "other cases are oriented otherwise")]
 
 
-def _spacings(cases: Sequence[CaseFacts]) -> list[Remark]:
+def find_spacings(cases: Sequence[CaseFacts]) -> list[Remark]:
     readable = [facts for facts in cases if facts.grid is not None]
     if not readable:
         return []
@@ -119,9 +120,9 @@ def _spacings(cases: Sequence[CaseFacts]) -> list[Remark]:
     return [Remark(text, ids, f"the median spacing is {middle} mm")]
 
 
-def _leaks(cases: Sequence[CaseFacts]) -> list[Remark]:
+def find_leaks(cases: Sequence[Facts]) -> list[Remark]:
     """Groups with cases in more than one split, where the source gives both."""
-    groups: dict[str, list[CaseFacts]] = defaultdict(list)
+    groups: dict[str, list[Facts]] = defaultdict(list)
     for facts in cases:
         if facts.case.group is not None and facts.case.split is not None:
             groups[facts.case.group].append(facts)
@@ -134,5 +135,5 @@ def _leaks(cases: Sequence[CaseFacts]) -> list[Remark]:
     return remarks
 
 
-def _ids(cases: Sequence[CaseFacts]) -> tuple[str, ...]:
+def _ids(cases: Sequence[Facts]) -> tuple[str, ...]:
     return tuple(facts.case.id for facts in cases)

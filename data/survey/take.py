@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from configs import Config
+from data.cases import Case, LabelledCase
 from data.checks import Problem, check_case
 from data.sources import find_cases
-from data.survey.case_facts import CaseFacts, read_headers, read_voxels
+from data.survey.case_facts import CaseFacts, read_headers, read_voxels, scan_of
 from data.survey.remarks import Remark, find_remarks
 
 log = logging.getLogger("mlx_volumes")
@@ -68,26 +69,39 @@ def take_survey(
     `threads` is at most 4 and the cores there are, where None. Raises ValueError where the layout itself
     is broken; a bad case is a problem in the result.
     """
-    with _collected_warnings() as warnings:
+    with collected_warnings() as warnings:
         listing = find_cases(config.data)
-    found = {case.id: read_headers(case) for case in listing.cases}
-    usual = Counter(facts.num_channels for facts in found.values() if not facts.problems).most_common(1)
-    for case_id, facts in found.items():
-        if not facts.problems and facts.num_channels != usual[0][0]:
-            found[case_id] = replace(facts, problems=tuple(check_case(facts.case, usual[0][0])))
-    sound = [facts for facts in found.values() if not facts.problems]
     ignore = config.loss.ignore_label
-    with ThreadPoolExecutor(_num_threads(threads, sound)) as pool:
-        jobs = pool.map(lambda facts: read_voxels(facts, listing.class_names, ignore, thumbnails), sound)
-        for done, facts in enumerate(jobs, 1):
-            found[facts.case.id] = facts
-            if progress is not None:
-                progress(done, len(sound))
-    cases = tuple(found.values())
+    cases = read_volumes(listing.cases, listing.class_names, ignore, thumbnails, threads, progress)
     names = listing.class_names or _made_up_names(cases, ignore)
     remarks = [Remark(text) for text in warnings]
     remarks += find_remarks(cases, names, listing.class_names is not None, ignore)
     return Survey(config, cases, names, listing.class_names is not None, listing.channel_names, tuple(remarks))
+
+
+def read_volumes(
+    cases: Sequence[Case] | Sequence[LabelledCase],
+    class_names: Sequence[str] | None = None,
+    ignore_label: int | None = None,
+    thumbnails: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[CaseFacts, ...]:
+    """What the cases' files hold; all must have as many channels as most have."""
+    found = {case.id: read_headers(case) for case in cases}
+    usual = Counter(facts.num_channels for facts in found.values() if not facts.problems).most_common(1)
+    for case_id, facts in found.items():
+        if not facts.problems and facts.num_channels != usual[0][0]:
+            found[case_id] = replace(facts, problems=tuple(check_case(scan_of(facts.case), usual[0][0])))
+    sound = [facts for facts in found.values() if not facts.problems]
+    largest = max((int(np.prod(facts.shape)) * (facts.num_channels + 2) for facts in sound), default=1)
+    with ThreadPoolExecutor(num_threads(threads, 4 * largest)) as pool:
+        jobs = pool.map(lambda facts: read_voxels(facts, class_names, ignore_label, thumbnails), sound)
+        for done, facts in enumerate(jobs, 1):
+            found[facts.case.id] = facts
+            if progress is not None:
+                progress(done, len(sound))
+    return tuple(found.values())
 
 
 def _made_up_names(cases: Sequence[CaseFacts], ignore_label: int | None) -> tuple[str, ...]:
@@ -99,15 +113,14 @@ def _made_up_names(cases: Sequence[CaseFacts], ignore_label: int | None) -> tupl
     return ("background", *(f"class_{value}" for value in range(1, highest + 1)))
 
 
-def _num_threads(asked: int | None, cases: Sequence[CaseFacts]) -> int:
+def num_threads(asked: int | None, bytes_each: int) -> int:
     """As many as asked for, or four, as long as cores and memory allow."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    largest = max((int(np.prod(facts.shape)) * (facts.num_channels + 2) for facts in cases), default=1)
-    return max(1, min(asked or 4, cores, _MEMORY_BYTES // (4 * largest)))
+    return max(1, min(asked or 4, cores, _MEMORY_BYTES // bytes_each))
 
 
 @contextmanager
-def _collected_warnings() -> Iterator[list[str]]:
+def collected_warnings() -> Iterator[list[str]]:
     """What finding the cases warns of, instead of printing it."""
     texts: list[str] = []
     handler = logging.Handler(logging.WARNING)

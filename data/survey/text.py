@@ -1,13 +1,13 @@
 """A survey in words: the lines and tables that the terminal and the page share."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from data.survey.case_facts import CaseFacts
+from data.survey.labelled import LabelledSurvey
+from data.survey.labelled_text import labelled_table, split_table
 from data.survey.take import Survey
+from data.survey.wording import axes, counted, intensities, times
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ def facts_table(survey: Survey) -> list[tuple[str, str]]:
     splits = Counter(facts.case.split for facts in survey.cases if facts.case.split)
     groups = {facts.case.group for facts in survey.cases if facts.case.group}
     if splits:
-        rows.append(("splits", _counted(splits)))
+        rows.append(("splits", counted(splits)))
     if groups:
         rows.append(("groups", str(len(groups))))
     if cases:
         rows += [
             ("channels", _channels(survey)),
-            ("shape", _axes([facts.shape for facts in cases], "voxels")),
-            ("spacing", _axes([facts.spacing_mm for facts in cases], "mm")),
-            ("orientation", _counted(Counter(facts.orientation for facts in cases))),
-            ("stored as", _counted(Counter(facts.dtype for facts in cases))),
+            ("shape", axes([facts.shape for facts in cases], "voxels")),
+            ("spacing", axes([facts.spacing_mm for facts in cases], "mm")),
+            ("orientation", counted(Counter(facts.orientation for facts in cases))),
+            ("stored as", counted(Counter(facts.dtype for facts in cases))),
         ]
     if labels := Counter(facts.label_dtype for facts in cases if facts.label_dtype):
-        rows.append(("labels as", _counted(labels)))
-    return rows + _intensities(survey)
+        rows.append(("labels as", counted(labels)))
+    return rows + intensities(survey.cases)
 
 
 def class_table(survey: Survey) -> list[ClassShare]:
@@ -72,8 +72,8 @@ def describe_case(facts: CaseFacts) -> str:
     if facts.grid is None:
         return "no header that can be read"
     parts = [
-        f"{_times(facts.shape)} voxels",
-        f"{_times(facts.spacing_mm)} mm",
+        f"{times(facts.shape)} voxels",
+        f"{times(facts.spacing_mm)} mm",
         facts.orientation,
         facts.dtype,
     ]
@@ -83,16 +83,19 @@ def describe_case(facts: CaseFacts) -> str:
     return ", ".join(parts)
 
 
-def survey_text(survey: Survey) -> str:
+def survey_text(survey: Survey | LabelledSurvey) -> str:
     """The whole survey for a terminal."""
     lines = [str(survey.config.data.root)]
-    lines += [f"  {what:<12} {value}" for what, value in facts_table(survey)]
-    if classes := class_table(survey):
-        width = max(len(row.name) for row in classes)
-        lines.append(f"  {'label':<12} {'':{width}}      voxels  cases")
-        lines += [
-            f"  {row.value:<12} {row.name:{width}} {_percent(row.share):>11} {row.num_cases:>6}" for row in classes
-        ]
+    if isinstance(survey, LabelledSurvey):
+        lines += [f"  {what:<12} {value}" for what, value in labelled_table(survey)]
+        head, *rows = [("class", *columns) for columns in split_table(survey)]
+        width = max(len(row[1]) for row in (head, *rows))
+        for row in (head, *rows):
+            what = row[0] if row is head else ""
+            lines.append(f"  {what:<12} {row[1]:{width}}" + "".join(f" {cell:>11}" for cell in row[2:]))
+    else:
+        lines += [f"  {what:<12} {value}" for what, value in facts_table(survey)]
+        lines += _class_lines(survey)
     if survey.problems:
         lines.append("problems (these cases cannot be used)")
         lines += [f"  {problem.case_id}: {problem.path}: {problem.reason}" for problem in survey.problems]
@@ -104,47 +107,22 @@ def survey_text(survey: Survey) -> str:
     return "\n".join(lines)
 
 
+def _class_lines(survey: Survey) -> list[str]:
+    classes = class_table(survey)
+    if not classes:
+        return []
+    width = max(len(row.name) for row in classes)
+    head = f"  {'label':<12} {'':{width}}      voxels  cases"
+    return [
+        head,
+        *(f"  {row.value:<12} {row.name:{width}} {_percent(row.share):>11} {row.num_cases:>6}" for row in classes),
+    ]
+
+
 def _channels(survey: Survey) -> str:
     counts = Counter(facts.num_channels for facts in survey.readable)
     names = f": {', '.join(survey.channel_names)}" if survey.channel_names else ""
-    return _counted(counts) + names
-
-
-def _intensities(survey: Survey) -> list[tuple[str, str]]:
-    """A row for each channel: the range over all cases, and the usual range of one."""
-    read = [facts.voxels for facts in survey.cases if facts.voxels]
-    rows = []
-    for number in range(min((len(voxels) for voxels in read), default=0)):
-        channels = [voxels[number] for voxels in read]
-        low, high = min(channel.low for channel in channels), max(channel.high for channel in channels)
-        usual = [
-            float(np.median([getattr(channel, key) for channel in channels]))
-            for key in ("percentile_low", "mean", "percentile_high")
-        ]
-        value = (
-            f"{low:.4g} … {high:.4g}; in the median case mean {usual[1]:.4g}, 99 % in {usual[0]:.4g} … {usual[2]:.4g}"
-        )
-        rows.append(("intensity" if number == 0 else f"  channel {number}", value))
-    return rows
-
-
-def _axes(values: Sequence[tuple[float, float, float]], unit: str) -> str:
-    """Range and median along each axis, as in D 30–40 (35) × H 50 × W 36 voxels."""
-    lows, middles, highs = np.min(values, axis=0), np.median(values, axis=0), np.max(values, axis=0)
-    parts = []
-    for axis, low, middle, high in zip("DHW", lows, middles, highs, strict=True):
-        same = f"{low:.3g}" == f"{high:.3g}"
-        parts.append(f"{axis} {middle:.3g}" if same else f"{axis} {low:.3g}–{high:.3g} (median {middle:.3g})")
-    return f"{' × '.join(parts)} {unit}"
-
-
-def _times(values: Iterable[float]) -> str:
-    return "×".join(f"{value:.3g}" for value in values)
-
-
-def _counted(counts: Counter) -> str:
-    """The values with their counts, as in `RAS (30), LPS (2)`; a lone one by itself."""
-    return ", ".join(f"{value} ({count})" if len(counts) > 1 else f"{value}" for value, count in counts.most_common())
+    return counted(counts) + names
 
 
 def _percent(share: float) -> str:

@@ -41,6 +41,11 @@ def draw_thumbnail(volume: np.ndarray, label: np.ndarray | None, spacing_mm: tup
     return imwrite("<bytes>", picture, extension=".jpeg", quality=85, subsampling=0)
 
 
+def draw_frame(picture: np.ndarray) -> bytes:
+    """JPEG of a clip's frame (h, w, RGB) uint8."""
+    return imwrite("<bytes>", picture, extension=".jpeg", quality=80)
+
+
 def colour_of(value: int) -> tuple[int, int, int]:
     """RGB of a class' outline."""
     text = COLOURS[(value - 1) % len(COLOURS)]

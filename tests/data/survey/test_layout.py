@@ -67,39 +67,68 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     table.write_text("t1,seg\nimages/case0.nii.gz,labels/case0.nii.gz\n")
     config = read_settings(table, ["data.columns.image=t1", "data.columns.label=seg"])
     assert (config.data.columns.image, config.data.columns.label) == ("t1", "seg")
-    with pytest.raises(ValueError, match=r"train\.steps=5: only keys that say how files are read: data\.source"):
+    with pytest.raises(ValueError, match=r"train\.steps=5: only keys that say how files are read: task, data\.source"):
         read_settings(table, ["train.steps=5"])
 
 
-def test_class_folders(tmp_path: Path) -> None:
-    for name in ("fight", "peace"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"class folders of clips \(fight, peace\), .* not trainable yet"):
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("parent", [".", "train"])
+def test_class_folders(tmp_path: Path, parent: str) -> None:
+    touch(*(tmp_path / parent / name / "a.mp4" for name in ("fight", "peace")))
+    tree = recognise(tmp_path)
+    assert tree["task"] == "classification"
+    assert tree["data"] == {"source": "classes", "root": str(tmp_path), "clip": {}}
+    with pytest.raises(ValueError, match=r"video clips \(a\.mp4\) without classes; move those of each class"):
+        recognise(tmp_path / parent / "fight")
+
+
+def test_class_folders_of_volumes(tmp_path: Path) -> None:
+    touch(*(tmp_path / name / f"{name}{n}.nii.gz" for name in ("healthy", "ill") for n in range(3)))
+    assert recognise(tmp_path)["data"] == {"source": "classes", "root": str(tmp_path)}
+    assert read_settings(tmp_path).model.name == "cnn3d"
+
+
+@pytest.mark.parametrize("names", [("t1.nii.gz",), ("t1.nii.gz", "t2.nii.gz")])
+def test_folders_of_cases_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    touch(*(tmp_path / case / name for case in ("case1", "case2") for name in names))
+    with pytest.raises(ValueError, match=r"folders of volumes \(case1, case2\): if each is a class, set data\.source"):
         recognise(tmp_path)
-    with pytest.raises(ValueError, match=r"video clips \(a\.mp4\)\. This layout is not trainable yet"):
-        recognise(tmp_path / "fight")
+    assert read_settings(tmp_path, ["data.source=classes"]).task == "classification"
 
 
-def test_folders_of_volumes(tmp_path: Path) -> None:
-    for name in ("case1", "case2"):
-        write_volume(tmp_path / name / "t1.nii.gz", np.ones((4, 4, 4), np.uint8))
-    with pytest.raises(ValueError, match=r"folders of volumes \(case1, case2\): class folders, .* listed in a CSV"):
-        recognise(tmp_path)
+def test_a_table_beside_class_folders_is_preferred(tmp_path: Path) -> None:
+    touch(*(tmp_path / name / "a.mp4" for name in ("fight", "peace")))
+    (tmp_path / "groups.csv").write_text("file,label,group\nfight/a.mp4,fight,1\npeace/a.mp4,peace,2\n")
+    assert recognise(tmp_path)["data"] == {"source": "csv", "root": str(tmp_path / "groups.csv"), "clip": {}}
+    config = read_settings(tmp_path, ["data.source=classes"])
+    assert (config.data.source, config.task) == ("classes", "classification")
+    assert config.data.clip is not None
 
 
-def test_a_medmnist_archive(tmp_path: Path) -> None:
-    np.savez(tmp_path / "organ.npz", train_images=np.zeros((2, 4, 4, 4), np.uint8), train_labels=np.zeros((2, 1)))
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_medmnist_archive(tmp_path: Path, split: str) -> None:
+    arrays = {f"{split}_images": np.zeros((2, 4, 4, 4), np.uint8), f"{split}_labels": np.zeros((2, 1))}
+    np.savez(tmp_path / "organ.npz", **arrays)
     for path in (tmp_path, tmp_path / "organ.npz"):
-        with pytest.raises(ValueError, match=r"organ\.npz is a MedMNIST archive .* not trainable yet"):
-            recognise(path)
+        tree = recognise(path)
+        assert (tree["task"], tree["data"]["source"]) == ("classification", "medmnist")
+        assert tree["data"]["root"] == str(tmp_path / "organ.npz")
 
 
 def test_a_table_of_classes(tmp_path: Path) -> None:
-    table = tmp_path / "groups.csv"
+    table = tmp_path / "cases.csv"
     table.write_text("file,label,group\na.nii.gz,healthy,1\n")
-    with pytest.raises(ValueError, match=r"a table of files and their classes.* not trainable yet"):
+    assert recognise(table) == {"task": "classification", "data": {"source": "csv", "root": str(table)}}
+    table.write_text("scan,grade\na.nii.gz,2\n")
+    with pytest.raises(ValueError, match=r"no image column \(looked for image, path, file\); it has scan, grade"):
         recognise(table)
+    columns = ["data.columns.image=scan", "data.columns.label=grade"]
+    assert read_settings(table, columns).task == "classification"
 
 
 def test_what_is_no_data_set(tmp_path: Path) -> None:
@@ -112,7 +141,5 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
 
 def test_the_shared_data_sets(datasets: Path) -> None:
     assert recognise(datasets / "hippocampus")["data"]["source"] == "msd"
-    with pytest.raises(ValueError, match=r"class folders of clips \(fight, noFight\)"):
-        recognise(datasets / "fight")
-    with pytest.raises(ValueError, match=r"MedMNIST archive"):
-        recognise(datasets / "adrenal")
+    assert recognise(datasets / "fight")["data"]["root"].endswith("groups.csv")
+    assert recognise(datasets / "adrenal")["data"]["source"] == "medmnist"
