@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # imported where they are needed, so that --help and a config
     from engine.loop import Validate
     from engine.runs import RunFolder
     from engine.signals import StopRequest
+    from engine.start import Start
     from engine.step import TrainStep
 
     Data = VolumeData | ClassificationData
@@ -71,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 def train(config: "Config", group: "Group") -> int:
     """Train the run to the end of its budget; return the exit code."""
     from data.files import FileProblem
+    from engine.checkpoint import steps_in
+    from engine.initialise import format_start
     from engine.loop import NonFiniteError, fit, restore
     from engine.resume import check_config_unchanged
     from engine.runs import RunFolder
@@ -84,10 +87,14 @@ def train(config: "Config", group: "Group") -> int:
         run.require_absent()
         if config.resume:
             _log.info("%s: no run to resume yet, this begins one", run.path)
+    start = None if resumed and steps_in(run.checkpoints) else read_weights(config, group)
     data = prepare_data(config, run if resumed else None, group)
-    step = build_step(config, data, group)
+    step = build_step(config, data, group, start)
     if group.writes:
         write_facts(run, config, data, resumed, group)
+    if start is not None:
+        run.write_json("init", start.to_json())
+        _log.info("%s", format_start(start))
     position = restore(step, data, run, group)
 
     stop = StopRequest(run.stop_path, speaks=group.writes)
@@ -109,12 +116,14 @@ def dry_run(config: "Config", group: "Group") -> int:
     from data.preview import save_labelled_preview, save_preview
     from engine.dry_run import format_rehearsal, rehearse
     from engine.feed import Feed
+    from engine.initialise import format_start
     from engine.loop import Plan
     from models import count_parameters
     from models.dropout import dropout_table, format_table
 
+    start = read_weights(config, group)
     data = prepare_data(config, None, group)
-    step = build_step(config, data, group)
+    step = build_step(config, data, group, start)
     plan = Plan.of(config, data.batches_per_epoch)
     with Feed(data, plan.steps_per_epoch, config.train.accumulate) as feed:
         batches, _ = feed.next(0)
@@ -131,6 +140,8 @@ def dry_run(config: "Config", group: "Group") -> int:
         save_preview(*shown)
     print(f"parameters  {count_parameters(step.model):,}")
     print(format_table(dropout_table(step.model)))
+    if start is not None:
+        print(format_start(start))
     print(format_rehearsal(rehearsal, plan))
     print(f"batch       {picture}")
     return 0
@@ -160,10 +171,18 @@ def prepare_data(config: "Config", run: "RunFolder | None", group: "Group") -> "
     return data
 
 
-def build_step(config: "Config", data: "Data", group: "Group") -> "TrainStep":
-    """Build model, loss and optimiser from the config, seeded."""
+def read_weights(config: "Config", group: "Group") -> "Start | None":
+    """What the config's `init` names, in rank 0, which gives it to the others."""
+    from engine.start import read_start
+
+    return read_start(config.init) if config.init is not None and group.writes else None
+
+
+def build_step(config: "Config", data: "Data", group: "Group", start: "Start | None" = None) -> "TrainStep":
+    """Build model, loss and optimiser from the config, seeded; the model begins from `start`, where there is one."""
     import mlx.core as mx
 
+    from engine.initialise import begin_from
     from engine.loop import Plan
     from engine.losses import balanced_weights, build_loss
     from engine.optim import build_optimizer
@@ -183,6 +202,8 @@ def build_step(config: "Config", data: "Data", group: "Group") -> "TrainStep":
     optimizer = build_optimizer(config.optim, plan.total_steps)
     mx.random.seed(config.seed)
     model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
+    if config.init is not None:
+        begin_from(model, start, config.init, data.class_names, group)
     if group.size > 1 and config.distributed.batch_norm == "synchronised":
         synchronise_batch_norms(model, group.gather_for_all)
     return TrainStep(model, optimizer, loss, config.train, config.optim, group)
