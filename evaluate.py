@@ -4,6 +4,7 @@ python evaluate.py --run runs/demo_unet [--split val] [--checkpoint best] [key.p
 python evaluate.py --run runs/demo_unet --images FOLDER
 python evaluate.py --run runs/demo_unet --export model.zip      (docs/finetune.md; --run model.zip then predicts)
 python evaluate.py --run runs/demo_clips --baseline runs/demo_clips_single_frame
+python evaluate.py --compare runs/ablations/channel_dropout      (the cells of a sweep: docs/ablations.md)
 """
 
 import argparse
@@ -48,9 +49,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="Writes metrics.json, cases.csv, report.html and, of volumes, predictions/. Exit code: 0, 1 where a "
         "case failed, 2 for a mistake in the command.",
     )
-    parser.add_argument(
-        "--run", required=True, metavar="DIR", help="the run's folder, as train.py wrote it, or a pack.zip"
-    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", metavar="DIR", help="the run's folder, as train.py wrote it, or a pack.zip")
+    what.add_argument("--compare", metavar="DIR", help="compare the cells of a sweep's folder (docs/ablations.md)")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="val", help="default: val")
     parser.add_argument(
@@ -82,6 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     group = ALONE
     try:
+        if arguments.compare:
+            from studies.comparison_report import compare_sweep
+
+            print(f"report: {compare_sweep(arguments.compare)}")
+            return 0
         group = join_group()
         set_up_logging(group)
         with group.together():

@@ -1,0 +1,194 @@
+"""A sweep's cells beside each other: means over seeds, differences from the baseline, and what they are worth."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.resampling import draw_weights
+from studies.gather import Cell, Run, Study
+from studies.inference import Comparisons, compare_with_baseline, crossed_intervals, wilcoxon_over_cases
+
+NUM_SAMPLES = 2000  # of the cases
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds; NaN where there is none."""
+
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A cell less the baseline, in the study's metric."""
+
+    mean: float
+    by_seed: np.ndarray  # (seeds,)
+    interval: tuple[float, float]  # for other seeds and cases; all cells' hold together in 95 of 100 studies
+    p: float  # corrected for the number of comparisons, over seeds; NaN where there was no inference
+    p_paired: float  # of these differences alone, uncorrected
+    p_cases: float  # Wilcoxon's over cases, of the means over seeds: says nothing of training noise
+
+    @property
+    def is_noise(self) -> bool | None:
+        """Whether it could be training noise; None where that was not tested."""
+        return None if math.isnan(self.p) else self.p >= 0.05
+
+    @property
+    def holds_for_cases(self) -> bool:
+        """Whether the interval, which has the choice of cases in it, excludes 0."""
+        low, high = self.interval
+        return low > 0 or high < 0
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A row of the comparison."""
+
+    cell: Cell
+    num_finished: int
+    num_planned: int
+    missing: list[str]  # "seed 1: not begun"
+    scores: np.ndarray  # (seeds,), NaN where unfinished
+    score: Spread
+    gap: Spread  # train score less validation score
+    minutes: Spread
+    memory_gb: float  # the most of any run
+    difference: Difference | None  # None of the baseline, and of a cell that has its runs
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.missing
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All cells of a study, and the inference over their seeds."""
+
+    study: Study
+    results: list[CellResult]
+    inference: Comparisons | None
+    why_not: str  # why there is no inference; empty where there is
+
+    @property
+    def num_comparisons(self) -> int:
+        return 0 if self.inference is None else len(self.inference.differences)
+
+
+def compare(study: Study) -> Comparison:
+    """Compare the study's cells with its baseline.
+
+    Only complete cells are tested, those with all planned seeds and folds; the others are listed with what they
+    lack. Cells with one network count once.
+    """
+    own = [cell for cell in study.cells if cell.same_as is None]
+    tested = [cell for cell in own if cell.name != study.baseline.source and study.is_complete(cell)]
+    why_not = _why_not(study, tested)
+    inference, differences = None, {}
+    baseline = _source(study, study.baseline)
+    if not why_not:
+        inference = compare_with_baseline(np.array([study.scores(cell) for cell in (baseline, *tested)]))
+        intervals = crossed_intervals(inference, resample_differences(study, baseline, tested))
+        for i, cell in enumerate(tested):
+            differences[cell.name] = (tuple(intervals[i].tolist()), float(inference.p[i]), float(inference.p_paired[i]))
+    results = []
+    for cell in study.cells:
+        difference = None
+        if cell.source != baseline.name:
+            nothing = ((math.nan, math.nan), math.nan, math.nan)
+            interval, p, p_paired = differences.get(cell.source, nothing)
+            by_seed = study.scores(cell) - study.scores(baseline)
+            p_cases = _test_over_cases(study, cell, baseline)
+            difference = Difference(spread(by_seed).mean, by_seed, interval, p, p_paired, p_cases)
+        results.append(_describe(study, cell, difference))
+    return Comparison(study, results, inference, why_not)
+
+
+def resample_differences(study: Study, baseline: Cell, cells: list[Cell], seed: int = 0) -> np.ndarray:
+    """(samples, cells): differences from the baseline, over these seeds, of bootstrap samples of the cases.
+
+    Cases (or groups of them) are drawn within their fold, the same for all cells and seeds.
+    """
+    totals = np.zeros((len(cells) + 1, NUM_SAMPLES))
+    for fold in study.folds:
+        weights: dict[str, np.ndarray] = {}
+        for i, cell in enumerate((baseline, *cells)):
+            for run in study.runs_of(cell):
+                if run.fold != fold:
+                    continue
+                assert run.table is not None
+                if not weights:
+                    drawn = draw_weights(run.table.units, NUM_SAMPLES, seed + fold)
+                    weights = dict(zip(run.table.cases, drawn.T, strict=True))
+                aligned = np.stack([weights[case] for case in run.table.cases], axis=1)
+                totals[i] += run.table.score(aligned) / (len(study.folds) * len(study.seeds))
+    return (totals[1:] - totals[0]).T
+
+
+def spread(values: np.ndarray) -> Spread:
+    """Mean and sd of the finite values; the sd of one is NaN."""
+    values = values[np.isfinite(values)]
+    return Spread(
+        float(values.mean()) if len(values) else math.nan,
+        float(values.std(ddof=1)) if len(values) > 1 else math.nan,
+    )
+
+
+def _source(study: Study, cell: Cell) -> Cell:
+    return next(other for other in study.cells if other.name == cell.source)
+
+
+def _why_not(study: Study, tested: list[Cell]) -> str:
+    if len(study.seeds) < 2:
+        return (
+            "One seed: nothing can be said of training noise, so no difference below is tested. Add seeds "
+            "(sweep.seeds) and run the sweep again; finished runs are kept."
+        )
+    if not study.is_complete(study.baseline):
+        return f"The baseline, {study.baseline.name}, lacks runs: nothing is tested before it is complete."
+    if not tested:
+        return "No cell besides the baseline is complete: nothing is tested."
+    return ""
+
+
+def _describe(study: Study, cell: Cell, difference: Difference | None) -> CellResult:
+    runs = study.runs_of(cell)
+    folds = len(study.folds) > 1
+    missing = [f"seed {r.seed}{f' fold {r.fold}' if folds else ''}: {r.missing}" for r in runs if r.missing]
+    memory = [run.memory_gb for run in runs if math.isfinite(run.memory_gb)]
+
+    def over_seeds(value: Callable[[Run], float]) -> Spread:
+        return spread(study.by_seed(cell, value))
+
+    scores = study.scores(cell)
+    return CellResult(
+        cell,
+        len(runs) - len(missing),
+        len(runs),
+        missing,
+        scores,
+        spread(scores),
+        over_seeds(lambda run: run.train_score - run.score),
+        over_seeds(lambda run: run.minutes),
+        max(memory, default=math.nan),
+        difference,
+    )
+
+
+def _test_over_cases(study: Study, cell: Cell, baseline: Cell) -> float:
+    """Wilcoxon's p over the cases of all folds, of their means over seeds; NaN for what is no mean over cases."""
+    means = []
+    for each in (cell, baseline):
+        values: dict[str, list[float]] = {}
+        for run in study.runs_of(each):
+            found = None if run.table is None else run.table.case_values()
+            if run.table is None or found is None:
+                return math.nan
+            for case, value in zip(run.table.cases, found.tolist(), strict=True):
+                values.setdefault(case, []).append(value)
+        means.append({case: float(np.mean(v)) for case, v in values.items()})
+    cases = sorted(means[0].keys() & means[1].keys())
+    return wilcoxon_over_cases(*(np.array([mean[case] for case in cases]) for mean in means))

@@ -1,0 +1,289 @@
+"""A comparison in words, as Markdown, CSV and JSON."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from engine.runs import without_nan
+from studies.comparison import CellResult, Comparison, Spread
+
+COLUMNS = ("cell", "runs", "score", "difference", "p", "gap", "minutes", "memory")
+
+WILCOXON_CAVEAT = (
+    "Wilcoxon's test is over the cases: it asks whether these very networks differ, and says nothing of training "
+    "noise. Two seeds of one setting differ in it too."
+)
+
+
+def titles(comparison: Comparison) -> dict[str, str]:
+    """The headings of COLUMNS."""
+    metric = comparison.study.metric
+    interval = "difference (95 % interval)" if comparison.inference else "difference"
+    names = ("cell", "runs", metric, interval, "p", "gap train − val", "training, min", "memory, GB")
+    return dict(zip(COLUMNS, names, strict=True))
+
+
+def cells_of(result: CellResult, comparison: Comparison) -> dict[str, str]:
+    """One row of the table, by COLUMNS: «–» for what there is not."""
+    difference = result.difference
+    row = {
+        "cell": result.cell.name + (" (baseline)" if result.cell.name == comparison.study.baseline.name else ""),
+        "runs": f"{result.num_finished} of {result.num_planned}" if result.missing else str(result.num_planned),
+        "score": format_spread(result.score),
+        "difference": "–",
+        "p": "–",
+        "gap": format_spread(result.gap),
+        "minutes": format_spread(result.minutes, 1),
+        "memory": number(result.memory_gb, 2),
+    }
+    if difference is not None:
+        low, high = difference.interval
+        row["difference"] = number(difference.mean, sign="+")
+        if not math.isnan(low):
+            row["difference"] += f" ({number(low, sign='+')} to {number(high, sign='+')})"
+        row["p"] = format_p(difference.p)
+    return row
+
+
+def sentence(result: CellResult, comparison: Comparison) -> str:
+    """What the cell's difference is worth, in a sentence."""
+    study, difference = comparison.study, result.difference
+    if result.cell.name == study.baseline.name:
+        missing = f"; incomplete: {'; '.join(result.missing)}" if result.missing else ""
+        return f"The baseline{missing}."
+    if difference is None:
+        return f"The same network as the baseline, {study.baseline.name}: its runs count for both."
+    same = f"The same network as {result.cell.same_as}, whose runs count for both: " if result.cell.same_as else ""
+    if result.missing:
+        begun = f"{number(abs(difference.mean))} {_side(difference.mean)} the baseline so far; "
+        begun = "" if math.isnan(difference.mean) else begun
+        return f"{same}{begun}not tested, because it is incomplete ({'; '.join(result.missing)})."
+    size = f"{number(abs(difference.mean))} {_side(difference.mean)} the baseline"
+    if comparison.inference is None:
+        reason = "with one seed, whether that is noise cannot be said" if len(study.seeds) < 2 else "not tested"
+        return f"{same}{size}; {reason}."
+    if difference.is_noise is None:
+        return f"{same}{size}; the seeds agree to the last digit, which leaves nothing to test by."
+    low, high = (number(end, sign="+") for end in difference.interval)
+    known = f"{same}{size} ({low} to {high}), {format_p(difference.p, 'p ')}"
+    if difference.is_noise:
+        return f"{known}: could be noise."
+    if not difference.holds_for_cases:
+        return f"{known}: more than training noise explains on these cases; on others there could be no difference."
+    return f"{known}: more than noise explains."
+
+
+def method(comparison: Comparison) -> list[str]:
+    """How it was tested, in sentences."""
+    study, inference = comparison.study, comparison.inference
+    if inference is None:
+        return [comparison.why_not]
+    num_seeds, k = len(study.seeds), comparison.num_comparisons
+    per_seed = "of the score" if len(study.folds) == 1 else f"of the mean score over {len(study.folds)} folds"
+    several = f"Dunnett's test for {k} comparisons with one baseline" if k > 1 else "a t test of one comparison"
+    words = [
+        f"Differences {per_seed} are taken within each of {num_seeds} seeds, under which all cells have the same "
+        f"first weights and batches. p is that of {several}: how often training noise alone would bring a difference "
+        f"as large as this into a study of this size. Noise is pooled over the cells ({inference.degrees:.0f} degrees "
+        "of freedom); the baseline's and a difference's own count where they are larger.",
+        "Intervals are for other seeds and other cases: from a bootstrap crossed over both, and wide enough to hold "
+        "together in 95 of 100 studies.",
+    ]
+    if math.isfinite(inference.detectable):
+        words.append(
+            f"A study of this size finds a true difference of {number(inference.detectable)} in four of five cases. "
+            "«Could be noise» does not say that there is no difference."
+        )
+    return words
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader must know before the numbers."""
+    study = comparison.study
+    found = [comparison.why_not] if comparison.why_not else []
+    if lacking := [result for result in comparison.results if result.missing]:
+        listed = "; ".join(f"{r.cell.name}: {', '.join(r.missing)}" for r in lacking)
+        found.append(f"Incomplete cells are not tested, and their means are over fewer runs. {listed}.")
+    if steps := study.early_stops():
+        found.append(f"Runs ended at different steps, {steps[0]} to {steps[-1]}.")
+    if study.less_is_better:
+        found.append(f"Of {study.metric} less is better.")
+    return found
+
+
+def facts(comparison: Comparison) -> list[str]:
+    """What was compared, in a few words each."""
+    study = comparison.study
+    cases = {case for run in study.runs if run.table is not None for case in run.table.cases}
+    seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
+    folds = [f"{len(study.folds)} folds"] if len(study.folds) > 1 else []
+    finished = sum(not run.missing for run in study.runs)
+    return [
+        f"{len(study.cells)} cells",
+        seeds,
+        *folds,
+        f"{finished} of {len(study.runs)} runs finished",
+        f"{study.metric} of {len(cases)} validation cases",
+        "last checkpoint",
+    ]
+
+
+def dropout_rows(result: CellResult) -> list[tuple[str, str, str, str]]:
+    """The dropout layers that the cell's network has, those alike in one row: kind, rate, place, layers."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for path, kind, rate, place in result.cell.dropout:
+        groups.setdefault((str(kind), f"{rate:g}", str(place)), []).append(str(path))
+    return [(*key, ", ".join(paths)) for key, paths in groups.items()] or [("none", "–", "–", "–")]
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """comparison.md."""
+    rows = [cells_of(result, comparison) for result in comparison.results]
+    lines = [f"# {comparison.study.name}", "", " · ".join(facts(comparison)), ""]
+    lines += [f"> {note}" for note in notes(comparison)]
+    lines += ["", *_table(titles(comparison).values(), [list(row.values()) for row in rows]), ""]
+    lines += ["Scores, gaps and times are mean ± standard deviation over the seeds.", ""]
+    lines += ["## What the differences are worth", ""]
+    lines += [f"- **{result.cell.name}**: {sentence(result, comparison)}" for result in comparison.results]
+    lines += ["", *method(comparison), ""]
+    lines += ["## Dropout layers", ""]
+    layers = [[result.cell.name, *row] for result in comparison.results for row in dropout_rows(result)]
+    lines += [*_table(("cell", "kind", "rate", "place", "layers"), layers), ""]
+    if tests := other_tests(comparison):
+        lines += [
+            "## Other tests",
+            "",
+            *_table(("cell", "paired t", "Wilcoxon over cases"), tests),
+            "",
+            OTHER_TESTS,
+            "",
+        ]
+    return "\n".join(lines)
+
+
+OTHER_TESTS = (
+    "Neither is corrected for the number of comparisons. The paired t test is of the cell's own differences over "
+    f"seeds, without the other cells' noise. {WILCOXON_CAVEAT}"
+)
+
+
+def other_tests(comparison: Comparison) -> list[list[str]]:
+    """Rows of cell, p of its own paired t test, p of Wilcoxon's test over cases; where there was inference."""
+    return [
+        [result.cell.name, format_p(result.difference.p_paired), format_p(result.difference.p_cases)]
+        for result in comparison.results
+        if result.difference is not None and result.difference.is_noise is not None
+    ]
+
+
+def to_csv(comparison: Comparison) -> str:
+    """comparison.csv: a row a cell, numbers in full, empty where there is none."""
+    study = comparison.study
+    paths = list(dict.fromkeys(path for cell in study.cells for path in cell.settings))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = (*_NUMBERS, *(f"score_seed{seed}" for seed in study.seeds))
+    writer.writerow(("cell", "same_as", "runs_finished", "runs_planned", "missing", *names, "verdict", *paths))
+    for result in comparison.results:
+        values = _numbers(result)
+        numbers = [values[name] for name in _NUMBERS] + result.scores.tolist()
+        cells = ["" if math.isnan(value) else f"{value:.8g}" for value in numbers]
+        head = [result.cell.name, result.cell.same_as or "", result.num_finished, result.num_planned]
+        settings = [json.dumps(result.cell.settings[path]) if path in result.cell.settings else "" for path in paths]
+        writer.writerow([*head, "; ".join(result.missing), *cells, verdict(result), *settings])
+    return buffer.getvalue()
+
+
+def to_json(comparison: Comparison) -> str:
+    """comparison.json: all of it, null for what there is not."""
+    study, inference = comparison.study, comparison.inference
+    tree: dict[str, Any] = {
+        "name": study.name,
+        "task": study.task,
+        "metric": study.metric,
+        "baseline": study.baseline.name,
+        "seeds": study.seeds,
+        "folds": study.folds,
+        "notes": notes(comparison),
+        "method": method(comparison),
+        "num_comparisons": comparison.num_comparisons,
+        "degrees_of_freedom": None if inference is None else inference.degrees,
+        "detectable_difference": None if inference is None else inference.detectable,
+        "cells": [
+            {
+                **asdict(result.cell),
+                "runs_finished": result.num_finished,
+                "runs_planned": result.num_planned,
+                "missing": result.missing,
+                "scores_by_seed": result.scores.tolist(),
+                **_numbers(result),
+                "verdict": verdict(result),
+                "sentence": sentence(result, comparison),
+            }
+            for result in comparison.results
+        ],
+    }
+    return json.dumps(without_nan(tree), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def verdict(result: CellResult) -> str:
+    """`noise`, `difference`, `difference on these cases`, or empty where nothing was tested."""
+    difference = result.difference
+    if difference is None or difference.is_noise is None:
+        return ""
+    if difference.is_noise:
+        return "noise"
+    return "difference" if difference.holds_for_cases else "difference on these cases"
+
+
+_NUMBERS = (
+    *("mean", "sd", "difference", "difference_low", "difference_high", "p_corrected", "p_paired_t_uncorrected"),
+    *("p_wilcoxon_over_cases_not_training_noise", "gap_mean", "gap_sd", "minutes_mean", "minutes_sd", "memory_gb"),
+)
+
+
+def _numbers(result: CellResult) -> dict[str, float]:
+    difference, nan = result.difference, math.nan
+    tested = (difference.mean, *difference.interval, difference.p, difference.p_paired) if difference else (nan,) * 5
+    values = (
+        *(result.score.mean, result.score.sd),
+        *tested,
+        difference.p_cases if difference else nan,
+        *(result.gap.mean, result.gap.sd, result.minutes.mean, result.minutes.sd, result.memory_gb),
+    )
+    return dict(zip(_NUMBERS, values, strict=True))
+
+
+def format_spread(spread: Spread, digits: int = 4) -> str:
+    """`0.8830 ± 0.0021`; without ± of one seed."""
+    mean = number(spread.mean, digits)
+    return mean if math.isnan(spread.sd) else f"{mean} ± {number(spread.sd, digits)}"
+
+
+def format_p(p: float, name: str = "") -> str:
+    """`0.03`, or with a name `p = 0.03`; never 0."""
+    if math.isnan(p):
+        return "–"
+    if p < 0.001:
+        return f"{name}< 0.001"
+    equals = "= " if name else ""
+    return f"{name}{equals}{p:.3f}" if p < 0.1 else f"{name}{equals}{p:.2f}"
+
+
+def number(value: float, digits: int = 4, sign: str = "") -> str:
+    """With a true minus; «–» where there is none."""
+    return f"{value:{sign}.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def _side(difference: float) -> str:
+    return "above" if difference >= 0 else "below"
+
+
+def _table(head: Iterable[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    head = list(head)
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *escaped)]
