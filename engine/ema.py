@@ -8,6 +8,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+import ops
+
 
 class WeightAverage:
     """The moving average of a model's parameters and batch-norm statistics, in float32.
@@ -29,7 +31,7 @@ class WeightAverage:
         rest = 1 - mx.minimum(self.decay, (1 + t) / (10 + t))
         average = self.state["average"]
         for name, value in tree_flatten(model.parameters()):
-            average[name] = average[name] + rest * (value - average[name])
+            average[name] = ops.move_towards(average[name], value, rest)
         self.state["step"] = self.state["step"] + 1
 
     def set(self, arrays: Mapping[str, mx.array], step: mx.array) -> None:

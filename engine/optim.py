@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_map, tree_reduce
+from mlx.utils import tree_flatten, tree_unflatten
 
+import ops
 from configs.train_schema import OptimConfig
 
 
@@ -60,11 +62,57 @@ def build_optimizer(config: OptimConfig, total_steps: int) -> optim.Optimizer:
 
 def global_norm(gradients: Any) -> mx.array:
     """Return the L2 norm of all gradients together, float32."""
-    squares = tree_reduce(lambda total, g: total + mx.square(g.astype(mx.float32)).sum(), gradients, mx.array(0.0))
-    return mx.sqrt(squares)
+    return ops.global_norm([g for _, g in tree_flatten(gradients)])
 
 
-def clip_by_norm(gradients: Any, norm: mx.array, limit: float) -> Any:
-    """Return the gradients, scaled down where their global norm is above `limit`."""
-    factor = mx.minimum(limit / (norm + 1e-6), 1.0)
-    return tree_map(lambda g: g * factor, gradients)
+def clip_factor(norm: mx.array, limit: float | None) -> mx.array:
+    """Return what to multiply gradients of the global norm `norm` by: below 1 where it is above `limit`."""
+    return mx.array(1.0) if limit is None else mx.minimum(limit / (norm + 1e-6), 1.0)
+
+
+def updates_in_place(optimizer: optim.Optimizer) -> bool:
+    """Whether `update_in_place` knows the optimiser, and is faster here than the optimiser itself."""
+    return ops.active() == "onednn" and all(type(group) is optim.AdamW for group in _groups(optimizer))
+
+
+def update_in_place(
+    optimizer: optim.Optimizer, model: nn.Module, gradients: dict[str, mx.array], factor: mx.array
+) -> None:
+    """Do as optimizer.update(model, factor × gradients), for flat gradients {name: array}, which are used up.
+
+    One tensor follows the other, its gradient freed after use and its state overwritten: nothing but the parameter
+    itself is there twice.
+    """
+    for number, group in enumerate(_groups(optimizer)):
+        group.apply_gradients({}, {})  # the schedules' new values, and one step more
+        for name in [name for name, g in gradients.items() if _group_of(optimizer, name, g) == number]:
+            state = _at(group.state, name)
+            parameter, state["m"], state["v"] = ops.adamw(
+                _at(model, name),
+                gradients.pop(name),
+                state["m"],
+                state["v"],
+                scale=factor,
+                learning_rate=group.learning_rate,
+                step=group.step,
+                betas=(group.betas[0], group.betas[1]),
+                eps=group.eps,
+                decay=group.weight_decay,
+            )
+            model.update(tree_unflatten([(name, parameter)]))
+
+
+def _groups(optimizer: optim.Optimizer) -> list[Any]:
+    return optimizer.optimizers if isinstance(optimizer, optim.MultiOptimizer) else [optimizer]
+
+
+def _group_of(optimizer: optim.Optimizer, name: str, gradient: mx.array) -> int:
+    filters = optimizer.filters if isinstance(optimizer, optim.MultiOptimizer) else [lambda _, g: True]
+    return next(i for i, fits in enumerate(filters) if fits(name, gradient))
+
+
+def _at(tree: Any, name: str) -> Any:
+    """What a tree, or a module, holds under a dotted name."""
+    for part in name.split("."):
+        tree = tree[int(part)] if isinstance(tree, list) else tree[part]
+    return tree

@@ -17,7 +17,7 @@ from engine.distributed import ALONE, Group, running_statistics
 from engine.ema import WeightAverage
 from engine.losses import Loss
 from engine.mixup import Mixup
-from engine.optim import clip_by_norm, global_norm
+from engine.optim import clip_factor, global_norm, update_in_place, updates_in_place
 from ops import backend
 
 Batch = Mapping[str, np.ndarray]
@@ -79,6 +79,18 @@ class TrainStep:
 
         Each holds x (N, D, H, W, C) float32 and what the loss takes as y. The model must be in training mode.
         """
+        total, total_parts, gradients = self._accumulate(batches)
+        norm = self._update(gradients, mx.array(1 / len(batches)))
+        mx.eval(total, total_parts, norm, self._state)  # the compiled step's only synchronisation
+        return StepResult(
+            loss=_number(total) / len(batches),
+            parts={name: _number(value) / len(batches) for name, value in total_parts.items()},
+            grad_norm=_number(norm),
+            learning_rate=_number(self.optimizer.learning_rate),
+        )
+
+    def _accumulate(self, batches: Sequence[Batch]) -> tuple[mx.array, dict[str, mx.array], Any]:
+        """Return the sums over the batches of the loss, of its terms and of the gradients."""
         total = mx.array(0.0)
         total_parts: dict[str, mx.array] = {}
         gradients: Any = None
@@ -87,18 +99,11 @@ class TrainStep:
             gradients = new if gradients is None else tree_map(mx.add, gradients, new)
             total = total + loss
             total_parts = {name: value + total_parts.get(name, 0.0) for name, value in parts.items()}
-            if len(batches) > 1:
+            if len(batches) > 1 or not self.compiled:
                 mx.eval(gradients, total, total_parts, self._state)  # frees this batch's activations
         if self._mixup is not None:  # whose weight differs between processes
             total, total_parts = self._group.mean((total, total_parts))
-        norm = self._update(gradients, mx.array(1 / len(batches)))
-        mx.eval(total, total_parts, norm, self._state)  # the step's only synchronisation
-        return StepResult(
-            loss=_number(total) / len(batches),
-            parts={name: _number(value) / len(batches) for name, value in total_parts.items()},
-            grad_norm=_number(norm),
-            learning_rate=_number(self.optimizer.learning_rate),
-        )
+        return total, total_parts, gradients
 
     def _forward(self, x: mx.array, y: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         if self._mixup is None:
@@ -114,11 +119,14 @@ class TrainStep:
             statistics = running_statistics(tree_flatten(self.model.parameters()))
             gradients, statistics = self._group.sum_gradients(gradients, statistics)
             self.model.update(tree_unflatten(list(statistics.items())))
-        gradients = tree_map(lambda g: g * scale, gradients)
-        norm = global_norm(gradients)
-        if self._clip_norm is not None:
-            gradients = clip_by_norm(gradients, norm, self._clip_norm)
-        self.optimizer.update(self.model, gradients)
+        norm = global_norm(gradients) * scale
+        factor = scale * clip_factor(norm, self._clip_norm)
+        if not self.compiled and updates_in_place(self.optimizer):
+            flat = dict(tree_flatten(gradients))
+            gradients.clear()  # the caller's too, so that each array goes once it is used
+            update_in_place(self.optimizer, self.model, flat, factor)
+        else:
+            self.optimizer.update(self.model, tree_map(lambda g: g * factor, gradients))
         if self.average is not None:
             self.average.update(self.model)
         return norm
@@ -133,7 +141,10 @@ class TrainStep:
             self._update = mx.compile(self._update, inputs=self._state, outputs=self._state)
 
     def tensors(self) -> dict[str, dict[str, mx.array]]:
-        """All arrays that a resumed run needs: {file name: {tensor name: array}}, for `save_checkpoint`."""
+        """All arrays that a resumed run needs: {file name: {tensor name: array}}, for `save_checkpoint`.
+
+        They are the step's own, and the optimiser's change with the next step: write or copy them before it.
+        """
         optimizer = {f"optimizer.{name}": a for name, a in tree_flatten(self.optimizer.state)}
         files = {"model": dict(tree_flatten(self.model.parameters())), "optimizer": optimizer}
         optimizer["random.key"] = random_key()

@@ -1,5 +1,6 @@
 """Operators with a faster form than MLX's own on a Linux x86-64 CPU; nothing native loads on import."""
 
+from ops.adamw import adamw, global_norm, move_towards
 from ops.backend import active, choose
 from ops.class_sums import ClassSums, class_sums
 from ops.concat import concat_channels
@@ -12,13 +13,16 @@ from ops.upsample import upsample3d
 __all__ = [
     "ClassSums",
     "active",
+    "adamw",
     "avg_pool3d",
     "choose",
     "class_sums",
     "concat_channels",
     "conv3d",
     "conv_transpose3d",
+    "global_norm",
     "max_pool3d",
+    "move_towards",
     "norm_act_dropout",
     "upsample3d",
 ]

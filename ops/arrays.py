@@ -21,6 +21,17 @@ def view(a: mx.array) -> np.ndarray:
     return array if array.flags.c_contiguous else _memory(mx.contiguous(a))
 
 
+def writable(a: mx.array) -> np.ndarray:
+    """Return the memory of `a`, evaluated, to write to: whoever shares it sees the change.
+
+    For arrays of one owner, such as an optimiser's state. Raises ValueError where `a` is strided.
+    """
+    array = _memory(a)
+    if not array.flags.c_contiguous:
+        raise ValueError(f"an array of shape {a.shape} is not contiguous, and cannot be written in place")
+    return array
+
+
 def empty(shape: Sequence[int], dtype: mx.Dtype) -> tuple[mx.array, np.ndarray]:
     """Allocate an array and return it with a writable view of it; bfloat16's view is uint16.
 

@@ -66,9 +66,9 @@ def kernel(function: Callable[[Any], None]) -> Kernel:
     """Make a kernel of a function that opens with reads from its argument block:
 
     `share(a)` gives the range of tasks that the calling thread runs. `volume(a, i)`, `vector(a, i)`,
-    `indices(a, i)`, `labels(a, i)`, `integer(a, i)` and `number(a, i)` give argument i, counted from 1, as a
-    pointer to the volumes' dtype, to float32, int64 or int32, as an int and as a float32. Volumes are read
-    and written through `load` and `store`.
+    `indices(a, i)`, `labels(a, i)`, `doubles(a, i)`, `integer(a, i)` and `number(a, i)` give argument i, counted
+    from 1, as a pointer to the volumes' dtype, to float32, int64, int32 or float64, as an int and as a float32.
+    Volumes are read and written through `load` and `store`.
     """
     return Kernel(function)
 
@@ -114,7 +114,7 @@ def _pointer(to: types.Type | None) -> Any:
 
 
 volume, vector = _pointer(None), _pointer(types.float32)
-indices, labels = _pointer(types.int64), _pointer(types.int32)
+indices, labels, doubles = _pointer(types.int64), _pointer(types.int32), _pointer(types.float64)
 
 
 @intrinsic

@@ -4,10 +4,13 @@ import math
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
+from mlx.utils import tree_flatten, tree_map
 
 from configs.train_schema import OptimConfig
-from engine.optim import build_optimizer, build_schedule, clip_by_norm, global_norm
+from engine.optim import build_optimizer, build_schedule, clip_factor, global_norm, update_in_place, updates_in_place
+from ops import backend
 
 
 def _rates(steps: list[int], total: int = 10, **config: object) -> list[float]:
@@ -71,12 +74,48 @@ def test_sgd_without_momentum_is_allowed() -> None:
     assert _update(0.25, name="sgd", learning_rate=0.1, momentum=0, weight_decay=0)[0] == pytest.approx(0.975)
 
 
-def test_norm_is_global_and_clipping_keeps_directions() -> None:
-    gradients = {"a": mx.array([3.0, 0.0]), "b": [mx.array([4.0])]}
-    norm = global_norm(gradients)
+def test_norm_is_global_and_clipping_one_factor_for_all() -> None:
+    norm = global_norm({"a": mx.array([3.0, 0.0]), "b": [mx.array([4.0])]})
     assert norm.item() == 5
-    clipped = clip_by_norm(gradients, norm, 1.0)
-    assert clipped["a"].tolist() == pytest.approx([0.6, 0], abs=1e-6)
-    assert clipped["b"][0].item() == pytest.approx(0.8, abs=1e-6)
-    assert clip_by_norm(gradients, norm, 6.0)["a"].tolist() == [3, 0]
+    assert clip_factor(norm, 1.0).item() == pytest.approx(0.2)
+    assert clip_factor(norm, 6.0).item() == 1
+    assert clip_factor(norm, None).item() == 1
     assert math.isnan(global_norm({"a": mx.array([math.nan])}).item())
+
+
+def _network() -> nn.Module:
+    mx.random.seed(0)
+    return nn.Sequential(nn.Conv3d(2, 5, 3), nn.Sequential(nn.Linear(300, 70), nn.Linear(70, 3)))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_updating_in_place_does_what_the_optimiser_does(decay: float, monkeypatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(backend, "_form", "onednn")
+    config = OptimConfig(learning_rate=0.01, warmup_steps=2, weight_decay=decay)
+    plain, fast = _network(), _network()
+    optimizers = [build_optimizer(config, 10) for _ in range(2)]
+    for optimizer, model in zip(optimizers, (plain, fast), strict=True):
+        optimizer.init(model.trainable_parameters())
+    for step in range(6):
+        draw = np.random.default_rng(step).standard_normal
+        gradients = tree_map(lambda p: mx.array(draw(p.shape).astype(np.float32)), plain.parameters())  # noqa: B023
+        flat = dict(tree_flatten(gradients))
+        optimizers[0].update(plain, tree_map(lambda g: g * 0.5, gradients))
+        update_in_place(optimizers[1], fast, flat, mx.array(0.5))
+        assert flat == {}
+    assert optimizers[0].learning_rate.item() == optimizers[1].learning_rate.item()
+    trees = [(plain.parameters(), fast.parameters()), (optimizers[0].state, optimizers[1].state)]
+    for expected, found in trees:
+        found = dict(tree_flatten(found))
+        assert len(found) >= 6
+        for name, value in tree_flatten(expected):
+            np.testing.assert_allclose(np.array(found[name]), np.array(value), atol=1e-6, err_msg=name)
+
+
+def test_what_is_updated_in_place(monkeypatch) -> None:
+    monkeypatch.setattr(backend, "_form", "onednn")
+    assert updates_in_place(build_optimizer(OptimConfig(), 10))
+    assert not updates_in_place(build_optimizer(OptimConfig(name="sgd"), 10))
+    monkeypatch.setattr(backend, "_form", "mlx")
+    assert not updates_in_place(build_optimizer(OptimConfig(), 10))
