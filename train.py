@@ -1,6 +1,7 @@
-"""Train a network from a config.
+"""Train a network from a config, or many of them where the config holds a sweep.
 
 python train.py --config configs/demo_unet.yaml [key.path=value ...] [--dry-run] [--resume]
+python train.py --config configs/ablations/channel_dropout.yaml [--dry-run] [--only PATTERN]    (docs/ablations.md)
 mlx.launch -n 2 .venv/bin/python train.py --config configs/demo_unet.yaml    (docs/distributed.md)
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # imported where they are needed, so that --help and a config
     from engine.signals import StopRequest
     from engine.start import Start
     from engine.step import TrainStep
+    from studies.estimate import Pace
 
     Data = VolumeData | ClassificationData
 
@@ -42,6 +44,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "write batch.png, and stop",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument(
+        "--only", metavar="PATTERN", help="of a sweep: the cells, or CELL/SEED, that match, e.g. '*rate=0.2*/seed0'"
+    )
     return parser.parse_intermixed_args(argv)
 
 
@@ -58,6 +63,10 @@ def main(argv: list[str] | None = None) -> int:
         with group.together():
             overrides = [*arguments.overrides, *(["resume=true"] if arguments.resume else [])]
             config = load_config(arguments.config, overrides)
+            if config.sweep is not None:
+                return sweep(config, arguments, group)
+            if arguments.only is not None:
+                raise ValueError(f"--only chooses runs of a sweep; {arguments.config} has no sweep section")
             return dry_run(config, group) if arguments.dry_run else train(config, group)
     except (ValueError, OSError) as error:
         return fail(error, 2, group)
@@ -145,6 +154,39 @@ def dry_run(config: "Config", group: "Group") -> int:
     print(format_rehearsal(rehearsal, plan))
     print(f"batch       {picture}")
     return 0
+
+
+def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> int:
+    """Train all runs of the sweep, or say what there is to do; return the exit code."""
+    from studies.estimate import list_sweep
+    from studies.sweep import run_sweep
+
+    if group.size > 1:
+        raise ValueError("a sweep starts a process for each of its runs; call it without mlx.launch")
+    if not arguments.dry_run:
+        return run_sweep(config, arguments.only)
+    print(list_sweep(config, arguments.only, lambda cell: rehearse_run(cell, group)))
+    return 0
+
+
+def rehearse_run(config: "Config", group: "Group") -> "Pace":
+    """Measure what a run of the config would take, by two steps and the validation of one case."""
+    from engine.dry_run import rehearse
+    from engine.feed import Feed
+    from engine.loop import Plan
+    from engine.signals import StopRequest
+    from studies.estimate import measure_pace
+
+    start = read_weights(config, group)
+    data = prepare_data(config, None, group)
+    step = build_step(config, data, group, start)
+    plan = Plan.of(config, data.batches_per_epoch)
+    with Feed(data, plan.steps_per_epoch, config.train.accumulate) as feed:
+        rehearsal = rehearse(step, feed.next(0)[0])
+    one_case = config.evaluate.model_copy(update={"validation_cases": 1})
+    stop = StopRequest(config.run_folder / "STOP")
+    validate = build_validation(config.model_copy(update={"evaluate": one_case}), data, stop, group)
+    return measure_pace(plan, rehearsal, step.model, validate, {split: len(ids) for split, ids in data.splits.items()})
 
 
 def prepare_data(config: "Config", run: "RunFolder | None", group: "Group") -> "Data":

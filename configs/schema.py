@@ -9,6 +9,7 @@ from configs.data_schema import DataConfig
 from configs.fields import Count, Section
 from configs.init_schema import InitConfig
 from configs.model_schema import AnyModelConfig, UNet3dArgs, UNet3dConfig
+from configs.sweep_schema import SweepConfig
 from configs.train_schema import (
     CheckpointConfig,
     DistributedConfig,
@@ -28,7 +29,7 @@ class RunConfig(Section):
 class Config(Section):
     """One run. Paths are relative to the working folder."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,+-]*(/[A-Za-z0-9][A-Za-z0-9._=,+-]*)*$")]
     task: Literal["segmentation", "classification"] = "segmentation"
     seed: Annotated[int, Field(ge=0)] = 0
     resume: bool = False
@@ -44,6 +45,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     distributed: DistributedConfig = DistributedConfig()
+    sweep: SweepConfig | None = None  # many runs: see docs/ablations.md
 
     @property
     def run_folder(self) -> Path:

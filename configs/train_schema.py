@@ -85,9 +85,16 @@ class EvaluateConfig(Section):
     window_batch: Count = 2
     validation_overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25  # during training
     validation_cases: Count | None = None  # during training, evenly spaced over the split; null: all
+    cases: Count | None = None  # of a split by evaluate.py, evenly spaced; null: all
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()  # only axes that training flips
     nsd_tolerance_mm: Positive = 1.0
     weights: Literal["ema", "raw"] = "ema"  # ema where the run has it
     bootstrap_samples: Count = 2000
     save_predictions: bool = True
     save_probabilities: bool = False
+    calibration: bool = True  # of segmentations: whether voxels are counted for it, and for error AUROC
+    # Of the probabilities: none leaves them, stored takes the run's temperature.json; see docs/uncertainty.md.
+    temperature: Literal["none", "stored"] | Positive = "none"
+    seed: Annotated[int, Field(ge=0)] = (
+        0  # of Monte-Carlo dropout's masks, and of the voxels a temperature is fitted on
+    )

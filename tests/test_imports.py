@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("configs", "data", "models", "ops", "engine", "benchmarks")
+PACKAGES = ("configs", "data", "models", "ops", "engine", "studies", "benchmarks")
 MAY_IMPORT = {
     "configs": {"configs"},
     "ops": {"ops"},
     "data": {"data", "configs"},
     "models": {"models", "ops", "configs"},
     "engine": {"engine", "ops", "configs"},
+    "studies": {"studies", "engine", "models", "ops", "configs"},
 }
 
 

@@ -1,0 +1,118 @@
+"""What a sweep consists of and how long it will take, before it runs."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import mlx.nn as nn
+
+from configs import Config
+from engine.dry_run import Rehearsal, format_seconds
+from engine.loop import Plan, Validate
+from engine.runs import RunFolder
+from models.dropout import DropoutRow
+from studies.plan import PlannedRun, SweepPlan, make_plan
+from studies.record import is_finished, seconds_taken, splits_scored
+
+_log = logging.getLogger("mlx_volumes")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a rehearsal of a run measured."""
+
+    plan: Plan
+    step_seconds: float
+    case_seconds: float  # of validation
+    num_cases: Mapping[str, int]  # by split
+
+    def seconds_of(self, config: Config, train_cases: int) -> float:
+        """What the whole run takes: steps, validations, evaluations; reading, writing and starting are left out."""
+        validations = -(-self.plan.total_steps // self.plan.validate_every)
+        val = self.num_cases["val"]
+        cases = validations * min(config.evaluate.validation_cases or val, val)
+        cases += min(config.evaluate.cases or val, val) + min(train_cases, self.num_cases["train"])
+        return self.plan.total_steps * self.step_seconds + cases * self.case_seconds
+
+
+def measure_pace(
+    plan: Plan, rehearsal: Rehearsal, model: nn.Module, validate: Validate | None, num_cases: Mapping[str, int]
+) -> Pace:
+    """Return the pace of a run from its rehearsal and a validation of one case, done here."""
+    started = time.perf_counter()
+    if validate is not None:
+        validate(model)
+    return Pace(plan, rehearsal.seconds, time.perf_counter() - started, num_cases)
+
+
+def list_sweep(config: Config, only: str | None, rehearse: Callable[[Config], Pace]) -> str:
+    """Return a table of the cells and the time that is left; nothing is written into the sweep's folder.
+
+    Times are those of finished runs; where a network has none, `rehearse` measures it, once for all cells that
+    differ in rates and places of dropout alone. Raises ValueError as `run_sweep` does.
+    """
+    plan = make_plan(config)
+    chosen = plan.select(only)
+    finished = {run.folder for run in chosen if is_finished(plan, run)}
+    seconds = _seconds_by_network(plan, chosen, finished, rehearse)
+    rows = [("cell", "dropout layers", "runs", "finished", "a run takes")]
+    for cell in plan.cells:
+        runs = [run for run in chosen if run.cell == cell.name]
+        if cell.same_as is not None:
+            rows.append((cell.name, _layers(cell.dropout), f"as {cell.same_as}", "", ""))
+        elif runs:
+            took = format_seconds(mean(seconds[_network(run.config)] for run in runs))
+            done = sum(run.folder in finished for run in runs)
+            rows.append((cell.name, _layers(cell.dropout), str(len(runs)), str(done), took))
+    left = sum(seconds[_network(run.config)] for run in chosen if run.folder not in finished)
+    return "\n".join(
+        [*_aligned(rows), f"{len(chosen)} runs, {len(finished)} of them finished; about {format_seconds(left)} left"]
+    )
+
+
+def _seconds_by_network(
+    plan: SweepPlan, runs: Sequence[PlannedRun], finished: set[str], rehearse: Callable[[Config], Pace]
+) -> dict[str, float]:
+    assert plan.config.sweep is not None
+    taken: dict[str, list[float]] = {}
+    for run in runs:
+        if run.folder in finished:
+            taken.setdefault(_network(run.config), []).append(
+                seconds_taken(RunFolder(plan.folder / run.folder), splits_scored(plan))
+            )
+    seconds = {network: mean(values) for network, values in taken.items()}
+    for run in runs:
+        network = _network(run.config)
+        if network not in seconds:
+            _log.info("rehearsing %s", run.folder)
+            seconds[network] = rehearse(run.config).seconds_of(run.config, plan.config.sweep.train_cases)
+    return seconds
+
+
+def _network(config: Config) -> str:
+    """Equal for runs that take as long as each other: they differ in seed, fold, and rate or places of dropout."""
+    tree: dict[str, Any] = config.model_dump(mode="json", exclude={"name", "seed"})
+    del tree["data"]["fold"]
+    tree["model"]["args"]["dropout"] = tree["model"]["args"]["dropout"]["kind"]
+    return json.dumps(tree, sort_keys=True)
+
+
+def _layers(table: Sequence[DropoutRow]) -> str:
+    """The dropout layers in short: "4 channel 0.2 in encoder, decoder"."""
+    groups: dict[tuple[str, float], list[str]] = {}
+    for row in table:
+        groups.setdefault((row.kind, row.rate), []).append(row.place)
+    parts = [
+        f"{len(places)} {kind} {rate:g} in {', '.join(dict.fromkeys(places))}"
+        for (kind, rate), places in groups.items()
+    ]
+    return "; ".join(parts) or "none"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,174 @@
+"""From a config with a `sweep:` section to its runs, each one checked before any begins."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs import Config
+from configs.load import apply_overrides, check_config
+from configs.sweep_schema import Settings
+from models import build_model
+from models.dropout import DropoutRow, dropout_table
+
+_log = logging.getLogger("mlx_volumes")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a sweep, and the dropout layers that its network really has."""
+
+    name: str
+    settings: Settings
+    dropout: list[DropoutRow]
+    same_as: str | None  # an earlier cell that trains exactly the same
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A cell under one seed, in one fold."""
+
+    cell: str
+    seed: int
+    fold: int
+    folder: str  # below the sweep's
+    overrides: tuple[str, ...]  # what makes the sweep's config this run's
+    config: Config
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep consists of: its cells in their order, its runs in the order in which they are trained."""
+
+    config: Config
+    cells: list[Cell]
+    runs: list[PlannedRun]
+
+    @property
+    def folder(self) -> Path:
+        return self.config.run_folder
+
+    @property
+    def baseline(self) -> str:
+        assert self.config.sweep is not None
+        return self.config.sweep.baseline or self.cells[0].name
+
+    def select(self, pattern: str | None) -> list[PlannedRun]:
+        """The runs whose folder, or cell, matches the shell pattern, in order; all for None.
+
+        Raises ValueError where none does.
+        """
+        if pattern is None:
+            return self.runs
+        chosen = [run for run in self.runs if fnmatchcase(run.folder, pattern) or fnmatchcase(run.cell, pattern)]
+        if not chosen:
+            folders = [run.folder for run in self.runs]
+            raise ValueError(f"--only {pattern}: no run of {self.config.name} matches; there are {', '.join(folders)}")
+        return chosen
+
+
+def make_plan(config: Config) -> SweepPlan:
+    """Return the plan of a config that has a `sweep:` section.
+
+    Runs come in blocks of one fold and seed, the cells of each shuffled by `sweep.order_seed`: what the machine
+    does besides falls on all cells alike, and a sweep that is stopped has whole blocks to compare. A cell that
+    trains exactly what an earlier one does is run as that one.
+
+    Raises ConfigError, naming the cell and the dotted path, where a run's config doesn't fit the schema.
+    """
+    sweep = config.sweep
+    assert sweep is not None
+    settings = sweep.settings()
+    folds = sweep.folds or (config.data.fold,)
+    planned = {
+        (name, seed, fold): _plan_run(config, name, settings[name], seed, fold)
+        for name in settings
+        for seed in sweep.seeds
+        for fold in folds
+    }
+    cells: dict[str, Cell] = {}
+    seen: dict[str, str] = {}
+    for name in settings:
+        resolved = planned[name, sweep.seeds[0], folds[0]].config
+        table = _table_of(resolved)
+        same_as = seen.setdefault(_what_is_trained(resolved, table), name)
+        cells[name] = Cell(name, settings[name], table, None if same_as == name else same_as)
+    _warn_of_mixup(config, planned.values())
+    order = [key for block in _blocks(list(settings), sweep.seeds, folds, sweep.order_seed) for key in block]
+    return SweepPlan(config, list(cells.values()), [planned[key] for key in order if cells[key[0]].same_as is None])
+
+
+def _plan_run(config: Config, name: str, settings: Settings, seed: int, fold: int) -> PlannedRun:
+    assert config.sweep is not None
+    folder = f"{name}/seed{seed}" + ("" if config.sweep.folds is None else f"-fold{fold}")
+    keys = {"name": f"{config.name}/{folder}", "seed": seed, "data.fold": fold, **settings, "sweep": None}
+    overrides = tuple(f"{key}={json.dumps(value)}" for key, value in keys.items())  # JSON is YAML
+    tree = apply_overrides(config.model_dump(mode="json"), overrides)
+    return PlannedRun(name, seed, fold, folder, overrides, check_config(tree, f"{config.name}: cell {name}"))
+
+
+def _blocks(
+    names: list[str], seeds: tuple[int, ...], folds: tuple[int, ...], order_seed: int
+) -> Iterator[list[tuple[str, int, int]]]:
+    for seed in seeds:
+        for fold in folds:
+            order = np.random.default_rng([order_seed, seed, fold]).permutation(len(names))
+            yield [(names[i], seed, fold) for i in order]
+
+
+def _table_of(config: Config) -> list[DropoutRow]:
+    return dropout_table(build_model(config.model.name, config.model.args, in_channels=1, num_outputs=2))
+
+
+def _what_is_trained(config: Config, table: list[DropoutRow]) -> str:
+    """Equal for configs under which training is the same, number for number.
+
+    Of dropout, what its layers do counts: a rate of 0 draws nothing, and the pooled features before a head have
+    one value a channel, so that both kinds draw the same masks there.
+    """
+    rest = config.model_dump(mode="json")
+    del rest["name"]
+    rest["model"]["args"].pop("dropout", None)
+    layers = [(row.path, "" if row.place == "head" else row.kind, row.rate) for row in table if row.rate > 0]
+    return json.dumps([rest, layers], sort_keys=True)
+
+
+def _warn_of_mixup(config: Config, runs: Any) -> None:
+    if any(run.config.train.mixup_alpha > 0 for run in runs):
+        _log.warning(
+            "%s: train.mixup_alpha draws its blends from the sequence of random numbers that dropout draws from: "
+            "cells of one seed see the same cases, but other blends of them",
+            config.name,
+        )
+
+
+def describe(plan: SweepPlan) -> dict[str, Any]:
+    """What sweep.json says."""
+    config = plan.config
+    assert config.sweep is not None
+    cells = [
+        {
+            "name": cell.name,
+            "settings": cell.settings,
+            "dropout": [list(astuple(row)) for row in cell.dropout],
+            "same_as": cell.same_as,
+        }
+        for cell in plan.cells
+    ]
+    return {
+        "name": config.name,
+        "task": config.task,
+        "metric": config.checkpoint.metric,
+        "mode": config.checkpoint.mode,
+        "baseline": plan.baseline,
+        "seeds": list(config.sweep.seeds),
+        "folds": list(config.sweep.folds or (config.data.fold,)),
+        "train_cases": config.sweep.train_cases,
+        "cells": cells,
+        "runs": [{"cell": run.cell, "seed": run.seed, "fold": run.fold, "folder": run.folder} for run in plan.runs],
+    }

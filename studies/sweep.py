@@ -1,0 +1,162 @@
+"""Runs a sweep: every cell as a run of its own, trained and evaluated by the scripts that train any run."""
+
+import logging
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from configs import Config
+from engine.dry_run import format_seconds
+from engine.runs import RunFolder
+from engine.signals import StopRequest, StopRequested
+from studies.plan import PlannedRun, SweepPlan, make_plan
+from studies.record import is_evaluated, is_finished, is_trained, read_metrics, record, sole_worker, splits_scored
+
+_log = logging.getLogger("mlx_volumes")
+
+LOG_NAME = "log.txt"
+_SCRIPTS = Path(__file__).resolve().parents[1]
+_LOOK_EVERY_SECONDS = 0.2
+
+
+class RunFailed(Exception):
+    """A run could not be trained or evaluated; says why, and where its log is."""
+
+
+def run_sweep(config: Config, only: str | None = None) -> int:
+    """Train and evaluate the runs of the sweep that are not finished, or those of them that match `only`.
+
+    Returns the exit code: 0, 1 where a run failed, 130 or 143 after a signal. A request to stop ends the sweep after
+    the current step, saved; the same call goes on from there.
+
+    Raises ValueError where the plan doesn't fit the schema or what is in the folder, and where another process
+    works on the sweep.
+    """
+    plan = make_plan(config)
+    chosen = plan.select(only)
+    stop = StopRequest(plan.folder / "STOP")
+    failed: list[str] = []
+    with sole_worker(plan.folder) as lock:
+        record(plan)
+        try:
+            with stop:
+                _run_all(plan, chosen, failed, stop, lock)
+        except StopRequested:
+            _log.info("stopped by %s; the same command goes on from here", stop.reason)
+        stop.stop_file.unlink(missing_ok=True)
+    if failed:
+        _log.error(
+            "%d of %d runs failed: %s; the same command tries them again", len(failed), len(chosen), ", ".join(failed)
+        )
+    return stop.exit_code or (1 if failed else 0)
+
+
+def _run_all(plan: SweepPlan, runs: Sequence[PlannedRun], failed: list[str], stop: StopRequest, lock: int) -> None:
+    """Finish the runs one by one; `failed` takes up the folders of those that could not be."""
+    waiting = [run for run in runs if not is_finished(plan, run)]
+    done = len(runs) - len(waiting)
+    _log.info("%s: %d of %d runs are finished, %d to go", plan.folder, done, len(runs), len(waiting))
+    bar = tqdm(total=len(runs), initial=done, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    started = time.perf_counter()
+    with bar, logging_redirect_tqdm():
+        for number, run in enumerate(waiting, 1):
+            begun = time.perf_counter()
+            try:
+                _finish(plan, run, stop, lock, bar.set_postfix_str)
+                outcome = _score(plan, run)
+            except RunFailed as error:
+                failed.append(run.folder)
+                outcome = f"FAILED: {error}"
+            now = time.perf_counter()
+            left = (len(waiting) - number) * (now - started) / number
+            _log.info(
+                "%d/%d %s: %s, %s; left about %s",
+                done + number,
+                len(runs),
+                run.folder,
+                outcome,
+                format_seconds(now - begun),
+                format_seconds(left),
+            )
+            bar.update()
+
+
+def _finish(plan: SweepPlan, run: PlannedRun, stop: StopRequest, lock: int, show: Callable[[str], Any]) -> None:
+    """Do what is left of the run: train it to its end, evaluate its last checkpoint."""
+    assert plan.config.sweep is not None
+    folder = RunFolder(plan.folder / run.folder)
+
+    def execute(*arguments: str) -> None:
+        stop.raise_if_requested()
+        code = _execute(arguments, folder.path / LOG_NAME, stop, lock, lambda line: show(f"{run.folder}: {line}"))
+        stop.raise_if_requested()
+        if code:
+            raise RunFailed(f"{_last_line(folder.path / LOG_NAME)} (exit code {code}, {folder.path / LOG_NAME})")
+
+    if not is_trained(run, folder):
+        config_path = str(RunFolder(plan.folder).config_path)
+        execute("train.py", "--config", config_path, "--resume", *run.overrides)
+        if not is_trained(run, folder):
+            raise RunFailed(f"training was stopped before its end ({folder.path / LOG_NAME})")
+    cases = {"val": (), "train": (f"evaluate.cases={plan.config.sweep.train_cases}",)}
+    for split in splits_scored(plan):
+        if not is_evaluated(folder, split):
+            path = str(folder.path)
+            execute("evaluate.py", "--run", path, "--checkpoint", "last", "--split", split, *cases[split])
+
+
+def _execute(arguments: Sequence[str], log: Path, stop: StopRequest, lock: int, show: Callable[[str], Any]) -> int:
+    """Run one of the scripts, its output added to `log`; return its exit code. A request to stop is passed on.
+
+    It is in a session of its own, so that Ctrl-C reaches it but once, through us; see also `studies/child.py`.
+    """
+    script, *rest = arguments
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as output:
+        output.write(f"$ python {shlex.join(arguments)}\n")
+        output.flush()
+        process = subprocess.Popen(
+            [sys.executable, str(_SCRIPTS / "studies" / "child.py"), str(_SCRIPTS / script), *rest],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
+    assert process.stdin is not None
+    is_told = False
+    with process.stdin:  # its end ends the process, whatever happens here
+        while True:
+            try:
+                return process.wait(_LOOK_EVERY_SECONDS)
+            except subprocess.TimeoutExpired:
+                show(_last_line(log))
+            if stop.requested and not is_told:
+                process.terminate()
+                is_told = True
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a log that holds anything, without its time of day."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return re.sub(r"^\d\d:\d\d:\d\d ", "", last)
+
+
+def _score(plan: SweepPlan, run: PlannedRun) -> str:
+    """The sweep's metric, as the evaluation of the run found it."""
+    metric = plan.config.checkpoint.metric
+    value: Any = read_metrics(RunFolder(plan.folder / run.folder), "val")
+    for key in metric.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return f"{metric} {value:.4f}" if isinstance(value, float) else f"{metric} undefined"
