@@ -21,7 +21,7 @@ SIZE_PIXELS = 48
 FRAMES_PER_SECOND = 12
 
 
-def write_moving_shapes(folder: Path, clips: int = 60, seed: int = 0, frames: int = 16) -> Path:
+def write_moving_shapes(folder: Path, clips: int = 80, seed: int = 0, frames: int = 16) -> Path:
     """Write `clips` clips of each class below `folder/<class>` and return the folder.
 
     Their frames depend on the arguments alone, up to the encoder's rounding. Raises ValueError when the folder
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m data.moving_shapes", description="Write generated clips of shapes that move four ways."
     )
     parser.add_argument("folder", type=Path, help="new folder for a folder of clips for each class")
-    parser.add_argument("--clips", type=int, default=60, help="how many of each class (default: 60)")
+    parser.add_argument("--clips", type=int, default=80, help="how many of each class (default: 80)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default: 0)")
     options = parser.parse_args(arguments)
     gc.freeze()  # imageio collects garbage twice a file; what is loaded by now need not be looked through
