@@ -108,6 +108,9 @@ class RunFolder:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: not valid JSON ({error})") from None
 
+    def has_json(self, name: str) -> bool:
+        return (self.path / f"{name}.json").is_file()
+
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line: {"step", "epoch", "split", values ...}. Lines survive a kill of the process."""
         if not self.writes:

@@ -51,7 +51,7 @@ def export_run(
         "checkpoint": {"name": name, "step": step, "weights": kind},
         "parameters": sum(tensor.size for tensor in weights.values()),
         "statistics": run.read_json("statistics"),
-        "temperature": _read_if_there(run.path / "temperature.json"),
+        "temperatures": _temperatures(run, step, kind),
         "metrics": {split: found for split in SPLITS if (found := _metrics(run, split, step, kind))},
         "versions": {"python": environment["python"], **environment["packages"]},
         "sha256": {member: hashlib.sha256(content).hexdigest() for member, content in members.items()},
@@ -96,6 +96,17 @@ def _metrics(run: RunFolder, split: str, step: int, kind: str) -> dict[str, Any]
         return None
     kept: dict[str, Any] = only_numbers({key: metrics[key] for key in ("num_cases", "details")})
     return kept
+
+
+def _temperatures(run: RunFolder, step: int, kind: str) -> dict[str, float]:
+    """Those of the run's temperature.json that were fitted for these weights."""
+    found = _read_if_there(run.path / "temperature.json") or {}
+    entries = {"plain": found, "mc_dropout": found.get("mc_dropout", {})}
+    return {
+        name: entry["temperature"]
+        for name, entry in entries.items()
+        if "temperature" in entry and (entry["fitted_on"]["step"], entry["fitted_on"]["weights"]) == (step, kind)
+    }
 
 
 def _read_if_there(path: Path) -> Any:

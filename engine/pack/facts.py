@@ -56,13 +56,6 @@ class PackedCheckpoint(Section):
     weights: Literal["ema", "raw"]
 
 
-class PackedTemperature(Section):
-    """What the logits are divided by, so that probabilities mean frequencies."""
-
-    temperature: Positive
-    fitted_on: Text
-
-
 class Facts(Section):
     """The contents of pack.json."""
 
@@ -71,7 +64,7 @@ class Facts(Section):
     checkpoint: PackedCheckpoint
     parameters: Count
     statistics: PackedStatistics
-    temperature: PackedTemperature | None = None
+    temperatures: dict[Literal["plain", "mc_dropout"], Positive]  # fitted for these weights, by kind of prediction
     metrics: dict[Text, Any]  # {split: {"num_cases", "details"}}, numbers alone
     versions: Annotated[dict[Text, Text | None], Field(max_length=50)]
     sha256: dict[Literal["config.yaml", "model.safetensors"], Digest]

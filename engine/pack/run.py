@@ -99,10 +99,24 @@ class PackedRun(RunFolder):
     def read_json(self, name: str) -> Any:
         if name == "statistics":
             return self.pack.facts.statistics.model_dump(mode="json")
+        if name == "temperature":
+            return self._temperatures()
         raise ValueError(
             f"{self.pack.path}: a pack holds no cases and no splits; predict with --images FOLDER, or evaluate "
             "labelled data with --split all data.root=FOLDER"
         )
+
+    def has_json(self, name: str) -> bool:
+        return name == "statistics" or (name == "temperature" and bool(self.pack.facts.temperatures))
+
+    def _temperatures(self) -> dict[str, Any]:
+        """As a run's temperature.json has them."""
+        checkpoint = self.pack.facts.checkpoint
+        fitted_on = {"step": checkpoint.step, "weights": checkpoint.weights}
+        found: dict[str, Any] = {
+            kind: {"temperature": value, "fitted_on": fitted_on} for kind, value in self.pack.facts.temperatures.items()
+        }
+        return {**found.pop("plain", {}), **found}
 
     def checkpoint(self, name: str) -> Path:
         """The pack itself: it holds one."""
