@@ -110,7 +110,7 @@ class ResNet3dArgs(Section):
     """ResNet (He et al. 2016) in 3-D, with the strides of the 2-D original.
 
     MedicalNet's (Chen et al. 2019): `layer_strides: [1, 2, 1, 1]`, `layer_dilations: [1, 1, 2, 4]`, and
-    `shortcut: A` for depth 10, 18 and 34. MONAI's default: `stem_stride: [1, 1, 1]`, `shortcut_bias: true`.
+    `shortcut: A` for depth 18 and 34. MONAI's default: `stem_stride: [1, 1, 1]`, `shortcut_bias: true`.
     For volumes of about 32 voxels a side leave the early strides out: `stem_kernel: [3, 3, 3]`,
     `stem_stride: [1, 1, 1]`, `max_pool: false`.
     """

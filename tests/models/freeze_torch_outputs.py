@@ -5,11 +5,12 @@ python -m tests.models.freeze_torch_outputs
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.networks.nets import DynUNet, resnet10, resnet18, resnet50
+from monai.networks.nets import DynUNet, resnet10, resnet18, resnet34, resnet50
 from torchvision.models import video
 
 from tests.models import seeded
@@ -50,6 +51,30 @@ def unet() -> dict[str, list[float]]:
     return {"logits": y.flatten().tolist(), **{name: [norm] for name, norm in parts.items()}}
 
 
+def medicalnet(depth: int) -> torch.nn.Module:
+    """MedicalNet's network (github.com/Tencent/MedicalNet, models/resnet.py), as MONAI's with other strides.
+
+    Layers 3 and 4 have dilation 2 and 4 where MONAI's have stride 2.
+    """
+    make = {10: resnet10, 18: resnet18, 34: resnet34, 50: resnet50}[depth]
+    model = make(
+        n_input_channels=1,
+        num_classes=NUM_OUTPUTS,
+        conv1_t_stride=2,
+        shortcut_type="A" if depth in (18, 34) else "B",
+        bias_downsample=False,
+    )
+    for layer, dilation in ((model.layer3, 2), (model.layer4, 4)):
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Conv3d):
+                module.stride = (1, 1, 1)
+                if module.kernel_size == (3, 3, 3):
+                    module.dilation = module.padding = (dilation,) * 3
+        if isinstance(layer[0].downsample, partial):
+            layer[0].downsample.keywords["stride"] = 1
+    return model
+
+
 def main() -> None:
     plain = {"n_input_channels": 1, "num_classes": NUM_OUTPUTS}
     outputs: dict[str, Any] = {
@@ -62,6 +87,7 @@ def main() -> None:
     )
     outputs["resnet10, shortcut A"] = logits(resnet10(**plain, shortcut_type="A"), 1, (18, 20, 24))
     outputs["resnet50"] = logits(resnet50(**plain, bias_downsample=False), 1, (18, 20, 24))
+    outputs |= {f"medicalnet_resnet{depth}": logits(medicalnet(depth), 1, (34, 36, 40)) for depth in (10, 18, 34, 50)}
     outputs["unet"] = unet()
     path = Path(__file__).with_name("torch_outputs.json")
     path.write_text(json.dumps(outputs, indent=0) + "\n")

@@ -13,7 +13,8 @@ from mlx.utils import tree_flatten
 
 from configs.model_schema import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
 from models import build_model
-from models.names import monai_name, torchvision_name
+from models.convert import convert, describe
+from models.published import PUBLISHED
 from tests.models import seeded
 
 FROZEN: dict[str, Any] = json.loads(Path(__file__).with_name("torch_outputs.json").read_text())
@@ -59,8 +60,17 @@ def _image(channels: int, size: tuple[int, int, int]) -> mx.array:
     return mx.array(seeded.image(channels, size).transpose(0, 2, 3, 4, 1))
 
 
-def _check(model: nn.Module, name_there: Any, x: mx.array, frozen: list[float]) -> None:
-    _fill(model, name_there)
+def _check(model: nn.Module, architecture: str, x: mx.array, frozen: list[float]) -> None:
+    """The seeded weights, as PyTorch has them, come the way that published ones do."""
+    there = PUBLISHED[architecture].name_there
+    state = {}
+    for name, value in tree_flatten(model.parameters()):
+        outputs, *kernel = value.shape
+        shape = (outputs, kernel[-1], *kernel[:-1]) if value.ndim == 5 else (outputs, *kernel)
+        state[there(name)] = seeded.array(there(name), shape)
+    conversion = convert(state, architecture)
+    assert describe(conversion) == ""
+    model.load_weights([(name, mx.array(array)) for name, array in conversion.tensors.items()])
     model.eval()
     expected = np.array(frozen)
     np.testing.assert_allclose(np.array(model(x))[0], expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
@@ -69,7 +79,7 @@ def _check(model: nn.Module, name_there: Any, x: mx.array, frozen: list[float]) 
 @pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
 def test_video_networks_are_torchvisions(name: str) -> None:
     args = VideoResNetArgs(dropout=ClassifierDropout(places=("body", "head")))
-    _check(build_model(name, args, 3, NUM_OUTPUTS), torchvision_name, _image(3, (6, 20, 24)), FROZEN[name])
+    _check(build_model(name, args, 3, NUM_OUTPUTS), name, _image(3, (6, 20, 24)), FROZEN[name])
 
 
 @pytest.mark.parametrize(
@@ -86,7 +96,14 @@ def test_video_networks_are_torchvisions(name: str) -> None:
 )
 def test_resnets_are_monais(name: str, args: dict[str, Any]) -> None:
     model = build_model("resnet3d", ResNet3dArgs(**args), 1, NUM_OUTPUTS)
-    _check(model, monai_name, _image(1, (18, 20, 24)), FROZEN[name])
+    _check(model, f"monai_{name.split(',')[0]}", _image(1, (18, 20, 24)), FROZEN[name])
+
+
+@pytest.mark.parametrize("depth", [10, 18, 34, 50])
+def test_resnets_are_medicalnets(depth: int) -> None:
+    architecture = f"medicalnet_resnet{depth}"
+    model = build_model("resnet3d", ResNet3dArgs(**PUBLISHED[architecture].args), 1, NUM_OUTPUTS)
+    _check(model, architecture, _image(1, (34, 36, 40)), FROZEN[architecture])
 
 
 def test_unet_and_its_gradients_are_nnunets(form: str) -> None:
