@@ -4,13 +4,17 @@ python evaluate.py --run runs/demo_unet [--split val] [--checkpoint best] [key.p
 python evaluate.py --run runs/demo_unet --images FOLDER
 python evaluate.py --run runs/demo_unet --export model.zip      (docs/finetune.md; --run model.zip then predicts)
 python evaluate.py --run runs/demo_clips --baseline runs/demo_clips_single_frame
+python evaluate.py --run runs/demo_unet --mc-dropout 20         (uncertainty: docs/uncertainty.md)
+python evaluate.py --run runs/seed0 runs/seed1 runs/seed2       (their mean, a deep ensemble)
 python evaluate.py --compare runs/ablations/channel_dropout      (the cells of a sweep: docs/ablations.md)
 """
 
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:  # imported where they are needed, so that --help and wrong pa
     from engine.distributed import Group
     from engine.evaluation import Failure, Save
     from engine.runs import RunFolder
+    from engine.uncertainty.members import Member
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -50,7 +55,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "case failed, 2 for a mistake in the command.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--run", metavar="DIR", help="the run's folder, as train.py wrote it, or a pack.zip")
+    what.add_argument(
+        "--run", nargs="+", metavar="DIR", help="a run's folder, as train.py wrote it, or a pack.zip; several: ensemble"
+    )
     what.add_argument("--compare", metavar="DIR", help="compare the cells of a sweep's folder (docs/ablations.md)")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="val", help="default: val")
@@ -62,7 +69,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="a classification run, evaluated on the same split, whose scores are set beside these",
     )
-    parser.add_argument("--output", metavar="FOLDER", help="default: eval/SPLIT in the run's folder")
+    parser.add_argument(
+        "--mc-dropout", type=int, metavar="N", help="predict the mean of N draws of the network by its dropout layers"
+    )
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="default: eval/SPLIT in the run's folder, with _mc_dropout or _ensemble"
+    )
     parser.add_argument(
         "--export", metavar="FILE.zip", help="evaluate nothing: pack config, weights and metrics into one file"
     )
@@ -73,7 +85,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="key.path=value",
         help=f"config keys to set, below {', '.join(MAY_CHANGE)}; e.g. data.root=ELSEWHERE evaluate.overlap=0.25",
     )
-    return parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.run:  # which takes all words up to the next option
+        first, *more = arguments.run
+        arguments.run = [first, *(word for word in more if not _is_override(word))]
+        arguments.overrides += filter(_is_override, more)
+    return arguments
+
+
+def _is_override(word: str) -> bool:
+    """Whether a word is key.path=value rather than a folder, whose name may hold an = too."""
+    key, sign, _ = word.partition("=")
+    return bool(sign) and "/" not in key and not Path(word).exists()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +128,11 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
 
     if (arguments.licence and not arguments.export) or (arguments.export and arguments.images):
         raise ValueError("--export stands alone but for --checkpoint and --licence, and --licence goes with --export")
-    run = open_run(arguments.run)
+    if arguments.mc_dropout is not None and (arguments.mc_dropout < 2 or len(arguments.run) > 1):
+        raise ValueError("--mc-dropout N takes at least 2 draws, of one run; an ensemble has its members")
+    if arguments.export and (len(arguments.run) > 1 or arguments.mc_dropout):
+        raise ValueError("--export packs one run, without --mc-dropout")
+    run = open_run(arguments.run[0])
     config = load_run_config(run, arguments.overrides)
     checkpoint = run.checkpoint(arguments.checkpoint)
     from ops import backend
@@ -114,22 +141,27 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
     if arguments.export:
         return export(run, config, checkpoint, arguments, group)
     from engine.jobs import Job, classify, segment
+    from engine.uncertainty.temperature import choose_temperature
 
     data, cases, faults = open_cases(run, config, arguments)
-    name = f"images_{Path(arguments.images).resolve().name}" if arguments.images else arguments.split
-    output = Path(arguments.output) if arguments.output else run.evaluation(name)
     if arguments.baseline and (config.task != "classification" or arguments.images):
         raise ValueError("--baseline compares classifications of labelled cases; leave it out here")
-    output.mkdir(parents=True, exist_ok=True)
     model, facts = load_model(config, data, checkpoint)
+    members, prediction = find_members(arguments, run, config, cases, model)
+    temperature = choose_temperature(run, config.evaluate.temperature, prediction["kind"], facts)
+    name = f"images_{Path(arguments.images).resolve().name}" if arguments.images else arguments.split
+    name += "" if prediction["kind"] == "plain" else f"_{prediction['kind']}"
+    output = Path(arguments.output) if arguments.output else run.evaluation(name)
+    output.mkdir(parents=True, exist_ok=True)
     place = arguments.images or config.data.root
     _log.info("%d cases of %s, %s weights of %s", len(cases), place, facts["weights"], checkpoint)
     metrics = {
         "split": "images" if arguments.images else arguments.split,
         "checkpoint": {"name": arguments.checkpoint, **facts},
+        "prediction": prediction,
         "settings": {"data_root": arguments.images or str(config.data.root), **config.evaluate.model_dump(mode="json")},
     }
-    job = Job(run, config, data, cases, faults, model, output, metrics, group)
+    job = Job(run, config, data, cases, faults, model, members, temperature, output, metrics, group)
     if config.task == "classification":
         failures = classify(job, arguments.baseline)
     else:
@@ -216,23 +248,61 @@ def load_model(config: "Config", data: Any, checkpoint: Path) -> "tuple[nn.Modul
         from engine.pack import load_packed
 
         args = (config.model.name, config.model.args, data.num_channels, data.num_outputs)
-        return load_packed(checkpoint, lambda: build_model(*args))
+        model, facts = load_packed(checkpoint, lambda: build_model(*args))
+        return model.eval(), facts
     state = read_state(checkpoint)
     model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
     weights = load_weights(model, checkpoint, config.evaluate.weights)
+    model.eval()
     return model, {"step": state["step"], "weights": weights, "path": str(checkpoint.resolve())}
 
 
+def find_members(
+    arguments: argparse.Namespace, run: "RunFolder", config: "Config", cases: "list[Any]", model: "nn.Module"
+) -> "tuple[list[Member], dict[str, Any]]":
+    """Whose mean is predicted, and what metrics.json says about them."""
+    from engine.evaluation import make_predict
+    from engine.pack import open_run
+    from engine.uncertainty.ensemble import join_config, require_unseen
+    from engine.uncertainty.members import Member, draw_members
+    from models.dropout import dropout_table, held_masks
+
+    predict = make_predict(model, config.train.precision)
+    if arguments.mc_dropout:
+        layers = [row for row in dropout_table(model) if row.rate > 0]
+        if not layers:
+            raise ValueError(f"--mc-dropout: {run.path} has no dropout layer with a rate above 0 (model.args.dropout)")
+        count, seed = arguments.mc_dropout, config.evaluate.seed
+        facts = {"kind": "mc_dropout", "samples": count, "seed": seed, "dropout": [astuple(row) for row in layers]}
+        return draw_members(predict, partial(held_masks, model), count, seed), facts
+    members, paths = [Member(predict)], [str(run.path)]
+    open_split, open_folder = openers(config)
+    for path in arguments.run[1:]:
+        other = open_run(path)
+        own_config = join_config(config, other, load_run_config(other, arguments.overrides), run)
+        if not arguments.images:
+            require_unseen([case.id for case in cases], arguments.split, other, config.data.root)
+        checkpoint, statistics = other.checkpoint(arguments.checkpoint), other.read_json("statistics")
+        if arguments.images:
+            data = open_folder(arguments.images, own_config, statistics)
+        else:
+            data = open_split(own_config, statistics=statistics, splits={})
+        other_model, _ = load_model(own_config, data, checkpoint)
+        members.append(Member(make_predict(other_model, own_config.train.precision), data=data, config=own_config))
+        paths.append(str(other.path))
+    return members, {"kind": "ensemble", "members": paths} if paths[1:] else {"kind": "plain"}
+
+
 def make_save(data: "VolumeData", output: Path, save_predictions: bool) -> "Save":
-    """Writes a case's prediction, and its probabilities where there are any, on its source file's grid."""
+    """Writes a case's prediction, and further volumes where there are any, on its source file's grid."""
     from data.files import write_volume
 
-    def save(case: "Case", prepared: Any, labels: "np.ndarray", probabilities: "np.ndarray | None") -> None:
+    def save(case: "Case", prepared: Any, labels: "np.ndarray", volumes: "Mapping[str, np.ndarray]") -> None:
         if save_predictions:
             write_volume(output / "predictions" / f"{case.id}.nii.gz", labels, prepared.source)
-        if probabilities is not None:
-            path = output / "probabilities" / f"{case.id}.nii.gz"
-            write_volume(path, data.restore_probabilities(prepared, probabilities), prepared.source)
+        for name, volume in volumes.items():
+            if save_predictions or name == "probabilities":
+                write_volume(output / name / f"{case.id}.nii.gz", volume, prepared.source)
 
     return save
 

@@ -50,11 +50,12 @@ def write_classification_report(
     data: PictureData,
     explain: Explain,
     is_clip: bool,
+    sections: Sequence[str] = (),
 ) -> Path:
     """Write the report of one evaluation and return its path.
 
     metrics: what metrics.json holds. explain: Grad-CAM of a view and class, or None; it and the data are asked
-    for the few cases that are shown.
+    for the few cases that are shown. sections: HTML that follows the scores.
     """
     class_names = data.class_names
     checkpoint = metrics["checkpoint"]
@@ -71,6 +72,7 @@ def write_classification_report(
     body = [*heading(title, facts), *failed(failures)]
     if labelled:
         body += [*_table(metrics), *_classes(metrics, class_names), *_figures(metrics, labelled, class_names)]
+        body += sections
         body += _mistakes(labelled, data, explain, is_clip)
     body += [*curves(run), *config_section(run)]
     return write_page(path, title, body)

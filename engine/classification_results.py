@@ -10,6 +10,7 @@ import numpy as np
 from engine.classification import METRICS, compare, score_probabilities, summarise
 from engine.classify import ClassifiedCase, stack_labels
 from engine.runs import RunFolder
+from engine.uncertainty.measures import MEASURES
 
 STILL = "one frame"
 """The baseline's name: the same weights shown each view's middle frame, repeated."""
@@ -60,15 +61,19 @@ def label_names(case: ClassifiedCase, class_names: Sequence[str]) -> list[str]:
 
 
 def write_cases(path: Path, cases: Sequence[ClassifiedCase], class_names: Sequence[str]) -> None:
-    """Write cases.csv, one row a case: its labels (joined by |), what was predicted, and p(<class>) of every class."""
+    """Write cases.csv, one row a case: its labels (joined by |), what was predicted, and p(<class>) of every class.
+
+    Last come the measures of uncertainty that the cases have.
+    """
+    measures = MEASURES[: len(cases[0].measures)] if cases else ()
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*_COLUMNS, *(f"p({name})" for name in class_names)])
+        writer.writerow([*_COLUMNS, *(f"p({name})" for name in class_names), *measures])
         for case in cases:
             label, predicted = label_names(case, class_names), predicted_names(case, class_names)
             correct = "" if case.label is None else int(label == predicted)
             row = [case.id, case.group or "", "|".join(label), "|".join(predicted), correct, case.num_views]
-            writer.writerow([*row, *(f"{p:.6g}" for p in case.probabilities)])
+            writer.writerow([*row, *(f"{value:.6g}" for value in (*case.probabilities, *case.measures))])
 
 
 def read_baseline(folder: str | Path, split: str, class_names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:

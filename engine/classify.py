@@ -17,6 +17,9 @@ from engine.classification import METRICS, predict_indicators, score_probabiliti
 from engine.distributed import ALONE, Group
 from engine.evaluation import CASE_ERRORS, Failure, describe_failure, evaluating, evenly_spaced, make_predict
 from engine.sliding_window import Predict
+from engine.uncertainty.measures import measure_samples
+from engine.uncertainty.members import Member
+from engine.uncertainty.temperature import scale
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -41,15 +44,22 @@ class ClassifiedCase:
     group: str | None
     num_views: int
     still: np.ndarray | None = None  # (K,): what the network says of each view's middle frame, repeated
+    measures: tuple[float, ...] = ()  # MEASURES; of one prediction the first
 
 
 def classify_cases(
-    predict: Predict, data: LabelledData, cases: Sequence[Any], config: Config, still: bool = False
+    predict: Predict,
+    data: LabelledData,
+    cases: Sequence[Any],
+    config: Config,
+    still: bool = False,
+    temperature: float = 1.0,
 ) -> tuple[list[ClassifiedCase], list[Failure]]:
     """Predict every case; one whose files are at fault is reported as a failure, and the others go on.
 
     Views pass `train.batch_size` at a time, which fits: training needs more memory.
     still: predict also each view's middle frame repeated (D is time), which shows the network no motion.
+    temperature: of the probabilities.
     """
     multi_label = is_multi_label(config)
     failures: list[Failure] = []
@@ -63,10 +73,7 @@ def classify_cases(
                 failures.append(describe_failure(case, error))
                 _log.error("%s FAILED: %s: %s", failures[-1].case, failures[-1].file, failures[-1].reason)
                 continue
-            label = loaded.label
-            if np.ndim(label):
-                label = tuple(int(value) for value in label)
-            facts.append((case.id, label, loaded.group, len(loaded.views)))
+            facts.append((case.id, loaded.label, loaded.group, len(loaded.views)))
             yield loaded.views
             if still:
                 yield freeze_frames(loaded.views)
@@ -74,15 +81,64 @@ def classify_cases(
     results, log_due = [], time.monotonic() + 10
     every = predict_cases(predict, views(), config.train.batch_size, multi_label, config.evaluate.mirror_axes)
     for probabilities in every:
-        frozen = next(every) if still else None
-        (chosen,) = predict_indicators(probabilities[None], multi_label)
-        predicted = tuple(np.flatnonzero(chosen).tolist())
-        case_id, label, group, num_views = facts.popleft()
-        results.append(ClassifiedCase(case_id, probabilities, predicted, label, group, num_views, frozen))
+        frozen = scale(next(every), temperature, multi_label) if still else None
+        samples = probabilities[None]
+        results.append(_make_case(*facts.popleft(), samples, temperature, multi_label, frozen))
         if time.monotonic() > log_due:
             _log.info("predicted %d of %d cases", len(results) + len(failures), len(cases))
             log_due = time.monotonic() + 10
     return results, failures
+
+
+def classify_together(
+    members: Sequence[Member], data: LabelledData, cases: Sequence[Any], config: Config, temperature: float = 1.0
+) -> tuple[list[ClassifiedCase], list[Failure]]:
+    """`classify_cases` by the mean of the members' probabilities, which is then brought to the temperature.
+
+    A case's views pass apart from those of others: a draw of the network is one case's.
+    """
+    multi_label, settings = is_multi_label(config), config.evaluate
+    results: list[ClassifiedCase] = []
+    failures: list[Failure] = []
+    for number, case in enumerate(cases, 1):
+        samples: list[np.ndarray] = []
+        try:
+            loaded = data.load(case)
+            for member in members:
+                views = (loaded if member.data is None else member.data.load(case)).views
+                with member.draw(case.id):
+                    samples += predict_cases(
+                        member.predict, [views], config.train.batch_size, multi_label, settings.mirror_axes
+                    )
+        except CASE_ERRORS as error:
+            failures.append(describe_failure(case, error))
+            _log.error("%s FAILED: %s: %s", failures[-1].case, failures[-1].file, failures[-1].reason)
+            continue
+        facts = case.id, loaded.label, loaded.group, len(loaded.views)
+        results.append(_make_case(*facts, np.array(samples), temperature, multi_label))
+        if number % 50 == 0:
+            _log.info("predicted %d of %d cases", number, len(cases))
+    return results, failures
+
+
+def _make_case(
+    case_id: str,
+    label: Any,
+    group: str | None,
+    num_views: int,
+    samples: np.ndarray,
+    temperature: float,
+    multi_label: bool,
+    still: np.ndarray | None = None,
+) -> ClassifiedCase:
+    """From predictions (S, K) of a case, whose measures are taken before the temperature."""
+    if np.ndim(label):
+        label = tuple(int(value) for value in label)
+    probabilities = scale(samples.mean(axis=0), temperature, multi_label)
+    (chosen,) = predict_indicators(probabilities[None], multi_label)
+    predicted = tuple(np.flatnonzero(chosen).tolist())
+    measures = measure_samples(samples, multi_label)
+    return ClassifiedCase(case_id, probabilities, predicted, label, group, num_views, still, measures)
 
 
 def predict_cases(

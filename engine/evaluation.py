@@ -4,7 +4,7 @@ import logging
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,10 +16,14 @@ import numpy as np
 from configs import Config
 from engine.distributed import ALONE, Group
 from engine.metrics import ClassScore, dice_per_class, measure_volumes, score_case
-from engine.slices import Slices, cut_slices
-from engine.sliding_window import Predict, predict_labels, predict_probabilities
+from engine.slices import PackedPlane, Slices, cut_slices
+from engine.sliding_window import Predict, most_probable, predict_labels, predict_probabilities, predict_slabs
 from engine.statistics import nan_mean
 from engine.step import compute_dtype
+from engine.uncertainty.measures import MEASURES
+from engine.uncertainty.members import Member, predict_together, window_settings
+from engine.uncertainty.temperature import scale
+from engine.uncertainty.voxels import VoxelCounter, VoxelFacts
 from ops import backend
 
 _log = logging.getLogger("mlx_volumes")
@@ -37,11 +41,18 @@ class CaseData(Protocol):
     def restore(self, prepared: Any, probabilities: np.ndarray, /) -> np.ndarray:
         """Labels on the source file's grid from probabilities (D, H, W, K) on the prepared one."""
 
+    def restore_slabs(self, prepared: Any, probabilities: np.ndarray, /) -> Iterator[tuple[int, np.ndarray]]:
+        """Probabilities on the source file's grid, in slabs from plane 0 on: (first plane, (d, H, W, K))."""
+
+    def restore_maps(self, prepared: Any, maps: np.ndarray, /) -> np.ndarray:
+        """Maps (D, H, W, M) of the prepared grid on the source file's."""
+
     def read_label(self, case: Any, /) -> tuple[np.ndarray, tuple[float, float, float]]:
         """The untouched label (D, H, W) in RAS+, and its spacing in mm."""
 
 
-Save = Callable[[Any, Any, np.ndarray, np.ndarray | None], None]  # case, prepared, labels, probabilities
+# case, prepared, labels, and further volumes by name, all on the source file's grid
+Save = Callable[[Any, Any, np.ndarray, Mapping[str, np.ndarray]], None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,9 @@ class CaseResult:
     labelled: bool
     slices: Slices
     seconds: float  # of prediction, without reading and scoring
+    voxels: VoxelFacts | None = None  # of labelled cases: their calibration and uncertainty
+    plane: PackedPlane | None = None  # of several members: MEASURES in the first of the slices
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,18 +79,25 @@ class Failure:
 
 
 def evaluate_cases(
-    predict: Predict, data: CaseData, cases: Sequence[Any], config: Config, num_classes: int, save: Save | None = None
+    members: Sequence[Member],
+    data: CaseData,
+    cases: Sequence[Any],
+    config: Config,
+    num_classes: int,
+    save: Save | None = None,
+    temperature: float = 1.0,
 ) -> tuple[list[CaseResult], list[Failure]]:
     """Predict every case on its source file's grid and score it against its untouched label file.
 
-    Probabilities are resampled to that grid, then the largest wins. `save` gets each case's labels, and the
-    prepared grid's probabilities (D, H, W, K) where `evaluate.save_probabilities` asks for them. A case whose
-    files are at fault is reported as a failure, and the others go on.
+    Probabilities, of several members their mean, are resampled to that grid, then the largest wins. `save` gets
+    each case's labels; the probabilities (D, H, W, K) at the temperature, where `evaluate.save_probabilities` asks
+    for them; and of several members the maps of `MEASURES`. A case whose files are at fault is reported as a
+    failure, and the others go on.
     """
     results, failures = [], []
     for number, case in enumerate(cases, 1):
         try:
-            result = _evaluate_case(predict, data, case, config, num_classes, save)
+            result = _evaluate_case(members, data, case, config, num_classes, save, temperature)
         except CASE_ERRORS as error:
             failure = describe_failure(case, error)
             failures.append(failure)
@@ -89,32 +110,75 @@ def evaluate_cases(
 
 
 def _evaluate_case(
-    predict: Predict, data: CaseData, case: Any, config: Config, num_classes: int, save: Save | None
+    members: Sequence[Member],
+    data: CaseData,
+    case: Any,
+    config: Config,
+    num_classes: int,
+    save: Save | None,
+    temperature: float,
 ) -> CaseResult:
-    settings = config.evaluate
+    settings, ignore_label = config.evaluate, config.loss.ignore_label
     prepared = data.load(case)
+    spacing_mm, reference, counter = prepared.source_grid.spacing_mm, None, None
+    if case.label is not None:
+        reference, spacing_mm = data.read_label(case)
+        if settings.calibration:
+            counter = VoxelCounter(
+                case.id, reference, spacing_mm, num_classes, ignore_label, temperature, seed=settings.seed
+            )
     start = time.perf_counter()
-    patch_size = settings.window_size_voxels or config.data.patch_size_voxels
-    window = (patch_size, settings.overlap, settings.window_batch, settings.mirror_axes)
-    probabilities = None
-    if _same_grid(prepared) and not settings.save_probabilities:
-        labels = next(predict_labels(predict, [prepared.volume], *window))
-    else:
-        probabilities = predict_probabilities(predict, prepared.volume, *window)
-        labels = data.restore(prepared, probabilities)
+    labels, volumes = _predict_case(members, data, case, prepared, config, counter, temperature)
     seconds = time.perf_counter() - start
     if save is not None:
-        save(case, prepared, labels, probabilities)
-    spacing_mm = prepared.source_grid.spacing_mm
-    del prepared, probabilities  # the metrics need the memory
-    if case.label is None:
-        scores = measure_volumes(labels, spacing_mm, num_classes)
-        return CaseResult(case.id, scores, False, cut_slices(labels, None, spacing_mm), seconds)
-    reference, spacing_mm = data.read_label(case)
+        save(case, prepared, labels, volumes)
     slices = cut_slices(labels, reference, spacing_mm)
-    tolerance_mm = settings.nsd_tolerance_mm
-    scores = score_case(labels, reference, spacing_mm, num_classes, tolerance_mm, config.loss.ignore_label)
-    return CaseResult(case.id, scores, True, slices, seconds)
+    plane = None
+    if len(members) > 1:
+        plane = PackedPlane.pack(np.stack([slices.cut(volumes[name], 0) for name in MEASURES], axis=-1))
+    del prepared, volumes  # the metrics need the memory
+    if reference is None:
+        scores = measure_volumes(labels, spacing_mm, num_classes)
+        return CaseResult(case.id, scores, False, slices, seconds, plane=plane, group=case.group)
+    scores = score_case(labels, reference, spacing_mm, num_classes, settings.nsd_tolerance_mm, ignore_label)
+    voxels = None if counter is None else counter.finish()
+    return CaseResult(case.id, scores, True, slices, seconds, voxels, plane, case.group)
+
+
+def _predict_case(
+    members: Sequence[Member],
+    data: CaseData,
+    case: Any,
+    prepared: Any,
+    config: Config,
+    counter: VoxelCounter | None,
+    temperature: float,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Labels and further volumes on the source file's grid, whose voxels the counter is shown."""
+    window, wants_probabilities = window_settings(config), config.evaluate.save_probabilities
+    if len(members) == 1 and _same_grid(prepared) and not wants_probabilities:
+        labels = []  # slab by slab: no volume's probabilities are ever held whole
+        for _, first, slab in predict_slabs(members[0].predict, [prepared.volume], *window):
+            labels.append(most_probable(slab))
+            if counter is not None:
+                counter.add(first, slab)
+        return np.concatenate(labels), {}
+    maps = None
+    if len(members) == 1:
+        probabilities = predict_probabilities(members[0].predict, prepared.volume, *window)
+    else:
+        probabilities, maps = predict_together(members, case, prepared, config)
+        maps = data.restore_maps(prepared, maps)
+    volumes = {} if maps is None else {name: maps[..., m] for m, name in enumerate(MEASURES)}
+    if wants_probabilities:
+        volumes["probabilities"] = np.empty((*prepared.source_grid.shape, probabilities.shape[-1]), np.float32)
+    for first, slab in data.restore_slabs(prepared, probabilities) if counter or wants_probabilities else ():
+        planes = slice(first, first + len(slab))
+        if counter is not None:
+            counter.add(first, slab, None if maps is None else maps[planes])
+        if wants_probabilities:
+            volumes["probabilities"][planes] = scale(slab, temperature)
+    return data.restore(prepared, probabilities), volumes
 
 
 def _same_grid(prepared: Any) -> bool:

@@ -13,15 +13,21 @@ from configs import Config
 from engine import classification_results as of_classes
 from engine import results as of_volumes
 from engine.classification_report import write_classification_report
-from engine.classify import ClassifiedCase, classify_cases
+from engine.classify import ClassifiedCase, classify_cases, classify_together
 from engine.collect import collect
 from engine.distributed import Group
-from engine.evaluation import CaseResult, Failure, Save, evaluate_cases, evaluating, make_predict
+from engine.evaluation import CaseResult, Failure, Save, evaluate_cases
 from engine.grad_cam import grad_cam
 from engine.metrics import ClassScore
 from engine.report import write_evaluation_report
 from engine.runs import RunFolder
-from engine.slices import Slices
+from engine.slices import PackedPlane, Slices
+from engine.uncertainty.calibration import Reliability
+from engine.uncertainty.members import Member
+from engine.uncertainty.report import uncertainty_sections
+from engine.uncertainty.summary import format_tables, summarise_classified, summarise_voxels, write_case_uncertainty
+from engine.uncertainty.temperature import store_temperature
+from engine.uncertainty.voxels import VoxelFacts
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Job:
     cases: list[Any]
     faults: list[Failure]  # cases that their headers rule out
     model: nn.Module
+    members: list[Member]  # whose mean is predicted: the model, its draws, or it and those of other runs
+    temperature: float  # of the probabilities
     output: Path
     metrics: dict[str, Any]  # what metrics.json will hold
     group: Group  # its processes share the cases, and rank 0 writes
@@ -53,21 +61,25 @@ def segment(job: Job, save: Save, read_image: Callable[[str], np.ndarray]) -> li
     read_image: case id -> (D, H, W) on the source file's grid, for the report.
     """
     data, config, metrics, names = job.data, job.config, job.metrics, job.data.class_names
+    settings = config.evaluate
     started = time.perf_counter()
-    with evaluating(job.model):
-        predict = make_predict(job.model, config.train.precision)
-        results, failures = evaluate_cases(predict, data, job.share, config, data.num_outputs, save)
-    results = job.collect(results, "id", CaseResult, ClassScore, Slices)
+    results, failures = evaluate_cases(
+        job.members, data, job.share, config, data.num_outputs, save, temperature=job.temperature
+    )
+    results = job.collect(results, "id", CaseResult, ClassScore, Slices, VoxelFacts, Reliability, PackedPlane)
     failures = [*job.faults, *job.collect(failures, "case", Failure)]
     if not job.group.writes:
         return failures
     metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
-    metrics |= of_volumes.summarise_cases(results, names, config.evaluate.bootstrap_samples)
+    metrics |= of_volumes.summarise_cases(results, names, settings.bootstrap_samples)
+    metrics |= summarise_voxels(results, settings.bootstrap_samples, job.temperature, settings.seed)
     metrics["failed"] = [asdict(failure) for failure in failures]
     of_volumes.write_metrics(job.output / "metrics.json", metrics)
     of_volumes.write_cases(job.output / "cases.csv", results, names)
-    path = job.output / "report.html"
-    report = write_evaluation_report(path, job.run, metrics, results, failures, names, read_image)
+    write_case_uncertainty(job.output / "uncertainty.csv", results)
+    keep_temperature(job)
+    path, sections = job.output / "report.html", uncertainty_sections(metrics, results, names, read_image)
+    report = write_evaluation_report(path, job.run, metrics, results, failures, names, read_image, sections)
     print_results(metrics, failures, of_volumes.format_table, report)
     return failures
 
@@ -83,24 +95,43 @@ def classify(job: Job, baseline: str | None) -> list[Failure]:
     baselines = of_classes.read_baseline(baseline, metrics["split"], names) if baseline else {}
     # Differences between frames show motion even where one of them is repeated.
     still = clip is not None and clip.input == "frames" and not clip.single_frame
-    started = time.perf_counter()
-    with evaluating(model):
-        predict = make_predict(model, config.train.precision)
-        results, failures = classify_cases(predict, data, job.share, config, still)
-        results = job.collect(results, "id", ClassifiedCase)
-        failures = [*job.faults, *job.collect(failures, "case", Failure)]
-        if not job.group.writes:
-            return failures
-        metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
-        metrics |= of_classes.summarise_cases(results, names, config.evaluate.bootstrap_samples, baselines)
-        metrics["failed"] = [asdict(failure) for failure in failures]
-        of_volumes.write_metrics(job.output / "metrics.json", metrics)
-        of_classes.write_cases(job.output / "cases.csv", results, names)
-        report = write_classification_report(
-            job.output / "report.html", job.run, metrics, results, failures, data, explain, clip is not None
-        )
+    started, settings = time.perf_counter(), config.evaluate
+    if len(job.members) == 1:
+        predict = job.members[0].predict
+        results, failures = classify_cases(predict, data, job.share, config, still, job.temperature)
+    else:
+        results, failures = classify_together(job.members, data, job.share, config, job.temperature)
+    results = job.collect(results, "id", ClassifiedCase)
+    failures = [*job.faults, *job.collect(failures, "case", Failure)]
+    if not job.group.writes:
+        return failures
+    metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
+    metrics |= of_classes.summarise_cases(results, names, settings.bootstrap_samples, baselines)
+    metrics |= summarise_classified(results, settings.bootstrap_samples, job.temperature, settings.seed)
+    metrics["failed"] = [asdict(failure) for failure in failures]
+    of_volumes.write_metrics(job.output / "metrics.json", metrics)
+    of_classes.write_cases(job.output / "cases.csv", results, names)
+    keep_temperature(job)
+    path, sections = job.output / "report.html", uncertainty_sections(metrics)
+    report = write_classification_report(
+        path, job.run, metrics, results, failures, data, explain, clip is not None, sections
+    )
     print_results(metrics, failures, of_classes.format_table, report)
     return failures
+
+
+def keep_temperature(job: Job) -> None:
+    """Store the fitted temperature with the run, where it was fitted on the split that is there for choosing."""
+    metrics, kind = job.metrics, job.metrics["prediction"]["kind"]
+    calibration = metrics.get("calibration")
+    own_root = Path(job.run.read_config_tree()["data"]["root"]).resolve() == job.config.data.root.resolve()
+    if calibration is None or kind == "ensemble" or metrics["split"] != "val" or not own_root:
+        return
+    if job.config.evaluate.temperature == "none":
+        fitted_on = {"split": "val", "num_cases": calibration["num_cases"], "of": calibration["of"]}
+        checkpoint = {key: metrics["checkpoint"][key] for key in ("step", "weights")}
+        extra = {key: value for key, value in metrics["prediction"].items() if key in ("samples", "seed")}
+        store_temperature(job.run, kind, calibration["fitted_temperature"], {**fitted_on, **checkpoint, **extra})
 
 
 def print_results(
@@ -113,5 +144,5 @@ def print_results(
     for failure in failures:
         print(f"not evaluated: {failure.case}: {failure.file}: {failure.reason}")
     if metrics["num_cases"]:
-        print(format_table(metrics))
+        print(format_table(metrics) + format_tables(metrics))
     print(f"report: {report}")

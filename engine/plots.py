@@ -64,14 +64,14 @@ def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> 
     for axis, axes in enumerate(figure.subplots(1, 3)):
         prediction, reference = slices.prediction(axis), slices.reference(axis)
         labels = [plane for plane in (prediction, reference) if plane is not None]
-        window = _around(labels)
+        window = around_foreground(labels)
         spacing = [mm for i, mm in enumerate(slices.spacing_mm) if i != axis]
         plane = slices.cut(image, axis)[window].astype(np.float32)
         low, high = np.percentile(plane, [0.5, 99.5])
         axes.imshow(plane, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=spacing[0] / spacing[1])
         for labels_here, style in ((reference, "dashed"), (prediction, "solid")):
             if labels_here is not None:
-                shown |= _outline(axes, labels_here[window], len(class_names), style)
+                shown |= outline(axes, labels_here[window], len(class_names), style)
         axes.set_title(f"{_AXES[axis]}, plane {slices.positions[axis] + 1}", color=INK, fontsize=10)
         axes.set_axis_off()
     handles = [Line2D([], [], color=color_of(value), label=class_names[value]) for value in sorted(shown)]
@@ -82,8 +82,8 @@ def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> 
     return data_uri(figure, "png")
 
 
-def _outline(axes: Any, labels: np.ndarray, num_classes: int, style: str) -> set[int]:
-    """Draw the classes' outlines, an ignore label's not; return the classes."""
+def outline(axes: Any, labels: np.ndarray, num_classes: int, style: str) -> set[int]:
+    """Draw the outlines of a plane's classes, an ignore label's not; return the classes."""
     values = [int(value) for value in np.unique(labels) if 0 < value < num_classes]
     for value in values:
         mask = np.pad(labels == value, 1)  # closes outlines at the plane's edge
@@ -92,7 +92,7 @@ def _outline(axes: Any, labels: np.ndarray, num_classes: int, style: str) -> set
     return set(values)
 
 
-def _around(planes: Sequence[np.ndarray]) -> tuple[slice, slice]:
+def around_foreground(planes: Sequence[np.ndarray]) -> tuple[slice, slice]:
     """The foreground's box, widened by half its extent and at least 12 voxels; the whole plane without any."""
     rows, columns = np.nonzero(np.any([plane > 0 for plane in planes], axis=0))
     window = []

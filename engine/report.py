@@ -34,11 +34,12 @@ def write_evaluation_report(
     failures: Sequence[Failure],
     class_names: Sequence[str],
     read_image: Callable[[str], np.ndarray],
+    sections: Sequence[str] = (),
 ) -> Path:
     """Write the report of one evaluation and return its path.
 
     metrics: what metrics.json holds. read_image: case id -> (D, H, W) on the source file's grid; it is asked
-    for the few cases that are shown.
+    for the few cases that are shown. sections: HTML that follows the scores.
     """
     checkpoint = metrics["checkpoint"]
     title = f"{run.read_config_tree()['name']}: {metrics['split']}"
@@ -55,7 +56,7 @@ def write_evaluation_report(
         body += _table(metrics)
         scores = {name: [r.scores[i].dice for r in results if r.labelled] for i, name in enumerate(class_names[1:])}
         body += ["<h2>Dice of each case</h2>", image(plot_scores(scores, "Dice"), "Dice of each case, by class")]
-    body += _cases(results, class_names, read_image)
+    body += [*sections, *_cases(results, class_names, read_image)]
     body += [*curves(run), *config_section(run)]
     return write_page(path, title, body)
 

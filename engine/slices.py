@@ -32,6 +32,24 @@ class Slices:
         return np.frombuffer(zlib.decompress(packed), np.uint16).reshape(shape)
 
 
+@dataclass(frozen=True)
+class PackedPlane:
+    """One plane of several maps, (M, rows, columns), kept small in float16."""
+
+    shape: tuple[int, int, int]
+    packed: bytes
+
+    @classmethod
+    def pack(cls, maps: np.ndarray) -> "PackedPlane":
+        """maps: (rows, columns, M)."""
+        plane = np.moveaxis(maps, -1, 0).astype(np.float16)
+        return cls(plane.shape, zlib.compress(plane.tobytes(), level=1))
+
+    def unpack(self) -> np.ndarray:
+        """(M, rows, columns) float32."""
+        return np.frombuffer(zlib.decompress(self.packed), np.float16).reshape(self.shape).astype(np.float32)
+
+
 def cut_slices(prediction: np.ndarray, reference: np.ndarray | None, spacing_mm: tuple[float, float, float]) -> Slices:
     """Planes across the reference's foreground where there is one, else across the prediction's."""
     foreground = prediction if reference is None or not reference.any() else reference

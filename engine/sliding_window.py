@@ -45,7 +45,7 @@ def predict_labels(
     """
     slabs = predict_slabs(predict, volumes, patch_size, overlap, batch_size, mirror_axes)
     for _, of_one in groupby(slabs, key=lambda slab: slab[0]):
-        yield np.concatenate([_most_probable(probabilities) for _, _, probabilities in of_one])
+        yield np.concatenate([most_probable(probabilities) for _, _, probabilities in of_one])
 
 
 def predict_slabs(
@@ -84,7 +84,8 @@ def predict_slabs(
         yield blend.finish()
 
 
-def _most_probable(probabilities: np.ndarray) -> np.ndarray:
+def most_probable(probabilities: np.ndarray) -> np.ndarray:
+    """The class of the largest probability (..., K) in each voxel, uint8 (int16 beyond 256 classes)."""
     num_classes = probabilities.shape[-1]
     return probabilities.argmax(-1).astype(np.uint8 if num_classes <= 256 else np.int16)
 

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 from configs import Config
 from engine.evaluation import evaluate_cases, evaluating, evenly_spaced, make_predict, make_validation
 from engine.step import random_key
+from engine.uncertainty.members import Member
 
 CLASS_NAMES = ("background", "left", "right")
 
@@ -35,6 +36,7 @@ class Case:
     id: str
     label: str | None = "label.nii"
     images: tuple[str, ...] = ("image.nii",)
+    group: str | None = None
 
 
 @dataclass
@@ -63,6 +65,14 @@ class Data:
         factor = 2 if self.shrunk else 1
         labels = probabilities.argmax(-1).astype(np.uint8)
         return labels.repeat(factor, 0).repeat(factor, 1).repeat(factor, 2)
+
+    def restore_slabs(self, prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        values = self.restore_maps(prepared, probabilities)
+        yield from ((first, values[first : first + 3]) for first in range(0, len(values), 3))
+
+    def restore_maps(self, prepared: Prepared, maps: np.ndarray) -> np.ndarray:
+        factor = 2 if self.shrunk else 1
+        return maps.repeat(factor, 0).repeat(factor, 1).repeat(factor, 2)
 
     def read_label(self, case: Case) -> tuple[np.ndarray, tuple[float, float, float]]:
         return self.labels(case), (2.0, 1.0, 1.0)
@@ -105,7 +115,9 @@ def cases(count: int) -> list[Case]:
 def test_a_perfect_network_scores_one_on_the_source_grid(shrunk: bool) -> None:
     model = Threshold()
     with evaluating(model):
-        results, failures = evaluate_cases(make_predict(model, "float32"), Data(shrunk), cases(2), config(), 3)
+        results, failures = evaluate_cases(
+            [Member(make_predict(model, "float32"))], Data(shrunk), cases(2), config(), 3
+        )
     assert not failures
     assert [result.id for result in results] == ["0", "1"]
     assert [[score.dice for score in result.scores] for result in results] == [[1, 1], [1, 1]]
@@ -116,7 +128,7 @@ def test_a_perfect_network_scores_one_on_the_source_grid(shrunk: bool) -> None:
 def test_scores_in_the_label_files_own_spacing() -> None:
     model = Threshold(blind=True)
     with evaluating(model):
-        (result,), _ = evaluate_cases(make_predict(model, "float32"), Data(), cases(1), config(), 3)
+        (result,), _ = evaluate_cases([Member(make_predict(model, "float32"))], Data(), cases(1), config(), 3)
     missed = (Data().labels(cases(1)[0]) == 2).sum() * 2 / 1000
     assert result.scores[1].volume_error_ml == pytest.approx(-missed)
     assert result.scores[1].empty == "prediction"
@@ -125,7 +137,9 @@ def test_scores_in_the_label_files_own_spacing() -> None:
 def test_a_bad_case_is_reported_and_the_others_go_on() -> None:
     model = Threshold()
     with evaluating(model):
-        results, failures = evaluate_cases(make_predict(model, "float32"), Data(broken=["1"]), cases(3), config(), 3)
+        results, failures = evaluate_cases(
+            [Member(make_predict(model, "float32"))], Data(broken=["1"]), cases(3), config(), 3
+        )
     assert [result.id for result in results] == ["0", "2"]
     assert [(f.case, f.file, f.reason) for f in failures] == [("1", "image.nii", "the file ends early")]
 
@@ -133,7 +147,9 @@ def test_a_bad_case_is_reported_and_the_others_go_on() -> None:
 def test_unlabelled_cases_have_volumes_alone() -> None:
     model = Threshold()
     with evaluating(model):
-        (result,), _ = evaluate_cases(make_predict(model, "float32"), Data(), [Case("0", label=None)], config(), 3)
+        (result,), _ = evaluate_cases(
+            [Member(make_predict(model, "float32"))], Data(), [Case("0", label=None)], config(), 3
+        )
     assert not result.labelled
     assert np.isnan([result.scores[0].dice, result.scores[0].reference_volume_ml]).all()
     assert result.scores[0].volume_ml == pytest.approx((Data().labels(Case("0")) == 1).sum() * 2 / 1000)
@@ -145,16 +161,17 @@ def test_saves_probabilities_on_request() -> None:
     with evaluating(model):
         for wanted in (False, True):
             evaluate_cases(
-                make_predict(model, "float32"),
+                [Member(make_predict(model, "float32"))],
                 Data(),
                 cases(1),
                 config(save_probabilities=wanted),
                 3,
-                lambda case, prepared, labels, probabilities: saved.append((labels, probabilities)),
+                lambda case, prepared, labels, volumes: saved.append((labels, volumes)),
             )
-    assert saved[0][1] is None
+    assert saved[0][1] == {}
     np.testing.assert_array_equal(saved[0][0], Data().labels(cases(1)[0]))
-    np.testing.assert_array_equal(saved[1][1].argmax(-1), saved[0][0])
+    assert list(saved[1][1]) == ["probabilities"]
+    np.testing.assert_array_equal(saved[1][1]["probabilities"].argmax(-1), saved[0][0])
 
 
 def test_validation_takes_the_mean_over_cases_and_classes() -> None:

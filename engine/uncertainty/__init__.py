@@ -1,0 +1,1 @@
+"""How far predictions can be trusted: Monte-Carlo dropout, ensembles, and calibration."""

@@ -1,0 +1,66 @@
+"""How uncertain class probabilities are, and how far several predictions of the same thing disagree."""
+
+import numpy as np
+from scipy.special import entr
+
+MEASURES = ("entropy", "mutual_information", "variance")
+"""Of the mean of several predictions, in this order; of one prediction there is the first alone."""
+
+
+def entropy(probabilities: np.ndarray, multi_label: bool = False) -> np.ndarray:
+    """The entropy in nats of probabilities (..., K), as (...).
+
+    Multi-label, where each class is a question of its own: the mean over the K binary entropies.
+    """
+    if multi_label:
+        return (entr(probabilities) + entr(1 - probabilities)).mean(axis=-1)
+    return entr(probabilities).sum(axis=-1)
+
+
+def measure_samples(samples: np.ndarray, multi_label: bool = False) -> tuple[float, ...]:
+    """MEASURES of predictions (S, K) of one case; of a single one its entropy.
+
+    entropy             of their mean: all that is uncertain
+    mutual_information  between the prediction and which sample it is from, the mean's entropy less the mean of the
+                        entropies: what more training data could settle (Houlsby et al. 2011, arXiv:1112.5745)
+    variance            over the samples, the mean over the classes
+    """
+    total = float(entropy(samples.mean(axis=0), multi_label))
+    if len(samples) == 1:
+        return (total,)
+    information = max(0.0, total - float(entropy(samples, multi_label).mean()))
+    return total, information, float(samples.var(axis=0).mean())
+
+
+class Moments:
+    """The mean of many predictions of one volume, and MEASURES of it, from running sums.
+
+    They take (K + 2) float32 a voxel, and another two in `finish`, however many predictions there are.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
+        self._probabilities = np.zeros((*shape, num_classes), np.float32)
+        self._entropies = np.zeros(shape, np.float32)
+        self._squares = np.zeros(shape, np.float32)  # summed over the classes
+
+    def add(self, first: int, slab: np.ndarray) -> None:
+        """Add one prediction's probabilities (d, H, W, K) of the planes from `first` on."""
+        for plane, p in enumerate(slab, first):  # plane by plane: small temporaries
+            self._probabilities[plane] += p
+            self._entropies[plane] += entropy(p)
+            self._squares[plane] += np.einsum("hwk,hwk->hw", p, p)
+
+    def finish(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The mean (D, H, W, K), and MEASURES of the `count` predictions (D, H, W, 3), float32; ends the sums."""
+        mean, num_classes = self._probabilities, self._probabilities.shape[-1]
+        maps = np.empty((*mean.shape[:3], len(MEASURES)), np.float32)
+        for plane, p in enumerate(mean):
+            p /= count
+            total = entropy(p)
+            maps[plane, ..., 0] = total
+            maps[plane, ..., 1] = total - self._entropies[plane] / count
+            variance = self._squares[plane] / count - np.einsum("hwk,hwk->hw", p, p)
+            maps[plane, ..., 2] = variance / num_classes
+            np.maximum(maps[plane], 0, out=maps[plane])  # rounding
+        del self._probabilities, self._entropies, self._squares
+        return mean, maps
