@@ -33,10 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     from data.inspect import survey_with_progress
     from data.plan.config import plan_text
+    from data.plan.labelled_config import labelled_plan_text
+    from data.survey.labelled import LabelledSurvey
 
     try:
         survey = survey_with_progress(arguments)
-        text = plan_text(survey, arguments.memory)
+        if isinstance(survey, LabelledSurvey):
+            text = labelled_plan_text(survey, arguments.memory)
+        else:
+            text = plan_text(survey, arguments.memory)
     except (ValueError, OSError) as error:
         print(f"plan.py: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,6 @@
 """A survey turned into a config: each decision with its reason, in the spirit of nnU-Net (Isensee et al. 2021)."""
 
 import math
-import os
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 from data.cases import some
 from data.plan.decisions import Decision, render
 from data.plan.measure import CASES_SHARE, Measured, measure
+from data.plan.reading import count_workers, describe_source, run_name, share_out
 from data.survey.take import Survey
 
 PASSES = 75  # over the training cases
@@ -22,7 +21,7 @@ def plan_text(survey: Survey, memory_gb: float) -> str:
     Raises ValueError where there is nothing to train on: too few labelled cases, no classes, too little memory.
     """
     measured = measure(survey, memory_gb)
-    name = _run_name(survey)
+    name = run_name(survey)
     head = [
         f"Planned from {len(measured.cases)} labelled cases of {survey.config.data.root}; every value can be changed.",
         "  python train.py --config FILE --dry-run    checks it, shows a batch, tells memory and time",
@@ -38,36 +37,9 @@ def plan_text(survey: Survey, memory_gb: float) -> str:
     return render(head, decisions)
 
 
-def _run_name(survey: Survey) -> str:
-    root = survey.config.data.root.resolve()
-    name = root.stem if root.is_file() else root.name
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "planned"
-
-
 def _reading(m: Measured) -> Iterator[Decision]:
-    data, survey = m.survey.config.data, m.survey
-    yield Decision("data.source", data.source, "the layout found")
-    yield Decision("data.root", str(data.root))
-    if data.source == "folders":
-        yield Decision("data.images", data.images)
-        yield Decision("data.labels", data.labels)
-    columns = data.columns.model_dump(mode="json", exclude_none=True)
-    if columns:
-        yield Decision("data.columns", columns)
-    why = "as the source names them" if survey.named else "made up from the label values found: put in your own"
-    yield Decision("data.class_names", list(survey.class_names), why)
-    if data.channels is not None:
-        yield Decision("data.channels", list(data.channels))
-    if m.split.kind == "given":
-        yield Decision("data.split.kind", "given", f"the source's own: {m.num_train} cases train, {m.num_val} validate")
-    else:
-        yield Decision("data.split.kind", "kfold", f"fold 0 trains on {m.num_train} cases, validates on {m.num_val}")
-        yield Decision("data.split.folds", m.split.folds)
-    if bad := sorted({problem.case_id for problem in survey.problems}):
-        why = f"{len(bad)} cases cannot be used ({some(bad)}): see python -m data.inspect"
-        yield Decision("data.on_error", "skip", why)
-    else:
-        yield Decision("data.on_error", "stop", "no case has a problem today")
+    yield from describe_source(m.survey)
+    yield from share_out(m.survey, m.split, m.num_train, m.num_val)
 
 
 def _preparing(m: Measured) -> Iterator[Decision]:
@@ -111,8 +83,7 @@ def _sampling(m: Measured) -> Iterator[Decision]:
     place = "held in memory" if m.held_gb else "read from disk"
     why = f"prepared, the training cases take {m.cases_gb:.2g} GB: {place}"
     yield Decision("data.cache.memory_gb", round(m.memory_gb * CASES_SHARE, 3), why)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Decision("data.workers", max(1, min(8, cores - 1)), f"threads that augment; planned on {cores} cores")
+    yield count_workers()
 
 
 def _augmenting(m: Measured) -> Iterator[Decision]:

@@ -62,7 +62,7 @@ class Measured:
     @property
     def sided_classes(self) -> list[str]:
         """The classes whose names tell left from right."""
-        return [name for name in self.survey.class_names if _words(name) & SIDE_WORDS]
+        return [name for name in self.survey.class_names if words(name) & SIDE_WORDS]
 
     @property
     def is_ct(self) -> bool:
@@ -138,7 +138,7 @@ def _choose_split(survey: Survey, cases: tuple[CaseFacts, ...]) -> Split:
     return Split(kind="kfold", folds=min(5, len(units)))
 
 
-def _words(name: str) -> set[str]:
+def words(name: str) -> set[str]:
     """The words of a class name, in lower case: `Lung_L`, `left kidney`, `leftKidney`."""
     return {word.lower() for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", name)}
 
@@ -146,4 +146,4 @@ def _words(name: str) -> set[str]:
 def _is_ct(survey: Survey) -> bool:
     """Whether the source says that every channel is CT."""
     names = survey.channel_names or ()
-    return bool(names) and all(_words(name) & CT_WORDS for name in names)
+    return bool(names) and all(words(name) & CT_WORDS for name in names)

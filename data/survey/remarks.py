@@ -15,7 +15,8 @@ SPACING_TOLERANCE = 0.01  # relative: scanners and headers round
 
 @dataclass(frozen=True)
 class Remark:
-    """One line on the cases that it names, or on the data set; `brief` is what stands beside each of them."""
+    """One line on the cases that it names, or on the data set; `brief` is what stands beside each of them,
+    or, of the data set, what a result is to be set against."""
 
     text: str
     case_ids: tuple[str, ...] = ()

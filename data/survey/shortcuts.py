@@ -41,13 +41,11 @@ def find_shortcuts(volumes: Sequence[CaseFacts], clips: Sequence[ClipFacts]) -> 
     found = sorted(((*_associate(values, labels), name) for name, values in table.items()), reverse=True)
     named = [f"{name} ({said})" for strength, said, name in found if strength >= TELLING] or [found[0][2]]
     what = "clips" if clips else "volumes"
-    return [
-        Remark(
-            f"how the {what} were made tells their class: {', '.join(named)}; metadata alone give a balanced accuracy "
-            f"of {score:.2f} on other {'groups' if len(set(groups)) < len(groups) else 'cases'}, guessing gives "
-            f"{guess:.2f}. A network can learn that instead of what they show: only what it does better counts"
-        )
-    ]
+    others = "groups" if len(set(groups)) < len(groups) else "cases"
+    gain = f"metadata alone give a balanced accuracy of {score:.2f} on other {others}, guessing gives {guess:.2f}"
+    text = f"how the {what} were made tells their class: {', '.join(named)}; {gain}"
+    mend = "A network can learn that instead of what they show: only what it does better counts"
+    return [Remark(f"{text}. {mend}", brief=gain)]
 
 
 def _of_clip(facts: ClipFacts) -> Metadata:
