@@ -176,7 +176,7 @@ def export(run: "RunFolder", config: "Config", checkpoint: Path, arguments: argp
     from models import build_model
 
     if isinstance(run, PackedRun):
-        raise ValueError(f"{arguments.run} is a pack already: copy it")
+        raise ValueError(f"{run.pack.path} is a pack already: copy it")
     if not group.writes:
         return 0
     facts = run.read_json("statistics")

@@ -64,6 +64,7 @@ def neutral_config(config: Config) -> Config:
     if isinstance(config.data.columns.label, tuple):  # says that classes may coincide
         data["columns"] = {"label": tree["data"]["columns"]["label"]}
     kept = {key: value for key, value in tree.items() if key in KEPT}
+    kept["optim"] = {**kept["optim"], "decay_to_start": None}  # there is no start without init, which is left out
     name = config.name.rpartition("/")[2]
     return check_config({"name": name, **kept, "data": {**data, "root": NO_ROOT}}, where="the packed config")
 

@@ -82,7 +82,7 @@ def store_temperature(run: RunFolder, kind: str, temperature: float, fitted_on: 
     kind: "plain", whose entry is the file's own, or "mc_dropout", which has one within.
     """
     entry = {"temperature": temperature, "fitted_on": fitted_on}
-    found = run.read_json("temperature") if (run.path / "temperature.json").exists() else {}
+    found = run.read_json("temperature") if run.has_json("temperature") else {}
     run.write_json("temperature", {**found, **entry} if kind == "plain" else {**found, kind: entry})
 
 
@@ -100,7 +100,7 @@ def choose_temperature(run: RunFolder, setting: str | float, kind: str, checkpoi
         raise ValueError(f"{where} is of one run; give the number that the ensemble's metrics.json holds")
     option = "--mc-dropout " if kind == "mc_dropout" else ""
     mend = f"run evaluate.py {option}on the val split first, without evaluate.temperature"
-    found = run.read_json("temperature") if (run.path / "temperature.json").exists() else {}
+    found = run.read_json("temperature") if run.has_json("temperature") else {}
     entry = found if kind == "plain" else found.get(kind, {})
     if "temperature" not in entry:
         raise ValueError(f"{where} holds none for this kind of prediction ({kind}); {mend}")

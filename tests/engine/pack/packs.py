@@ -39,6 +39,7 @@ def make_config(folder: Path, **sections: Any) -> Config:
         },
         "model": {"name": "unet3d", "args": {"widths": [2, 4], "norm": "batch"}},
         "init": {"from": f"/models/{SECRET}.safetensors"},
+        "optim": {"decay_to_start": 0.01},
         "train": {"steps": 1, "batch_size": 1},
     }
     return check_config({**tree, **sections}, "test")
