@@ -148,6 +148,8 @@ def dry_run(config: "Config", group: "Group") -> int:
     else:
         save_preview(*shown)
     print(f"parameters  {count_parameters(step.model):,}")
+    if config.freeze is not None:
+        print(f"frozen      {step.freezing}")
     print(format_table(dropout_table(step.model)))
     if start is not None:
         print(format_start(start))
@@ -224,6 +226,7 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     """Build model, loss and optimiser from the config, seeded; the model begins from `start`, where there is one."""
     import mlx.core as mx
 
+    from engine.freeze import Freezing
     from engine.initialise import begin_from
     from engine.loop import Plan
     from engine.losses import balanced_weights, build_loss
@@ -241,14 +244,29 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
         loss_config = loss_config.model_copy(update={"class_weights": weights})
         _log.info("class weights: %s", ", ".join(f"{weight:.3g}" for weight in weights))
     loss = build_loss(loss_config, data.num_outputs, group.gather if group.size > 1 else None)
-    optimizer = build_optimizer(config.optim, plan.total_steps)
     mx.random.seed(config.seed)
     model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
     if config.init is not None:
         begin_from(model, start, config.init, data.class_names, group)
     if group.size > 1 and config.distributed.batch_norm == "synchronised":
         synchronise_batch_norms(model, group.gather_for_all)
-    return TrainStep(model, optimizer, loss, config.train, config.optim, group)
+    freezing = Freezing(model, config.freeze)
+    loaded = loaded_parameters(config, start, group) if config.optim.decay_to_start is not None else set()
+    optimizer = build_optimizer(config.optim, plan.total_steps, model, freezing, loaded)
+    if config.freeze is not None:
+        _log.info("frozen: %s", freezing)
+    return TrainStep(model, optimizer, loss, config.train, config.optim, group, freezing)
+
+
+def loaded_parameters(config: "Config", start: "Start | None", group: "Group") -> set[str]:
+    """The names of what `init` did not leave as drawn; a run that goes on finds them in its folder."""
+    from engine.runs import RunFolder
+
+    table: dict[str, Any] = {}
+    if group.writes:
+        table = RunFolder(config.run_folder).read_json("init") if start is None else start.to_json()
+    rows = group.share_json(table).get("tensors", [])
+    return {row["name"] for row in rows if row["what"] in ("loaded", "adapted")}
 
 
 def check_fits_the_data(config: "Config", data: "Data") -> None:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from configs.data_schema import DataConfig
 from configs.fields import Count, Section
+from configs.finetune_schema import FreezeConfig
 from configs.init_schema import InitConfig
 from configs.model_schema import AnyModelConfig, UNet3dArgs, UNet3dConfig
 from configs.sweep_schema import SweepConfig
@@ -39,6 +40,7 @@ class Config(Section):
     data: DataConfig
     model: AnyModelConfig = UNet3dConfig()
     init: InitConfig | None = None  # null: weights drawn under the seed
+    freeze: FreezeConfig | None = None  # parameters that are not trained, or only later
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig
@@ -172,6 +174,12 @@ class Config(Section):
                 raise ValueError(
                     f"data.label_map[{value}]={label}: data.class_names has {len(names)} classes, 0 to {len(names) - 1}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_start_to_decay_to(self) -> "Config":
+        if self.optim.decay_to_start is not None and self.init is None:
+            raise ValueError("optim.decay_to_start leads loaded weights back to their start; set init.from, or null it")
         return self
 
     @model_validator(mode="after")

@@ -38,7 +38,7 @@ class OptimConfig(Section):
     clip_norm: Positive | None = 12.0  # of the global gradient norm; null: no clipping
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None  # moving average of the weights; null: none
     # Of the learning rate, by pattern of parameters' names ("head.*": 10); of several that match, the last counts.
-    rate_factors: dict[str, Positive] = {}
+    rate_factors: dict[str, Positive] = Field(default_factory=dict)
     # Strength of a decay of loaded kernels towards their start, in place of weight_decay (L2-SP); null: none.
     decay_to_start: Positive | None = None
 

@@ -1,5 +1,6 @@
 """One optimiser step: forward, loss, gradients, clipping, update, moving average of the weights."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from configs.train_schema import OptimConfig, TrainConfig
 from engine.checkpoint import check_same_tensors, load_parameters, read_tensors
 from engine.distributed import ALONE, Group, running_statistics
 from engine.ema import WeightAverage
+from engine.freeze import Freezing
 from engine.losses import Loss
 from engine.mixup import Mixup
-from engine.optim import clip_factor, global_norm, update_in_place, updates_in_place
+from engine.optim import clip_factor, global_norm, steps_done, update_in_place, updates_in_place
 from ops import backend
 
 Batch = Mapping[str, np.ndarray]
@@ -44,6 +46,8 @@ class TrainStep:
     In a `group` each process is given its share of each batch, and `loss` is that of all shares together, equal in
     all processes (see `build_loss`): then the sum of their gradients is the gradient.
 
+    What `freezing` freezes has no gradient and stays as it is; thawing follows the optimiser's count of steps.
+
     Raises ValueError where precision or compilation cannot run on this machine.
     """
 
@@ -55,6 +59,7 @@ class TrainStep:
         train: TrainConfig,
         optim_config: OptimConfig,
         group: Group = ALONE,
+        freezing: Freezing | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -71,7 +76,10 @@ class TrainStep:
         self._mixup = Mixup(train.mixup_alpha) if train.mixup_alpha > 0 else None
         self._clip_norm = optim_config.clip_norm
         self._gradients_of_model = nn.value_and_grad(model, self._forward)
-        optimizer.init(model.trainable_parameters())
+        self.freezing = freezing or Freezing(model)
+        self.freezing.set_step(math.inf)
+        optimizer.init(model.trainable_parameters())  # all that is ever trained
+        self.freezing.set_step(0)
         self._bind()
 
     def __call__(self, batches: Sequence[Batch]) -> StepResult:
@@ -79,6 +87,9 @@ class TrainStep:
 
         Each holds x (N, D, H, W, C) float32 and what the loss takes as y. The model must be in training mode.
         """
+        if self.freezing.set_step(steps_done(self.optimizer)):
+            self._bind()  # other parameters have gradients now
+        self.freezing.hold_statistics()
         total, total_parts, gradients = self._accumulate(batches)
         norm = self._update(gradients, mx.array(1 / len(batches)))
         mx.eval(total, total_parts, norm, self._state)  # the compiled step's only synchronisation
@@ -116,7 +127,10 @@ class TrainStep:
 
     def _apply(self, gradients: Any, scale: mx.array) -> mx.array:
         if self._group.size > 1:
-            statistics = running_statistics(tree_flatten(self.model.parameters()))
+            held = self.freezing.held_statistics
+            statistics = running_statistics(
+                (name, a) for name, a in tree_flatten(self.model.parameters()) if name not in held
+            )
             gradients, statistics = self._group.sum_gradients(gradients, statistics)
             self.model.update(tree_unflatten(list(statistics.items())))
         norm = global_norm(gradients) * scale

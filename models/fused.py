@@ -15,7 +15,8 @@ from models.norms import BatchNorm3d
 def apply_conv(conv: nn.Module, x: mx.array, input_grad: bool = True) -> mx.array:
     """Return conv(x) in x's dtype; float32 weights are cast to it.
 
-    input_grad=False, for a network's first layer: the gradient with respect to x is not computed.
+    input_grad=False, for a network's first layer: the gradient with respect to x is not computed. Nor is that of
+    a frozen weight.
     """
     if type(conv) is not nn.Conv3d:
         return conv(x).astype(x.dtype)
@@ -27,6 +28,7 @@ def apply_conv(conv: nn.Module, x: mx.array, input_grad: bool = True) -> mx.arra
         padding=conv.padding,
         dilation=conv.dilation,
         input_grad=input_grad,
+        weight_grad="weight" not in conv._no_grad,
     )
 
 
@@ -41,6 +43,7 @@ def apply_conv_transpose(conv: nn.Module, x: mx.array) -> mx.array:
         stride=conv.stride,
         padding=conv.padding,
         output_padding=conv.output_padding,
+        weight_grad="weight" not in conv._no_grad,
     )
 
 

@@ -16,12 +16,14 @@ def conv3d(
     padding: int | Triple = 0,
     dilation: int | Triple = 1,
     input_grad: bool = True,
+    weight_grad: bool = True,
 ) -> mx.array:
     """The convolution (cross-correlation) of x by weight, plus bias, in x's dtype.
 
     x: (N, D, H, W, I) float32 or bfloat16. weight: (O, kD, kH, kW, I) and bias: (O,), of x's dtype or
     float32; products of bfloat16 are summed in float32, and gradients have their parameter's dtype.
-    Returns (N, D', H', W', O). input_grad=False takes x for data: no gradient reaches it, or is computed.
+    Returns (N, D', H', W', O). input_grad=False takes x for data: no gradient reaches it, or is computed;
+    weight_grad=False likewise takes the weight for a constant.
 
     Raises ValueError for shapes that do not fit, and where oneDNN runs it RuntimeError inside mx.compile.
     """
@@ -40,12 +42,13 @@ def conv3d(
         )
     if not runs_on_onednn(x):
         x = x if input_grad else mx.stop_gradient(x)
+        weight = weight if weight_grad else mx.stop_gradient(weight)
         return _plain(x, weight, bias, stride, padding, dilation)
     from ops.onednn_function import convolve
     from ops.onednn_geometry import Geometry
 
     g = Geometry("conv3d", x.shape, weight.shape, (n, *output, o), stride, padding, dilation)
-    return convolve(g, x, weight, bias, input_grad)
+    return convolve(g, x, weight, bias, input_grad, weight_grad)
 
 
 def _plain(

@@ -15,12 +15,14 @@ def conv_transpose3d(
     stride: int | Triple = 1,
     padding: int | Triple = 0,
     output_padding: int | Triple = 0,
+    weight_grad: bool = True,
 ) -> mx.array:
     """The transposed convolution of x by weight, plus bias, in x's dtype.
 
     x: (N, D, H, W, I) float32 or bfloat16. weight: (O, kD, kH, kW, I) and bias: (O,), of x's dtype or
     float32; gradients have their parameter's dtype. Returns (N, D', H', W', O) with
-    D' = (D - 1) stride - 2 padding + kD + output_padding.
+    D' = (D - 1) stride - 2 padding + kD + output_padding. weight_grad=False takes the weight for a constant: its
+    gradient is not computed.
 
     Raises ValueError for shapes that do not fit, and where oneDNN runs it RuntimeError inside mx.compile.
     """
@@ -42,13 +44,14 @@ def conv_transpose3d(
             f"{tuple(kernel)} and stride {stride}"
         )
     if not runs_on_onednn(x):
+        weight = weight if weight_grad else mx.stop_gradient(weight)
         return _plain(x, weight, bias, stride, padding, output_padding, output)
     from ops.onednn_function import convolve
     from ops.onednn_geometry import Geometry
 
     y_shape = (n, *output, o)
     g = Geometry("conv_transpose3d", x.shape, weight.shape, y_shape, stride, padding, (1, 1, 1))
-    return convolve(g, x, weight, bias, input_grad=True)
+    return convolve(g, x, weight, bias, input_grad=True, weight_grad=weight_grad)
 
 
 def _plain(

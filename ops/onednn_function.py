@@ -13,8 +13,10 @@ from ops.onednn import runtime
 from ops.onednn_geometry import Geometry
 
 
-def convolve(g: Geometry, x: mx.array, weight: mx.array, bias: mx.array | None, input_grad: bool) -> mx.array:
-    """Run the convolution whose shapes `g` holds, differentiable in weight, bias and, unless told not to, x.
+def convolve(
+    g: Geometry, x: mx.array, weight: mx.array, bias: mx.array | None, input_grad: bool, weight_grad: bool
+) -> mx.array:
+    """Run the convolution whose shapes `g` holds, differentiable in bias and, unless told not to, x and weight.
 
     x is float32 or bfloat16, and y is alike; bfloat16 is computed in float32 where the CPU has no such
     arithmetic. Weight and bias are taken as float32. Raises RuntimeError inside mx.compile and mx.vmap.
@@ -24,10 +26,10 @@ def convolve(g: Geometry, x: mx.array, weight: mx.array, bias: mx.array | None, 
         x = x.astype(mx.float32)
     g = replace(g, bias=bias is not None, bfloat16=x.dtype == mx.bfloat16)
     parameters = [p.astype(mx.float32) for p in (weight, bias) if p is not None]
-    return _function(g, input_grad)(x, *parameters).astype(dtype)
+    return _function(g, input_grad, weight_grad)(x, *parameters).astype(dtype)
 
 
-def _function(g: Geometry, input_grad: bool) -> Callable[..., mx.array]:
+def _function(g: Geometry, input_grad: bool, weight_grad: bool) -> Callable[..., mx.array]:
     @mx.custom_function
     def function(x: mx.array, weight: mx.array, *bias: mx.array) -> mx.array:
         y, target = empty(g.y_shape, x.dtype)
@@ -38,13 +40,16 @@ def _function(g: Geometry, input_grad: bool) -> Callable[..., mx.array]:
     def gradients(primals: tuple[mx.array, ...], dy: mx.array, _: mx.array) -> tuple[mx.array, ...]:
         x, weight, *bias = primals
         cotangent = view(dy)
-        dweight, dweight_target = empty(g.weight_shape, mx.float32)
-        onednn_conv.backward_weights(g, view(x), cotangent, dweight_target)
+        if weight_grad:
+            dweight, dweight_target = empty(g.weight_shape, mx.float32)
+            onednn_conv.backward_weights(g, view(x), cotangent, dweight_target)
+        else:
+            dweight = mx.zeros(g.weight_shape)  # lazy: nobody asks for it
         if input_grad:
             dx, dx_target = empty(g.x_shape, x.dtype)
             onednn_conv.backward_data(g, cotangent, view(weight), dx_target)
         else:
-            dx = mx.zeros(g.x_shape, x.dtype)  # lazy: nobody asks for it
+            dx = mx.zeros(g.x_shape, x.dtype)
         return (dx, dweight, *(mx.array(_sum_voxels(cotangent)) for _ in bias))
 
     return cast(Callable[..., mx.array], function)

@@ -1,5 +1,6 @@
 """A network, data and a config small enough to train in milliseconds, for tests of the engine alone."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from configs import Config
+from engine.freeze import Freezing
 from engine.losses import build_loss
 from engine.optim import build_optimizer
 from engine.step import TrainStep
@@ -82,7 +84,10 @@ def tiny_config(folder: Path, **sections: dict[str, Any]) -> Config:
     return Config.model_validate(tree)
 
 
-def tiny_step(config: Config, seed: int = 0) -> TrainStep:
+def tiny_step(config: Config, seed: int = 0, loaded: Collection[str] = ()) -> TrainStep:
     mx.random.seed(seed)
-    optimizer = build_optimizer(config.optim, config.train.steps or 10)
-    return TrainStep(TinyNet(), optimizer, build_loss(config.loss, 2), config.train, config.optim)
+    model = TinyNet()
+    freezing = Freezing(model, config.freeze)
+    optimizer = build_optimizer(config.optim, config.train.steps or 10, model, freezing, loaded)
+    loss = build_loss(config.loss, 2)
+    return TrainStep(model, optimizer, loss, config.train, config.optim, freezing=freezing)

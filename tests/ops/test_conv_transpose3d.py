@@ -48,6 +48,23 @@ def test_agrees_with_the_layer(monkeypatch, form):
     np.testing.assert_allclose(np.array(y), np.array(layer(x)), atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["mlx", "onednn"])
+def test_weight_grad_off_stops_the_gradient_and_keeps_the_others(monkeypatch, form):
+    use(monkeypatch, form)
+    arrays = draw((1, 3, 3, 3, 4)), draw((2, 2, 2, 2, 4), seed=1), draw((2,), seed=2)
+
+    def gradients(weight_grad):
+        def loss(*arrays):
+            return (conv_transpose3d(*arrays, stride=2, weight_grad=weight_grad) ** 2).sum()
+
+        return mx.grad(loss, argnums=(0, 1, 2))(*arrays)
+
+    full, stopped = gradients(True), gradients(False)
+    assert abs(stopped[1]).max().item() == 0
+    assert mx.array_equal(stopped[0], full[0])
+    assert mx.array_equal(stopped[2], full[2])
+
+
 def test_float32_weights_keep_their_gradients_dtype(monkeypatch):
     use(monkeypatch, "onednn")
     x, w, b = draw((1, 3, 3, 3, 4), mx.bfloat16), draw((2, 2, 2, 2, 4), seed=1), draw((2,), seed=2)
