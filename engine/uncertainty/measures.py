@@ -35,32 +35,31 @@ def measure_samples(samples: np.ndarray, multi_label: bool = False) -> tuple[flo
 class Moments:
     """The mean of many predictions of one volume, and MEASURES of it, from running sums.
 
-    They take (K + 2) float32 a voxel, and another two in `finish`, however many predictions there are.
+    They take (K + 2) float32 a voxel, and three more in `finish`, however many predictions there are. Welford's
+    update (1962): a sum of squares would lose the small variances of voxels that are nearly certain.
     """
 
     def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
-        self._probabilities = np.zeros((*shape, num_classes), np.float32)
-        self._entropies = np.zeros(shape, np.float32)
-        self._squares = np.zeros(shape, np.float32)  # summed over the classes
+        self._means = np.zeros((*shape, num_classes), np.float32)
+        self._entropies = np.zeros(shape, np.float32)  # summed
+        self._squares = np.zeros(shape, np.float32)  # deviations from the mean, summed over classes and predictions
 
-    def add(self, first: int, slab: np.ndarray) -> None:
-        """Add one prediction's probabilities (d, H, W, K) of the planes from `first` on."""
+    def add(self, number: int, first: int, slab: np.ndarray) -> None:
+        """Add the planes from `first` on, (d, H, W, K), of one prediction: the first has number 1."""
         for plane, p in enumerate(slab, first):  # plane by plane: small temporaries
-            self._probabilities[plane] += p
+            mean = self._means[plane]
+            deviation = p - mean
+            mean += deviation / number
+            self._squares[plane] += np.einsum("hwk,hwk->hw", deviation, p - mean)
             self._entropies[plane] += entropy(p)
-            self._squares[plane] += np.einsum("hwk,hwk->hw", p, p)
 
     def finish(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The mean (D, H, W, K), and MEASURES of the `count` predictions (D, H, W, 3), float32; ends the sums."""
-        mean, num_classes = self._probabilities, self._probabilities.shape[-1]
+        mean = self._means
         maps = np.empty((*mean.shape[:3], len(MEASURES)), np.float32)
         for plane, p in enumerate(mean):
-            p /= count
             total = entropy(p)
-            maps[plane, ..., 0] = total
-            maps[plane, ..., 1] = total - self._entropies[plane] / count
-            variance = self._squares[plane] / count - np.einsum("hwk,hwk->hw", p, p)
-            maps[plane, ..., 2] = variance / num_classes
-            np.maximum(maps[plane], 0, out=maps[plane])  # rounding
-        del self._probabilities, self._entropies, self._squares
+            information = np.maximum(total - self._entropies[plane] / count, 0)  # below it by rounding alone
+            maps[plane] = np.stack([total, information, self._squares[plane] / (count * p.shape[-1])], axis=-1)
+        del self._means, self._entropies, self._squares
         return mean, maps

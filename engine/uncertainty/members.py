@@ -65,7 +65,7 @@ def predict_together(
     case to another grid. Memory: see `Moments`; one member's prediction passes slab by slab.
     """
     moments = None
-    for member in members:
+    for number, member in enumerate(members, 1):
         own = prepared if member.data is None else member.data.load(case)
         if own.grid.shape != prepared.grid.shape or not np.array_equal(own.grid.affine, prepared.grid.affine):
             raise ValueError(
@@ -78,6 +78,6 @@ def predict_together(
             ):
                 if moments is None:
                     moments = Moments(own.volume.shape[:3], slab.shape[-1])
-                moments.add(first, slab)
+                moments.add(number, first, slab)
     assert moments is not None  # there is a member, and every volume has a voxel
     return moments.finish(len(members))

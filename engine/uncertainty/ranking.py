@@ -7,13 +7,14 @@ import numpy as np
 from scipy.special import digamma
 
 RANKS = 4096
-_LOWEST = 1e-7  # float32 knows no less of an entropy
+_LOWEST = 1e-12
 
 
 def rank_bins(values: np.ndarray, num_classes: int) -> np.ndarray:
-    """The bin of each value of a measure in nats, 0 to RANKS - 1, of widths that grow by 0.4 % each.
+    """The bin, 0 to RANKS - 1, of each value of a measure, which is at most log(num_classes).
 
-    Values up to 1e-7 share the first: most voxels' uncertainty is near zero, where its order matters as much.
+    Bins are 0.7 % wide, and values up to 1e-12 share the first: most voxels' uncertainty is near zero, where its
+    order matters as much.
     """
     span = np.log(max(np.log(num_classes), np.log(2)) / _LOWEST)
     bins = np.log(np.maximum(values, _LOWEST) / _LOWEST) * (RANKS / span)

@@ -4,11 +4,20 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from configs import ConfigError, load_config
 from configs.model_schema import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs
 from models import build_model
-from models.dropout import apply_dropout, channel_mask, dropout_layers, dropout_table, format_table, set_rate
+from models.dropout import (
+    apply_dropout,
+    channel_mask,
+    dropout_layers,
+    dropout_table,
+    format_table,
+    held_masks,
+    set_rate,
+)
 
 SHAPE = (3, 2, 3, 4, 64)  # (N, D, H, W, C)
 
@@ -132,3 +141,60 @@ def test_rate_outside_its_range_is_refused_with_its_path(rate: str) -> None:
     demo = Path(__file__).parents[2] / "configs" / "demo_unet.yaml"
     with pytest.raises(ConfigError, match=r"model\.args\.dropout\.rate"):
         load_config(demo, [f"model.args.dropout.rate={rate}"])
+
+
+def _held(model: nn.Module, x: mx.array, seed: int) -> np.ndarray:
+    with held_masks(model, seed):
+        return np.array(model(x))
+
+
+@pytest.mark.parametrize("kind", ["element", "channel"])
+def test_held_masks_are_one_for_all_samples_and_calls(kind: str) -> None:
+    model = _unet(kind=kind, rate=0.5, places=("encoder", "bottleneck", "decoder", "skip"))
+    model.eval()
+    x = mx.random.normal((1, 4, 4, 4, 1))
+    plain, first = np.array(model(x)), _held(model, x, 3)
+    twice = _held(model, mx.concatenate([x, x]), 3)
+    np.testing.assert_allclose(twice, np.concatenate([first, first]), atol=1e-5)
+    np.testing.assert_allclose(_held(model, x, 3), first, atol=1e-6)
+    assert np.abs(_held(model, x, 4) - first).max() > 0.1
+    np.testing.assert_array_equal(np.array(model(x)), plain)  # afterwards nothing drops
+
+
+def test_layers_within_held_masks_have_masks_of_their_own() -> None:
+    model = _unet(rate=0.5, places=("encoder", "decoder"))
+    model.eval()
+    x = mx.zeros((2, 1, 1, 1, 8))
+    with held_masks(model, 0):
+        masks = [np.array(channel_mask(layer, x)) for _, layer in dropout_layers(model)]
+    assert set(np.unique(masks).tolist()) == {0.0, 2.0}
+    np.testing.assert_array_equal(masks[0][0], masks[0][1])
+    assert (masks[0] != masks[1]).any()
+
+
+def test_held_masks_leave_batch_norm_and_randomness_alone() -> None:
+    args = ResNet3dArgs(
+        depth=10, width=4, norm="batch", dropout=ClassifierDropout(kind="element", places=("body", "head"))
+    )
+    model = build_model("resnet3d", args, 1, 2)
+    model.eval()
+    x = mx.random.normal((2, 8, 8, 8, 1))
+    before = {name: np.array(value) for name, value in tree_flatten(model.state)}
+    key = mx.random.state[0].tolist()
+    alone, together = _held(model, x[:1], 0), _held(model, x, 0)
+    np.testing.assert_allclose(together[:1], alone, atol=1e-4)  # running statistics: not those of the batch
+    after = dict(tree_flatten(model.state))
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(np.array(after[name]), value, err_msg=name)
+    assert mx.random.state[0].tolist() == key
+    assert not any(layer.training for layer in model.modules())
+
+
+def test_masks_of_other_layers_cannot_be_held() -> None:
+    with pytest.raises(ValueError, match="no dropout layer with a rate above 0"), held_masks(_unet(rate=0.0), 0):
+        pass
+    model = _unet()
+    model.encoder[0].blocks[0].drop = nn.Dropout2d(0.5)
+    with pytest.raises(ValueError, match=r"encoder\.0\.blocks\.0\.drop: masks of nn.Dropout and"), held_masks(model, 0):
+        pass

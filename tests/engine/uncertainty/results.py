@@ -1,0 +1,22 @@
+"""Evaluated cases whose voxels were counted."""
+
+import numpy as np
+
+from engine.evaluation import CaseResult
+from engine.metrics import score_case
+from engine.slices import cut_slices
+from engine.uncertainty.voxels import VoxelCounter
+
+
+def make_result(number: int, size: int = 8, labelled: bool = True) -> CaseResult:
+    """A random case whose errors are the likelier the more even its probabilities are."""
+    rng = np.random.default_rng(number)
+    logits = rng.normal(0, 3, (size, 6, 6, 2))
+    p = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).astype(np.float32)
+    reference = (rng.uniform(size=p.shape[:3]) < p[..., 1]).astype(np.uint8)
+    prediction = p.argmax(-1).astype(np.uint8)
+    counter = VoxelCounter(f"c{number}", reference, (1.0, 1.0, 1.0), 2)
+    counter.add(0, p)
+    scores = score_case(prediction, reference, (1.0, 1.0, 1.0), 2)
+    slices = cut_slices(prediction, reference, (1.0, 1.0, 1.0))
+    return CaseResult(f"c{number}", scores, labelled, slices, 1.0, counter.finish() if labelled else None)
