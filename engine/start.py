@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from configs.init_schema import InitConfig
 from engine.checkpoint import read_state, read_tensors
+from engine.pack import read_pack, read_weights
 from engine.runs import RunFolder
 
 What = Literal["loaded", "adapted", "new", "unused"]
@@ -30,7 +31,7 @@ class Start:
 
     tensors: dict[str, mx.array]
     class_names: tuple[str, ...] | None  # of the last layers' outputs; None where the file does not say
-    facts: dict[str, Any]  # JSON-able: "from", "file", and of a checkpoint "step" and "weights"
+    facts: dict[str, Any]  # JSON-able: "from", "file", then "step" and "weights", or "metadata"
     table: list[Row] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -61,10 +62,8 @@ def _read(path: Path, config: InitConfig) -> Start:
             "PyTorch's weights: convert them first, python -m models.convert FILE OUT.safetensors --as NAME"
         )
     if path.is_file() and path.suffix == ".safetensors":
-        return Start(read_tensors(path), None, {"from": str(path), "file": str(path)})
+        return _read_file(path)
     if path.is_file() and path.suffix == ".zip":
-        from engine.pack import read_pack, read_weights
-
         pack = read_pack(path)
         facts = {"from": str(path), "file": str(path), "step": pack.facts.checkpoint.step}
         facts["weights"] = pack.facts.checkpoint.weights
@@ -74,6 +73,13 @@ def _read(path: Path, config: InitConfig) -> Start:
     if path.is_dir() and (path / "config.yaml").is_file():
         return _read_checkpoint(RunFolder(path).checkpoint(config.checkpoint), config)
     raise ValueError("expected a run's folder, a checkpoint's, a .safetensors file or a pack (.zip)")
+
+
+def _read_file(path: Path) -> Start:
+    tensors = read_tensors(path)
+    loaded: Any = mx.load(str(path), return_metadata=True)
+    # What models.convert wrote: the architecture, and the name of the file it converted.
+    return Start(tensors, None, {"from": str(path), "file": str(path), "metadata": dict(loaded[1])})
 
 
 def _read_checkpoint(folder: Path, config: InitConfig) -> Start:

@@ -114,19 +114,22 @@ def strip_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def read_pytorch(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a PyTorch file, float32, by name; nothing in the file is run (weights_only=True).
 
-    Raises ValueError where it holds anything but tensors, and what `torch.load` raises for a missing file.
+    Raises ValueError for a file that is not there, not whole, or holds anything but tensors.
     """
     try:
         import torch
     except ImportError:
         raise ValueError("models.convert reads PyTorch's files with PyTorch: pip install torch") from None
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).split("\n")[0]
+    except pickle.UnpicklingError:
         raise ValueError(
-            f"{path}: not a file of PyTorch tensors alone ({reason}); save its state_dict() anew"
+            f"{path}: holds other things than tensors, which are not read; save its state_dict()"
         ) from None
+    except (RuntimeError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: not a whole PyTorch file ({str(error).splitlines()[0]})") from None
     while isinstance(found, Mapping) and (
         inner := [found[key] for key in _NESTS if isinstance(found.get(key), Mapping)]
     ):
@@ -191,8 +194,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.out.suffix != ".safetensors":
             raise ValueError(f"{arguments.out}: name the output .safetensors")
+        if not arguments.out.parent.is_dir():
+            raise ValueError(f"{arguments.out}: there is no folder {arguments.out.parent}")
         conversion = convert(read_pytorch(arguments.weights), arguments.architecture)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"models.convert: {error}", file=sys.stderr)
         return 2
     if problems := describe(conversion):

@@ -1,0 +1,140 @@
+"""train.py from other weights: on one class, then on two; resumed; by two processes."""
+
+import json
+import re
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import train
+from data.phantoms import write_phantoms
+from engine.runs import RunFolder
+from ops import backend
+from tests import processes
+
+
+@pytest.fixture(autouse=True)
+def _other_tests_choose_their_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_form", backend._form)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("init")
+    write_phantoms(folder / "data", 5, seed=0)
+    file = folder / "tiny.yaml"
+    file.write_text(f"""
+name: tuned
+ops: mlx
+run: {{dir: {folder / "runs"}}}
+data:
+  root: {folder / "data"}
+  spacing_mm: [5, 5, 5]
+  patch_size_voxels: [8, 8, 8]
+  cache: {{folder: {folder / "cache"}}}
+model: {{args: {{widths: [2, 4], convolutions: 1, dropout: {{kind: none}}}}}}
+optim: {{learning_rate: 1e-2, ema_decay: 0.9}}
+train: {{steps: 2, log_every_steps: 1}}
+init: {{from: {folder / "runs/whole"}, checkpoint: last, head: by_name}}
+""")
+    return file
+
+
+@pytest.fixture(scope="module")
+def names(config: Path) -> list[str]:
+    facts = json.loads((config.parent / "data" / "dataset.json").read_text())
+    return [facts["labels"][str(i)] for i in range(len(facts["labels"]))]
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path, names: list[str]) -> RunFolder:
+    """A run on all structures as one class."""
+    merged = f"data.label_map={{{', '.join(f'{i}: 1' for i in range(1, len(names)))}}}"
+    overrides = ["init=null", "name=whole", merged, f"data.class_names=[{names[0]}, structure]"]
+    assert train.main(["--config", str(config), *overrides]) == 0
+    return RunFolder.open(config.parent / "runs" / "whole")
+
+
+@pytest.fixture(scope="module")
+def tuned(config: Path, whole: RunFolder) -> RunFolder:
+    assert train.main(["--config", str(config)]) == 0
+    return RunFolder.open(config.parent / "runs" / "tuned")
+
+
+def test_the_run_keeps_what_became_of_each_tensor(whole: RunFolder, tuned: RunFolder, names: list[str]) -> None:
+    kept = tuned.read_json("init")
+    assert kept["from"] == str(whole.path)
+    assert (kept["step"], kept["weights"]) == (2, "ema")
+    assert kept["class_names"] == [names[0], "structure"]
+    rows = {row["name"]: row for row in kept["tensors"]}
+    assert rows["heads.0.weight"] == {
+        "name": "heads.0.weight",
+        "what": "adapted",
+        "network": [len(names), 1, 1, 1, 2],
+        "weights": [2, 1, 1, 1, 2],
+        "how": f"classes: {names[0]}",
+    }
+    assert {row["what"] for name, row in rows.items() if not name.startswith("heads")} == {"loaded"}
+
+
+def test_the_first_step_begins_at_the_average_of_the_other_run(config: Path, whole: RunFolder) -> None:
+    """With a learning rate of next to nothing the weights and their average stay what was loaded."""
+    assert train.main(["--config", str(config), "name=still", "optim.learning_rate=1e-20"]) == 0
+    average = mx.load(str(whole.checkpoint("last") / "ema.safetensors"))
+    run = RunFolder.open(config.parent / "runs" / "still")
+    for file in ("model", "ema"):
+        found = mx.load(str(run.checkpoint("last") / f"{file}.safetensors"))
+        for name, value in found.items():
+            if not name.startswith("heads"):
+                np.testing.assert_allclose(np.array(value), np.array(average[name]), rtol=1e-6, err_msg=name)
+
+
+def test_a_resumed_run_does_not_begin_again(config: Path, tuned: RunFolder, caplog) -> None:
+    """Nor needs it the weights: they have gone away meanwhile."""
+    run = RunFolder(config.parent / "runs" / "halved")
+    gone = config.parent / "gone.safetensors"
+    source = RunFolder.open(config.parent / "runs" / "whole").checkpoint("last") / "ema.safetensors"
+    gone.write_bytes(source.read_bytes())
+    common = ["--config", str(config), "name=halved", f"init.from={gone}", "init.head=new", "optim.schedule=constant"]
+    assert train.main([*common, "train.steps=1"]) == 0
+    gone.unlink()
+    written = (run.path / "init.json").read_text()
+    caplog.clear()
+    assert train.main([*common, "--resume"]) == 0
+    assert "resumed from" in caplog.text
+    assert "heads.0.weight" not in caplog.text
+    assert (run.path / "init.json").read_text() == written
+    assert train.main([*common, "name=anew"]) == 2
+
+
+def test_missing_weights_are_told_before_the_data_are_touched(config: Path, capsys) -> None:
+    arguments = ["--config", str(config), "name=new", "init.from=nowhere", "data.root=nowhere_either"]
+    assert train.main(arguments) == 2
+    assert "train.py: init.from=nowhere: no such file or folder" in capsys.readouterr().err
+
+
+def test_the_dry_run_prints_the_table(config: Path, whole: RunFolder, capsys) -> None:
+    assert train.main(["--config", str(config), "--dry-run", "name=dry", "init.head=new"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"encoder\.0\.blocks\.0\.conv\.weight +loaded +\(2, 3, 3, 3, 1\) +\(2, 3, 3, 3, 1\)\n", printed)
+    assert "0 adapted, 2 new, 0 unused; weights of" in printed
+    assert train.main(["--config", str(config), "--dry-run", "name=dry", "init.head=null"]) == 2
+    assert "heads.0.weight: the network has" in capsys.readouterr().err
+
+
+def test_two_processes_begin_where_one_does(config: Path, tuned: RunFolder, tmp_path: Path) -> None:
+    command = ["train.py", "--config", str(config), f"run.dir={tmp_path}"]
+    ended = processes.run(tmp_path, 2, command)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    found, expected = (run.read_metrics("train")[0]["loss"] for run in (RunFolder(tmp_path / "tuned"), tuned))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_two_processes_end_together_where_weights_do_not_fit(config: Path, whole: RunFolder, tmp_path: Path) -> None:
+    command = ["train.py", "--config", str(config), f"run.dir={tmp_path}", "init.head=null"]
+    ended = processes.run(tmp_path, 2, command)
+    assert [code for code, _, _ in ended] == [2, 1], ended
+    assert "heads.0.weight: the network has" in ended[0][2]
+    assert ended[1][2] == ""
