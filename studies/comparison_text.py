@@ -95,8 +95,8 @@ def method(comparison: Comparison) -> list[str]:
     ]
     if math.isfinite(inference.detectable):
         words.append(
-            f"A study of this size finds a true difference of {number(inference.detectable)} in four of five cases. "
-            "«Could be noise» does not say that there is no difference."
+            "Of studies like this one about two in three would find a true difference of "
+            f"{number(inference.detectable)}: «could be noise» does not say that there is none."
         )
     return words
 

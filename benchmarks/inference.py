@@ -1,0 +1,204 @@
+"""What the comparison of a sweep's cells gets wrong, on made-up studies: python -m benchmarks.inference [--json FILE]
+
+Scores of cells under seeds are drawn with normal errors. The «seed-sd» is the standard deviation of one cell's score
+over seeds; that of a paired difference is √2 times as large, less where all cells of a seed share a part of their
+error («shared», as a part of the variance; 0 is the worst case).
+
+Printed are the family-wise error (in which part of studies without any difference some cell is said to differ; 5 %
+are meant), the power (how often a true difference of 3 seed-sd in one cell is found), and how often intervals hold
+the true difference. The shipped test stands beside two others: a paired t test of each cell with Holm's correction,
+and Dunnett's test with the noise of all cells pooled, without the shipped test's cautions.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from studies.inference import (
+    Comparisons,
+    crossed_intervals,
+    dunnett_critical,
+    estimate_variances,
+    wilcoxon_over_cases,
+)
+
+Test = Callable[[np.ndarray], np.ndarray]  # scores (studies, cells, seeds), baseline first -> found (studies, k)
+
+EFFECT = 3.0  # in seed-sd
+_EQUAL = "equal noise"
+
+
+def noises(num_cells: int) -> dict[str, np.ndarray]:
+    """Standard deviations (cells,) of seeds by name, the baseline's first."""
+    equal = np.ones(num_cells)
+    one, baseline, others = equal.copy(), equal.copy(), equal.copy()
+    one[-1], baseline[0], others[1::2] = 3, 2, 0.3
+    return {
+        _EQUAL: equal,
+        "one cell × 3": one,
+        "baseline × 2": baseline,
+        "every second × 0.3": others,
+        "1/2 to 2, baseline most": np.linspace(2, 0.5, num_cells),
+    }
+
+
+def draw_scores(
+    random: np.random.Generator, num_studies: int, sds: np.ndarray, num_seeds: int, shared: float = 0.0
+) -> np.ndarray:
+    """Scores (studies, cells, seeds) in which no cell differs: over seeds, of the variances sds²."""
+    own = random.standard_normal((num_studies, len(sds), num_seeds)) * sds[:, None]
+    common = random.standard_normal((num_studies, 1, num_seeds))
+    return np.sqrt(1 - shared) * own + np.sqrt(shared) * common
+
+
+def shipped(scores: np.ndarray) -> np.ndarray:
+    """What `studies.inference.compare_with_baseline` finds at p < 0.05, of many studies at once."""
+    variances, degrees = estimate_variances(scores)
+    errors = np.sqrt(variances / scores.shape[2])
+    return _mean_difference(scores) > errors * _critical(scores.shape[1] - 1, degrees)[:, None]
+
+
+def paired_holm(scores: np.ndarray) -> np.ndarray:
+    """A paired t test of each cell, with Holm's correction."""
+    p = stats.ttest_rel(scores[:, 1:], scores[:, :1], axis=2).pvalue
+    order = p.argsort(axis=1)
+    corrected = np.maximum.accumulate(np.take_along_axis(p, order, 1) * np.arange(p.shape[1], 0, -1), axis=1)
+    found = np.empty(p.shape, bool)
+    np.put_along_axis(found, order, corrected < 0.05, 1)
+    return found
+
+
+def pooled_dunnett(scores: np.ndarray) -> np.ndarray:
+    """Dunnett's test with the residual variance of all cells, whatever each one's is."""
+    _, cells, seeds = scores.shape
+    residuals = scores - scores.mean(axis=2, keepdims=True) - scores.mean(axis=1, keepdims=True)
+    residuals += scores.mean(axis=(1, 2), keepdims=True)
+    degrees = (cells - 1) * (seeds - 1)
+    errors = np.sqrt(2 * (residuals**2).sum(axis=(1, 2)) / degrees / seeds)
+    return _mean_difference(scores) > errors[:, None] * dunnett_critical(cells - 1, degrees)
+
+
+def _mean_difference(scores: np.ndarray) -> np.ndarray:
+    """(studies, k), without its sign."""
+    return abs((scores[:, 1:] - scores[:, :1]).mean(axis=2))
+
+
+TESTS: dict[str, Test] = {"shipped": shipped, "paired t + Holm": paired_holm, "pooled Dunnett": pooled_dunnett}
+
+
+def error_rate(test: Test, scores: np.ndarray) -> float:
+    """In which part of studies without any difference one is found."""
+    return float(test(scores).any(axis=1).mean())
+
+
+def power(test: Test, scores: np.ndarray, effect: float = EFFECT) -> float:
+    """How often a cell that is `effect` better than in `scores` is found."""
+    scores = scores.copy()
+    scores[:, 1] += effect
+    return float(test(scores)[:, 0].mean())
+
+
+@lru_cache(maxsize=64)
+def _critical_table(num_comparisons: int, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    degrees = np.geomspace(low, high, 12)
+    return np.log(degrees), np.array([dunnett_critical(num_comparisons, float(d)) for d in degrees])
+
+
+def _critical(num_comparisons: int, degrees: np.ndarray) -> np.ndarray:
+    """Critical values for degrees of freedom (studies,), between those of a table."""
+    log_degrees, values = _critical_table(num_comparisons, float(degrees.min()), float(degrees.max()) + 1e-9)
+    return np.interp(np.log(degrees), log_degrees, values)
+
+
+def measure_cases(
+    random: np.random.Generator, num_studies: int, num_cells: int, num_seeds: int, case_effect: float
+) -> dict[str, float]:
+    """Coverage of intervals, and the error of Wilcoxon's test over cases, on made-up cases; none differs in truth.
+
+    Errors in seed-sd: 10 of each of 40 cases, in all cells; 1 of each trained network, and another 3 of it on each
+    case; `case_effect` of each cell on each case, whatever the seed, which over all cases there are comes to nothing.
+    Returns how often all intervals of a study hold 0; how often one given does; how often a percentile interval of
+    resampled seeds and cases does; and how often Wilcoxon's test finds a difference that only the training made.
+    """
+    num_cases = 40
+    rates = np.zeros(4)
+    for _ in range(num_studies):
+        noise = random.standard_normal((num_cells, num_seeds, 1))
+        noise = noise + 3 * random.standard_normal((num_cells, num_seeds, num_cases))
+        values = noise + 10 * random.standard_normal(num_cases)
+        values += case_effect * random.standard_normal((num_cells, 1, num_cases))
+        differences = values[1:] - values[:1]  # (k, seeds, cases)
+        weights = random.multinomial(num_cases, np.full(num_cases, 1 / num_cases), 500) / num_cases
+        intervals = crossed_intervals(_test(values.mean(axis=2)), weights @ differences.mean(axis=1).T, 4000)
+        holds = (intervals[:, 0] <= 0) & (intervals[:, 1] >= 0)
+        drawn = random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), 500) / num_seeds
+        low, high = np.percentile(np.einsum("bs,sc,bc->b", drawn, differences[0], weights), [2.5, 97.5])
+        by_case = noise.mean(axis=1)
+        rejects = wilcoxon_over_cases(by_case[1], by_case[0]) < 0.05
+        rates += [holds.all(), holds[0], low <= 0 <= high, rejects]
+    names = ("all intervals", "one interval", "resampled seeds", "Wilcoxon's error")
+    return dict(zip(names, (rates / num_studies).tolist(), strict=True))
+
+
+def _test(scores: np.ndarray) -> Comparisons:
+    """`compare_with_baseline` without its p values, which take most of its time."""
+    variances, degrees = estimate_variances(scores[None])
+    nothing = np.zeros(len(scores) - 1)
+    errors = np.sqrt(variances[0] / scores.shape[1])
+    return Comparisons((scores[1:] - scores[0]).mean(axis=1), errors, float(degrees[0]), nothing, nothing, 0.0)
+
+
+def measure(num_studies: int, num_case_studies: int, seed: int = 0) -> list[dict[str, float | int | str]]:
+    """Rows of {"measure", "cells", "seeds", "noise", one value of each test}."""
+    random = np.random.default_rng(seed)
+    rows: list[dict[str, float | int | str]] = []
+    for num_cells in (4, 8, 31):
+        for num_seeds in (2, 3, 5):
+            head = {"cells": num_cells, "seeds": num_seeds}
+            for noise, sds in noises(num_cells).items():
+                scores = draw_scores(random, num_studies, sds, num_seeds)
+                found = {name: error_rate(test, scores) for name, test in TESTS.items()}
+                rows.append({"measure": "family-wise error", **head, "noise": noise, **found})
+            for shared in (0.0, 0.5):
+                scores = draw_scores(random, num_studies, np.ones(num_cells), num_seeds, shared)
+                found = {name: power(test, scores) for name, test in TESTS.items()}
+                rows.append({"measure": "power", **head, "noise": f"{_EQUAL}, {shared:.0%} shared", **found})
+    for case_effect in (0.0, 3.0):
+        for num_seeds in (2, 3, 5):
+            found = measure_cases(random, num_case_studies, 8, num_seeds, case_effect)
+            noise = f"case effects of {case_effect:g}"
+            rows.append({"measure": "coverage", "cells": 8, "seeds": num_seeds, "noise": noise, **found})
+    return rows
+
+
+def format_rows(rows: list[dict[str, float | int | str]]) -> str:
+    lines, last = [], None
+    for row in rows:
+        if row["measure"] != last:
+            last = row["measure"]
+            names = [name for name in row if name not in ("measure", "cells", "seeds", "noise")]
+            lines += ["", f"{last:<20}{'cells':>6}{'seeds':>6}  {'noise':<26}" + "".join(f"{n:>17}" for n in names)]
+        values = "".join(f"{row[name]:>17.1%}" for name in names)
+        lines.append(f"{'':<20}{row['cells']:>6}{row['seeds']:>6}  {row['noise']:<26}{values}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there, too")
+    parser.add_argument("--studies", type=int, default=10_000, help="of each kind (default: 10000)")
+    parser.add_argument("--case-studies", type=int, default=1000, help="with cases drawn, too (default: 1000)")
+    arguments = parser.parse_args()
+    rows = measure(arguments.studies, arguments.case_studies)
+    print(format_rows(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

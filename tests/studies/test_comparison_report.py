@@ -1,0 +1,176 @@
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluate import main
+from studies.comparison import compare
+from studies.comparison_plots import band
+from studies.comparison_report import write_comparison_page
+from studies.comparison_text import format_p, method, number, sentence, to_csv, to_json, to_markdown
+from studies.gather import read_study
+from tests.studies.made_up import RATES, write_sweep
+
+CASES = np.random.default_rng(9).normal(0, 0.03, (12, 2))
+NOISE = 1e-3 * np.array([[3, -2, 1, 0, 4], [-1, 2, -3, 1, 0], [2, -4, 4, 2, -3]])  # of cells under seeds
+EFFECTS = {"none": 0.0, "rate=0.1": 0.05, "rate=0.3": 0.001}
+
+Dice = Callable[[str, int, int], np.ndarray]
+
+
+def dice(cell: str, seed: int, fold: int) -> np.ndarray:
+    cell = {"<again>": "rate=0.1", "rate=0": "none"}.get(cell, cell)
+    return 0.8 + CASES + EFFECTS[cell] + NOISE[list(RATES).index(cell), seed]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    cells = {**RATES, "<again>": RATES["rate=0.1"], "rate=0": RATES["none"]}
+    return write_sweep(tmp_path / "sweep", dice, cells, same_as={"<again>": "rate=0.1", "rate=0": "none"})
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures: they take most of the time."""
+    for plot in ("plot_differences", "plot_bands"):
+        monkeypatch.setattr(f"studies.comparison_report.{plot}", lambda *_, **__: "data:image/png;base64,")
+
+
+def sentences(folder: Path) -> list[str]:
+    comparison = compare(read_study(folder))
+    return [sentence(result, comparison) for result in comparison.results]
+
+
+def test_a_sentence_a_cell(sweep: Path) -> None:
+    none, low, high, again, zero = sentences(sweep)
+    assert none == "The baseline."
+    assert low.startswith("0.0487 above the baseline (+0.03")  # 0.05 less a mean of the seeds' noise
+    assert low.endswith("), p < 0.001: more than noise explains.")
+    assert re.fullmatch(r"0\.00\d\d (above|below) the baseline \(−0\.\d+ to \+0\.\d+\), p = 0\.\d\d: could be .*", high)
+    assert again == f"The same network as rate=0.1, whose runs count for both: {low}"
+    assert zero == "The same network as the baseline, none: its runs count for both."
+
+
+def test_incomplete_cells_say_so(sweep: Path) -> None:
+    shutil.rmtree(sweep / "rate=0.1" / "seed1")
+    comparison = compare(read_study(sweep))
+    assert sentence(comparison.results[1], comparison).endswith(
+        " above the baseline so far; not tested, because it is incomplete (seed 1: not begun)."
+    )
+    text = to_markdown(comparison)
+    assert "> Incomplete cells are not tested, and their means are over fewer runs. rate=0.1: seed 1: not begun" in text
+    assert "| rate=0.1 | 2 of 3 |" in text
+    for seed in (0, 2):
+        shutil.rmtree(sweep / "rate=0.1" / f"seed{seed}")
+    assert sentences(sweep)[1].startswith("not tested, because it is incomplete")
+
+
+def test_one_seed_is_said_plainly(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", dice, seeds=(1,))
+    comparison = compare(read_study(folder))
+    assert sentence(comparison.results[1], comparison).endswith(
+        "above the baseline; with one seed, whether that is noise cannot be said."
+    )
+    assert method(comparison)[0].startswith("One seed: nothing can be said of training noise, so no difference")
+    assert "Other tests" not in to_markdown(comparison)
+
+
+def test_differences_of_the_cases_alone_are_told_apart(tmp_path: Path) -> None:
+    def in_one_case(cell: str, seed: int, fold: int) -> np.ndarray:
+        values = 0.8 + CASES + NOISE[list(RATES).index(cell), seed] / 10
+        values[0] -= 0.4 * (cell == "rate=0.1")
+        return values
+
+    low = sentences(write_sweep(tmp_path / "sweep", in_one_case))[1]
+    assert low.endswith("more than training noise explains on these cases; on others there could be no difference.")
+
+
+def test_seeds_that_agree_are_not_tested(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", lambda cell, *_: np.full((3, 2), 0.5 + 0.25 * (cell == "none")))
+    assert sentences(folder)[1].endswith("the seeds agree to the last digit, which leaves nothing to test by.")
+
+
+def test_markdown_names_layers_and_caveats(sweep: Path) -> None:
+    text = to_markdown(compare(read_study(sweep)))
+    assert "| rate=0.1 | channel | 0.1 | encoder | encoder.0.dropout, encoder.1.dropout |" in text
+    assert "| none | none | – | – | – |" in text
+    assert "says nothing of training noise" in text
+    assert "p is that of Dunnett's test for 2 comparisons with one baseline" in text
+    assert "5 cells · 3 seeds · 9 of 9 runs finished · dice.mean of 12 validation cases" in text
+
+
+def test_csv_and_json_hold_the_numbers(sweep: Path) -> None:
+    comparison = compare(read_study(sweep))
+    rows = {row["cell"]: row for row in csv.DictReader(to_csv(comparison).splitlines())}
+    low = comparison.results[1]
+    assert low.difference is not None
+    assert float(rows["rate=0.1"]["difference"]) == pytest.approx(low.difference.mean, rel=1e-6)
+    assert float(rows["rate=0.1"]["score_seed2"]) == pytest.approx(low.scores[2], rel=1e-6)
+    assert float(rows["rate=0.1"]["model.args.dropout.rate"]) == 0.1
+    assert rows["rate=0.1"]["verdict"] == "difference"
+    assert rows["rate=0.3"]["verdict"] == "noise"
+    assert rows["none"]["p_corrected"] == rows["none"]["verdict"] == ""
+    assert rows["<again>"]["same_as"] == "rate=0.1"
+    tree = json.loads(to_json(comparison))
+    assert tree["cells"][1]["p_corrected"] == pytest.approx(low.difference.p)
+    assert tree["cells"][0]["difference"] is None
+    assert (tree["num_comparisons"], tree["metric"]) == (2, "dice.mean")
+
+
+def test_page_is_one_file_without_requests_or_scripts(sweep: Path) -> None:
+    shutil.rmtree(sweep / "rate=0.3" / "seed1")
+    text = write_comparison_page(sweep / "page.html", compare(read_study(sweep))).read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', text)
+    assert len(sources) == 3
+    assert all(source.startswith("data:image/svg") for source in sources)
+    assert not re.search(r"https?://|<script|@import|url\(", text)
+    assert "&lt;again&gt;" in text
+    assert "<again>" not in text
+    assert '<p class="warning">Incomplete cells are not tested' in text
+
+
+@pytest.mark.usefixtures("plain")
+def test_evaluate_compares(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--compare", str(sweep)]) == 0
+    output = capsys.readouterr().out
+    assert "| none (baseline) | 3 |" in output
+    assert f"report: {sweep / 'comparison.html'}" in output
+    for kind in ("md", "csv", "json", "html"):
+        assert (sweep / f"comparison.{kind}").stat().st_size > 500
+
+
+def test_evaluate_refuses_what_is_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--compare", str(tmp_path)]) == 2
+    assert "not a sweep: expected a sweep.json" in capsys.readouterr().err
+
+
+def test_evaluate_wants_a_run_or_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    assert "one of the arguments --run --compare is required" in capsys.readouterr().err
+
+
+def test_bands_are_over_the_steps_that_all_runs_have() -> None:
+    found = band([[(10, 0.2), (20, 0.4), (30, 0.9)], [(10, 0.4), (20, 0.4)]])
+    assert found is not None
+    assert found.steps.tolist() == [10, 20]
+    assert found.mean == pytest.approx([0.3, 0.4])
+    assert found.sd == pytest.approx([0.02**0.5, 0.0])
+    assert band([[(10, 0.2)], [(20, 0.4)]]) is None
+    assert band([]) is None
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(0.5, "p = 0.50"), (0.0312, "p = 0.031"), (0.0001, "p < 0.001"), (np.nan, "–")]
+)
+def test_format_p(p: float, expected: str) -> None:
+    assert format_p(p, "p ") == expected
+
+
+def test_numbers_have_a_true_minus() -> None:
+    assert (number(-0.01234), number(0.5, 1, "+"), number(np.nan)) == ("−0.0123", "+0.5", "–")

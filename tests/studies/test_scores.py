@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss, roc_auc_score
+
+from studies.scores import read_table, whole_score
+from tests.studies.made_up import write_classified, write_segmented
+
+DICE = np.array([[0.9, 0.8], [0.7, np.nan], [0.5, 0.6]])
+P = np.array([0.9, 0.2, 0.6, 0.4, 0.7])
+LABELS = np.array([1, 0, 0, 1, 1])
+
+
+@pytest.fixture
+def segmented(tmp_path: Path) -> Path:
+    write_segmented(tmp_path, DICE)
+    return tmp_path / "cases.csv"
+
+
+@pytest.fixture
+def classified(tmp_path: Path) -> Path:
+    write_classified(tmp_path, np.stack([1 - P, P], axis=1), LABELS)
+    return tmp_path / "cases.csv"
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("dice.mean", 0.7), ("dice", 0.7), ("dice.posterior", 0.7)])
+def test_segmentation_is_the_mean_over_classes_of_means_over_cases(
+    segmented: Path, metric: str, expected: float
+) -> None:
+    assert whole_score(read_table(segmented, metric, "segmentation", False)) == pytest.approx(expected)
+
+
+def test_weights_count_cases_as_often_as_they_are_drawn(segmented: Path) -> None:
+    table = read_table(segmented, "dice.mean", "segmentation", False)
+    # Case 0 twice and case 1 once: (0.9 + 0.9 + 0.7) / 3 and 0.8; case 1 alone: 0.7 and no posterior.
+    found = table.score(np.array([[2, 1, 0], [0, 1, 0]]))
+    assert found == pytest.approx([(2.5 / 3 + 0.8) / 2, 0.7])
+    values = table.case_values()
+    assert values == pytest.approx([0.85, 0.7, 0.55])
+    assert table.units == ("fold0case0", "fold0case1", "fold0case2")
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("accuracy", 0.6),
+        ("auc", roc_auc_score(LABELS, P)),
+        ("auc.normal", roc_auc_score(LABELS, P)),
+        ("log_loss", log_loss(LABELS, P)),
+        ("f1.hyperplasia", 2 / 3),
+    ],
+)
+def test_classification_has_scikit_learns_values(classified: Path, metric: str, expected: float) -> None:
+    assert whole_score(read_table(classified, metric, "classification", False)) == pytest.approx(expected)
+
+
+def test_weights_recompute_auc(classified: Path) -> None:
+    table = read_table(classified, "auc", "classification", False)
+    weights = np.array([[2, 1, 0, 1, 1], [1, 0, 0, 0, 1]])
+    found = table.score(weights)
+    assert found[0] == pytest.approx(roc_auc_score(LABELS, P, sample_weight=weights[0]))
+    assert np.isnan(found[1])  # no normal case
+    assert table.case_values() is None
+
+
+def test_accuracy_is_a_mean_over_cases(classified: Path) -> None:
+    values = read_table(classified, "accuracy", "classification", False).case_values()
+    assert values is not None
+    assert values.tolist() == [1, 1, 0, 0, 1]
+
+
+def test_labels_that_may_coincide(tmp_path: Path) -> None:
+    path = tmp_path / "cases.csv"
+    path.write_text("case,group,label,predicted,correct,views,p(a),p(b)\n1,,a|b,a,0,1,0.9,0.3\n2,g,,,1,1,0.2,0.1\n")
+    table = read_table(path, "accuracy", "classification", True)
+    assert whole_score(table) == 0.5
+    assert table.units == ("case 1", "group g")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "message"),
+    [
+        ("segmentation", "auc", r"no metric auc: expected one of dice, .*, \.anterior, \.posterior"),
+        ("segmentation", "dice.lobe", "no metric dice.lobe"),
+    ],
+)
+def test_unknown_metrics_are_named(segmented: Path, task: str, metric: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_table(segmented, metric, task, False)
+
+
+def test_unknown_metrics_of_classes_are_named(classified: Path) -> None:
+    with pytest.raises(ValueError, match=r"no metric dice.mean: expected one of accuracy, .*auc.CLASS"):
+        read_table(classified, "dice.mean", "classification", False)
+
+
+def test_unfit_files_are_named(classified: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cases.csv: no column 'class'; was it written by evaluate.py"):
+        read_table(classified, "dice.mean", "segmentation", False)
+    (tmp_path / "empty.csv").write_text("case,class,dice\n")
+    with pytest.raises(ValueError, match=r"empty.csv: no case in it"):
+        read_table(tmp_path / "empty.csv", "dice.mean", "segmentation", False)
