@@ -182,9 +182,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="new folder for dataset.json, imagesTr and labelsTr")
     parser.add_argument("--cases", type=int, default=40, help="how many (default: 40)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default: 0)")
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=3,
+        default=(40, 56, 48),
+        metavar=("D", "H", "W"),
+        help="mean size in voxels; smaller is coarser (default: 40 56 48)",
+    )
     options = parser.parse_args(arguments)
     try:
-        path = write_phantoms(options.folder, options.cases, options.seed)
+        path = write_phantoms(options.folder, options.cases, options.seed, tuple(options.shape))
     except ValueError as problem:
         print(problem, file=sys.stderr)
         return 1
