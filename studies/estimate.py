@@ -16,7 +16,7 @@ from engine.loop import Plan, Validate
 from engine.runs import RunFolder
 from models.dropout import DropoutRow
 from studies.plan import PlannedRun, SweepPlan, make_plan
-from studies.record import is_finished, seconds_taken, splits_scored
+from studies.record import check_unchanged, is_finished, seconds_taken
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -57,6 +57,7 @@ def list_sweep(config: Config, only: str | None, rehearse: Callable[[Config], Pa
     """
     plan = make_plan(config)
     chosen = plan.select(only)
+    check_unchanged(plan)
     finished = {run.folder for run in chosen if is_finished(plan, run)}
     seconds = _seconds_by_network(plan, chosen, finished, rehearse)
     rows = [("cell", "dropout layers", "runs", "finished", "a run takes")]
@@ -77,19 +78,18 @@ def list_sweep(config: Config, only: str | None, rehearse: Callable[[Config], Pa
 def _seconds_by_network(
     plan: SweepPlan, runs: Sequence[PlannedRun], finished: set[str], rehearse: Callable[[Config], Pace]
 ) -> dict[str, float]:
-    assert plan.config.sweep is not None
     taken: dict[str, list[float]] = {}
     for run in runs:
         if run.folder in finished:
             taken.setdefault(_network(run.config), []).append(
-                seconds_taken(RunFolder(plan.folder / run.folder), splits_scored(plan))
+                seconds_taken(RunFolder(plan.folder / run.folder), plan.splits)
             )
     seconds = {network: mean(values) for network, values in taken.items()}
     for run in runs:
         network = _network(run.config)
         if network not in seconds:
             _log.info("rehearsing %s", run.folder)
-            seconds[network] = rehearse(run.config).seconds_of(run.config, plan.config.sweep.train_cases)
+            seconds[network] = rehearse(run.config).seconds_of(run.config, plan.sweep.train_cases)
     return seconds
 
 

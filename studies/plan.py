@@ -12,7 +12,7 @@ import numpy as np
 
 from configs import Config
 from configs.load import apply_overrides, check_config
-from configs.sweep_schema import Settings
+from configs.sweep_schema import Settings, SweepConfig
 from models import build_model
 from models.dropout import DropoutRow, dropout_table
 
@@ -46,6 +46,7 @@ class SweepPlan:
     """What a sweep consists of: its cells in their order, its runs in the order in which they are trained."""
 
     config: Config
+    sweep: SweepConfig
     cells: list[Cell]
     runs: list[PlannedRun]
 
@@ -55,8 +56,16 @@ class SweepPlan:
 
     @property
     def baseline(self) -> str:
-        assert self.config.sweep is not None
-        return self.config.sweep.baseline or self.cells[0].name
+        return self.sweep.baseline or self.cells[0].name
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        return self.sweep.folds or (self.config.data.fold,)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that every run is evaluated on."""
+        return ("val", "train") if self.sweep.train_cases else ("val",)
 
     def select(self, pattern: str | None) -> list[PlannedRun]:
         """The runs whose folder, or cell, matches the shell pattern, in order; all for None.
@@ -86,7 +95,7 @@ def make_plan(config: Config) -> SweepPlan:
     settings = sweep.settings()
     folds = sweep.folds or (config.data.fold,)
     planned = {
-        (name, seed, fold): _plan_run(config, name, settings[name], seed, fold)
+        (name, seed, fold): _plan_run(config, sweep, name, settings[name], seed, fold)
         for name in settings
         for seed in sweep.seeds
         for fold in folds
@@ -100,12 +109,13 @@ def make_plan(config: Config) -> SweepPlan:
         cells[name] = Cell(name, settings[name], table, None if same_as == name else same_as)
     _warn_of_mixup(config, planned.values())
     order = [key for block in _blocks(list(settings), sweep.seeds, folds, sweep.order_seed) for key in block]
-    return SweepPlan(config, list(cells.values()), [planned[key] for key in order if cells[key[0]].same_as is None])
+    return SweepPlan(
+        config, sweep, list(cells.values()), [planned[key] for key in order if cells[key[0]].same_as is None]
+    )
 
 
-def _plan_run(config: Config, name: str, settings: Settings, seed: int, fold: int) -> PlannedRun:
-    assert config.sweep is not None
-    folder = f"{name}/seed{seed}" + ("" if config.sweep.folds is None else f"-fold{fold}")
+def _plan_run(config: Config, sweep: SweepConfig, name: str, settings: Settings, seed: int, fold: int) -> PlannedRun:
+    folder = f"{name}/seed{seed}" + ("" if sweep.folds is None else f"-fold{fold}")
     keys = {"name": f"{config.name}/{folder}", "seed": seed, "data.fold": fold, **settings, "sweep": None}
     overrides = tuple(f"{key}={json.dumps(value)}" for key, value in keys.items())  # JSON is YAML
     tree = apply_overrides(config.model_dump(mode="json"), overrides)
@@ -133,7 +143,7 @@ def _what_is_trained(config: Config, table: list[DropoutRow]) -> str:
     """
     rest = config.model_dump(mode="json")
     del rest["name"]
-    rest["model"]["args"].pop("dropout", None)
+    del rest["model"]["args"]["dropout"]
     layers = [(row.path, "" if row.place == "head" else row.kind, row.rate) for row in table if row.rate > 0]
     return json.dumps([rest, layers], sort_keys=True)
 
@@ -149,8 +159,7 @@ def _warn_of_mixup(config: Config, runs: Any) -> None:
 
 def describe(plan: SweepPlan) -> dict[str, Any]:
     """What sweep.json says."""
-    config = plan.config
-    assert config.sweep is not None
+    config, sweep = plan.config, plan.sweep
     cells = [
         {
             "name": cell.name,
@@ -166,9 +175,9 @@ def describe(plan: SweepPlan) -> dict[str, Any]:
         "metric": config.checkpoint.metric,
         "mode": config.checkpoint.mode,
         "baseline": plan.baseline,
-        "seeds": list(config.sweep.seeds),
-        "folds": list(config.sweep.folds or (config.data.fold,)),
-        "train_cases": config.sweep.train_cases,
+        "seeds": list(sweep.seeds),
+        "folds": list(plan.folds),
+        "train_cases": sweep.train_cases,
         "cells": cells,
         "runs": [{"cell": run.cell, "seed": run.seed, "fold": run.fold, "folder": run.folder} for run in plan.runs],
     }

@@ -17,23 +17,26 @@ from engine.resume import flatten
 from engine.runs import RunFolder
 from studies.plan import PlannedRun, SweepPlan, describe
 
-MAY_CHANGE = ("resume", "threads", "data.root", "data.cache", "data.workers", "data.prefetch_batches", "sweep")
-"""Keys that may differ when a sweep goes on: of `sweep`, cells, seeds and folds may be added."""
+MAY_CHANGE = ("resume", "run", "threads", "data.root", "data.cache", "data.workers", "data.prefetch_batches")
+"""Keys that may differ when a sweep goes on; besides, cells, seeds and folds may be added."""
 
 _PATIENCE_SECONDS = 120.0  # for a run whose sweep was killed to finish its step
 
 
 def record(plan: SweepPlan) -> None:
-    """Write sweep.json and config.yaml; raise ValueError where the folder holds another sweep, or a run."""
+    """Write sweep.json and config.yaml; raises ValueError as `check_unchanged` does."""
+    check_unchanged(plan)
     folder = RunFolder(plan.folder)
-    if folder.exists():
-        _check_unchanged(folder, plan)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_json("sweep", describe(plan))
     folder.write_config(plan.config)
 
 
-def _check_unchanged(folder: RunFolder, plan: SweepPlan) -> None:
+def check_unchanged(plan: SweepPlan) -> None:
+    """Raise ValueError where the folder holds a run, or another sweep than this one or a part of it."""
+    folder = RunFolder(plan.folder)
+    if not folder.exists():
+        return
     tree = folder.read_config_tree()
     if tree.get("sweep") is None:
         raise ValueError(f"{folder.path}: this is a run, not a sweep; choose another name=...")
@@ -44,19 +47,7 @@ def _check_unchanged(folder: RunFolder, plan: SweepPlan) -> None:
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not any(key == k or key.startswith(f"{k}.") for k in MAY_CHANGE)
     ]
-    before, now = folder.read_json("sweep"), json.loads(json.dumps(describe(plan)))
-    if before["train_cases"] != now["train_cases"]:
-        lines.append(f"sweep.train_cases: {before['train_cases']} -> {now['train_cases']}")
-    settings = {cell["name"]: cell["settings"] for cell in now["cells"]}
-    for cell in before["cells"]:
-        name = cell["name"]
-        if name not in settings:
-            lines.append(f"cell {name}: gone")
-        elif settings[name] != cell["settings"]:
-            lines.append(f"cell {name}: {cell['settings']} -> {settings[name]}")
-    there = {run["folder"] for run in now["runs"]}
-    gone = [run["folder"] for run in before["runs"] if run["folder"] not in there and run["cell"] in settings]
-    lines += [f"run {folder}: gone" for folder in gone]
+    lines += _lost(folder.read_json("sweep"), json.loads(json.dumps(describe(plan))))
     if lines:
         raise ValueError(
             f"{folder.path}: the sweep's config changed since it began; cells, seeds and folds may be added, but "
@@ -66,16 +57,26 @@ def _check_unchanged(folder: RunFolder, plan: SweepPlan) -> None:
         )
 
 
-def splits_scored(plan: SweepPlan) -> tuple[str, ...]:
-    """The splits that every run is evaluated on."""
-    assert plan.config.sweep is not None
-    return ("val", "train") if plan.config.sweep.train_cases else ("val",)
+def _lost(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What the plan before held, and the one of now does not: a line each."""
+    lines = []
+    if before["train_cases"] != now["train_cases"]:
+        lines.append(f"sweep.train_cases: {before['train_cases']} -> {now['train_cases']}")
+    settings = {cell["name"]: cell["settings"] for cell in now["cells"]}
+    for cell in before["cells"]:
+        if cell["name"] not in settings:
+            lines.append(f"cell {cell['name']}: gone")
+        elif settings[cell["name"]] != cell["settings"]:
+            lines.append(f"cell {cell['name']}: {cell['settings']} -> {settings[cell['name']]}")
+    planned = {run["folder"] for run in now["runs"]}
+    gone = [run for run in before["runs"] if run["folder"] not in planned and run["cell"] in settings]
+    return lines + [f"run {run['folder']}: gone" for run in gone]
 
 
 def is_finished(plan: SweepPlan, run: PlannedRun) -> bool:
     """Whether nothing is left to do for the run."""
     folder = RunFolder(plan.folder / run.folder)
-    return is_trained(run, folder) and all(is_evaluated(folder, split) for split in splits_scored(plan))
+    return is_trained(run, folder) and all(is_evaluated(folder, split) for split in plan.splits)
 
 
 def is_trained(run: PlannedRun, folder: RunFolder) -> bool:

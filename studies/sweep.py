@@ -18,12 +18,13 @@ from engine.dry_run import format_seconds
 from engine.runs import RunFolder
 from engine.signals import StopRequest, StopRequested
 from studies.plan import PlannedRun, SweepPlan, make_plan
-from studies.record import is_evaluated, is_finished, is_trained, read_metrics, record, sole_worker, splits_scored
+from studies.record import is_evaluated, is_finished, is_trained, read_metrics, record, sole_worker
 
 _log = logging.getLogger("mlx_volumes")
 
 LOG_NAME = "log.txt"
 _SCRIPTS = Path(__file__).resolve().parents[1]
+_CHILD = Path(__file__).with_name("child.py")
 _LOOK_EVERY_SECONDS = 0.2
 
 
@@ -91,7 +92,6 @@ def _run_all(plan: SweepPlan, runs: Sequence[PlannedRun], failed: list[str], sto
 
 def _finish(plan: SweepPlan, run: PlannedRun, stop: StopRequest, lock: int, show: Callable[[str], Any]) -> None:
     """Do what is left of the run: train it to its end, evaluate its last checkpoint."""
-    assert plan.config.sweep is not None
     folder = RunFolder(plan.folder / run.folder)
 
     def execute(*arguments: str) -> None:
@@ -106,8 +106,8 @@ def _finish(plan: SweepPlan, run: PlannedRun, stop: StopRequest, lock: int, show
         execute("train.py", "--config", config_path, "--resume", *run.overrides)
         if not is_trained(run, folder):
             raise RunFailed(f"training was stopped before its end ({folder.path / LOG_NAME})")
-    cases = {"val": (), "train": (f"evaluate.cases={plan.config.sweep.train_cases}",)}
-    for split in splits_scored(plan):
+    cases = {"val": (), "train": (f"evaluate.cases={plan.sweep.train_cases}",)}
+    for split in plan.splits:
         if not is_evaluated(folder, split):
             path = str(folder.path)
             execute("evaluate.py", "--run", path, "--checkpoint", "last", "--split", split, *cases[split])
@@ -124,7 +124,7 @@ def _execute(arguments: Sequence[str], log: Path, stop: StopRequest, lock: int, 
         output.write(f"$ python {shlex.join(arguments)}\n")
         output.flush()
         process = subprocess.Popen(
-            [sys.executable, str(_SCRIPTS / "studies" / "child.py"), str(_SCRIPTS / script), *rest],
+            [sys.executable, str(_CHILD), str(_SCRIPTS / script), *rest],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

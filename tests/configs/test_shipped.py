@@ -8,10 +8,12 @@ import pytest
 from mlx.utils import tree_flatten
 
 from configs import Config, load_config
+from engine.freeze import Freezing
 from engine.losses import build_loss
 from engine.optim import build_optimizer
 from engine.step import TrainStep
 from models import build_model
+from studies.plan import make_plan
 
 FOLDER = Path(__file__).parent.parent.parent / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
@@ -21,11 +23,15 @@ CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 def test_it_trains_a_step(path: Path) -> None:
     config = load_config(path, ["train.precision=float32"])
     assert config.name.split("/")[-1] == path.stem, "a run is found under its config's name"
+    if config.sweep is not None:
+        config = make_plan(config).runs[0].config
     x, y = make_batch(config)
     mx.random.seed(0)
     model = build_model(config.model.name, config.model.args, in_channels=x.shape[-1], num_outputs=3)
     model.train()
-    step = TrainStep(model, build_optimizer(config.optim, 1000), build_loss(config.loss, 3), config.train, config.optim)
+    step = TrainStep(
+        model, build_optimizer(config.optim, 1000, model), build_loss(config.loss, 3), config.train, config.optim
+    )
     before = {path: mx.array(weight) for path, weight in tree_flatten(model.trainable_parameters())}
     result = step([{"x": x, "y": y}])
     assert np.isfinite(result.loss)
@@ -34,6 +40,26 @@ def test_it_trains_a_step(path: Path) -> None:
     head = [path for path in before if path.endswith("weight") and before[path].shape[0] == 3]  # an output a class
     assert head
     assert not any(mx.array_equal(before[path], after[path]) for path in head), "the step left the weights alone"
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "trained"),
+    [
+        ("channel_dropout", 31, 31),  # none, and kind × rate × place: 2 × 3 × 5
+        ("channel_dropout_quick", 5, 5),
+        ("channel_dropout_reduced", 8, 8),
+        ("head_dropout", 13, 10),  # 2 × 3 × 2, of which the head's elements are channels
+        ("head_dropout_quick", 5, 4),
+    ],
+)
+def test_an_ablation_compares_with_none_and_differs_in_dropout_alone(name: str, cells: int, trained: int) -> None:
+    plan = make_plan(load_config(FOLDER / "ablations" / f"{name}.yaml"))
+    assert len(plan.cells) == cells
+    assert len(plan.runs) == 3 * trained
+    assert next(cell for cell in plan.cells if cell.name == plan.baseline).dropout == []
+    assert {path for cell in plan.cells for path in cell.settings} <= {
+        f"model.args.dropout.{key}" for key in ("kind", "rate", "places")
+    }
 
 
 def make_batch(config: Config) -> tuple[np.ndarray, np.ndarray]:
