@@ -29,9 +29,9 @@ def test_it_trains_a_step(path: Path) -> None:
     mx.random.seed(0)
     model = build_model(config.model.name, config.model.args, in_channels=x.shape[-1], num_outputs=3)
     model.train()
-    step = TrainStep(
-        model, build_optimizer(config.optim, 1000, model), build_loss(config.loss, 3), config.train, config.optim
-    )
+    freezing = Freezing(model, config.freeze)
+    optimizer = build_optimizer(config.optim, 1000, model, freezing)
+    step = TrainStep(model, optimizer, build_loss(config.loss, 3), config.train, config.optim, freezing=freezing)
     before = {path: mx.array(weight) for path, weight in tree_flatten(model.trainable_parameters())}
     result = step([{"x": x, "y": y}])
     assert np.isfinite(result.loss)
