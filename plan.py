@@ -1,10 +1,15 @@
 """Plan a config from a data set.
 
 python plan.py PATH > configs/mine.yaml
+python plan.py PATH --from runs/RUN > configs/mine.yaml
 """
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # imported where it is needed, so that --help is told at once
+    from data.plan.fine_tune import Trained
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -18,7 +23,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--memory", type=_gigabytes, default=4.0, metavar="GB", help="that training may take, by estimate (default: 4)"
     )
+    parser.add_argument(
+        "--from", dest="start", metavar="RUN", help="plan to fine-tune this run, a folder that train.py wrote or a pack"
+    )
     return parser.parse_intermixed_args(argv)
+
+
+def read_trained(path: str) -> "Trained":
+    """What a config to fine-tune the run has to know of it. Raises ValueError where there is none."""
+    from configs.load import check_config
+    from data.plan.fine_tune import Trained
+    from engine.pack import open_run
+
+    run = open_run(path)
+    config = check_config(run.read_config_tree(), where=str(run.config_path))
+    statistics = run.read_json("statistics")
+    return Trained(path, config, tuple(statistics["class_names"]), statistics["num_channels"])
 
 
 def _gigabytes(text: str) -> float:
@@ -32,25 +52,30 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, or 2 for a user's mistake."""
     arguments = parse_arguments(argv)
     from data.inspect import survey_with_progress
-    from data.plan.config import plan_text
-    from data.plan.labelled_config import labelled_plan_text
+    from data.plan.config import plan_segmentation
+    from data.plan.fine_tune import fine_tune
+    from data.plan.labelled_config import plan_classification
     from data.survey.labelled import LabelledSurvey
 
     try:
+        trained = None if arguments.start is None else read_trained(arguments.start)
         survey = survey_with_progress(arguments)
         if isinstance(survey, LabelledSurvey):
-            text = labelled_plan_text(survey, arguments.memory)
+            plan = plan_classification(survey, arguments.memory)
         else:
-            text = plan_text(survey, arguments.memory)
+            plan = plan_segmentation(survey, arguments.memory)
+        if trained is not None:
+            plan = fine_tune(plan, trained)
     except (ValueError, OSError) as error:
         print(f"plan.py: {error}", file=sys.stderr)
         return 2
-    print(text, end="")
+    print(plan.text(), end="")
     for problem in survey.problems:
         print(f"plan.py: left out {problem.case_id}: {problem.path}: {problem.reason}", file=sys.stderr)
     if survey.remarks:
         hint = f"python -m data.inspect {arguments.path} names them"
-        print(f"plan.py: {len(survey.remarks)} things are worth a look: {hint}", file=sys.stderr)
+        count = f"{len(survey.remarks)} {'thing is' if len(survey.remarks) == 1 else 'things are'}"
+        print(f"plan.py: {count} worth a look: {hint}", file=sys.stderr)
     return 0
 
 

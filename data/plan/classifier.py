@@ -28,8 +28,8 @@ class Classifier:
         return BASE_GB + (4 * MAPS * batch_size * self.floats + BYTES_A_WEIGHT * self.weights) / 1e9
 
     def largest_batch(self, memory_gb: float, num_train: int) -> int:
-        """The largest of BATCHES that fits, an eighth of the cases at most; the least if none does."""
-        fits = [n for n in BATCHES if n <= max(num_train // 8, BATCHES[-1]) and self.training_gb(n) <= memory_gb]
+        """The largest of BATCHES that fits, a quarter of the cases at most; the least if none does."""
+        fits = [n for n in BATCHES if n <= max(num_train // 4, 4) and self.training_gb(n) <= memory_gb]
         return min(fits[0] if fits else BATCHES[-1], num_train)
 
 

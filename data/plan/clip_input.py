@@ -33,6 +33,10 @@ class ClipInput:
     flipped: bool
 
     @property
+    def num_channels(self) -> int:
+        return 3 if self.many else 1
+
+    @property
     def many(self) -> bool:
         return self.network.name == "r3d_18"
 

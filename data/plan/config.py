@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.cases import some
-from data.plan.decisions import Decision, render
+from data.plan.decisions import Decision, Plan
 from data.plan.measure import CASES_SHARE, Measured, measure
 from data.plan.reading import count_workers, describe_source, run_name, share_out
 from data.survey.take import Survey
@@ -15,8 +15,8 @@ from data.survey.take import Survey
 PASSES = 75  # over the training cases
 
 
-def plan_text(survey: Survey, memory_gb: float) -> str:
-    """The YAML of a config for the surveyed data, training within about `memory_gb` by estimate.
+def plan_segmentation(survey: Survey, memory_gb: float) -> Plan:
+    """A config for the surveyed data, training within about `memory_gb` by estimate.
 
     Raises ValueError where there is nothing to train on: too few labelled cases, no classes, too little memory.
     """
@@ -34,7 +34,14 @@ def plan_text(survey: Survey, memory_gb: float) -> str:
     decisions = [Decision("name", name, "the run's folder is runs/NAME")]
     for section in (_reading, _preparing, _sampling, _augmenting, _model, _training, _evaluating):
         decisions += section(measured)
-    return render(head, decisions)
+    return Plan(
+        tuple(head),
+        tuple(decisions),
+        "segmentation",
+        measured.num_channels,
+        measured.num_train,
+        survey.class_names,
+    )
 
 
 def _reading(m: Measured) -> Iterator[Decision]:

@@ -16,6 +16,22 @@ class Decision:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """All that a planned config says, and what it is for: `num_channels` of the input, `num_train` cases."""
+
+    head: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+    task: str
+    num_channels: int
+    num_train: int
+    class_names: tuple[str, ...]
+
+    def text(self) -> str:
+        """The YAML."""
+        return render(self.head, self.decisions)
+
+
 def render(head: Iterable[str], decisions: Sequence[Decision]) -> str:
     """YAML in the order of the decisions, which must not return to a section once they have left it."""
     lines = [f"# {line}" for line in head]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from data.plan.classifier import Classifier
 from data.plan.clip_input import ClipInput, choose_clip_input, clip_decisions
-from data.plan.decisions import Decision, render
+from data.plan.decisions import Decision, Plan
 from data.plan.labelled_measure import EVEN, Cohort, gather_cohort
 from data.plan.reading import count_workers, describe_source, run_name, share_out
 from data.plan.volume_input import VolumeInput, choose_volume_input, volume_decisions
@@ -13,8 +13,8 @@ from data.survey.labelled import LabelledSurvey
 WARMUP_STEPS = 50
 
 
-def labelled_plan_text(survey: LabelledSurvey, memory_gb: float) -> str:
-    """The YAML of a config for the surveyed cases, training within about `memory_gb` by estimate.
+def plan_classification(survey: LabelledSurvey, memory_gb: float) -> Plan:
+    """A config for the surveyed cases, training within about `memory_gb` by estimate.
 
     Raises ValueError where there is nothing to train on: too few cases, one class, too little memory.
     """
@@ -43,7 +43,14 @@ def labelled_plan_text(survey: LabelledSurvey, memory_gb: float) -> str:
         decisions += volume_decisions(cohort, chosen)
     decisions.append(count_workers())
     decisions += [*_model(cohort, chosen.network), *_training(cohort, chosen), *_evaluating(chosen)]
-    return render(head, decisions)
+    return Plan(
+        tuple(head),
+        tuple(decisions),
+        "classification",
+        chosen.num_channels,
+        cohort.num_train,
+        survey.class_names,
+    )
 
 
 def _balance(c: Cohort) -> Decision:

@@ -33,6 +33,7 @@ class VolumeInput:
     coarsened: bool
     network: Classifier
     batch_size: int
+    num_channels: int
     lowest: float  # the median volume's least value
     flipped: bool = False
 
@@ -66,7 +67,7 @@ def choose_volume_input(c: Cohort, memory_gb: float) -> VolumeInput:
     a, b, e = (float(f"{n:.4g}") for n in mm)
     return VolumeInput(
         (a, b, e) if in_space else None, crop, box_share, (d, h, w), len(shapes) == 1, patch, factor > 1 or shrunk > 0,
-        network, network.largest_batch(memory_gb, c.num_train), _lowest(cases),
+        network, network.largest_batch(memory_gb, c.num_train), num_channels, _lowest(cases),
     )  # fmt: skip
 
 

@@ -123,8 +123,8 @@ def _classes(cases: Sequence[Facts], class_names: Sequence[str]) -> list[Remark]
     if counts[common] > IMBALANCE * counts[rare]:
         remarks.append(
             Remark(
-                f"imbalanced classes: {class_names[common]} has {counts[common]} cases, {class_names[rare]} "
-                f"{counts[rare]}; set data.balance=classes or loss.class_weights=balanced, and don't judge by accuracy"
+                f"imbalanced classes: {counts[common]} cases of {class_names[common]!r}, {counts[rare]} of "
+                f"{class_names[rare]!r}; set data.balance=classes or loss.class_weights=balanced, and judge by AUC"
             )
         )
     splits: dict[str, set[int]] = defaultdict(set)

@@ -39,7 +39,9 @@ def write_page(path: Path, survey: Survey | LabelledSurvey) -> None:
     """Write the page; slices need a survey taken with thumbnails."""
     title = survey.config.data.root.resolve().name
     found = len(survey.problems) + len(survey.remarks)
-    summary = f"{len(survey.cases)} cases · " + (f"{found} things to look at" if found else "no problems found")
+    summary = f"{len(survey.cases)} cases · " + (
+        f"{found} {'thing' if found == 1 else 'things'} to look at" if found else "no problems found"
+    )
     body = [f"<h1>{escape(title)}</h1>", f'<p class="facts">{summary}</p>']
     facts = labelled_table(survey) if isinstance(survey, LabelledSurvey) else facts_table(survey)
     rows = [f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in facts]
@@ -139,7 +141,8 @@ def _tile(facts: Facts, bad: bool, reasons: Sequence[str]) -> str:
 def _class_name(survey: Survey | LabelledSurvey, facts: Facts) -> str:
     if isinstance(survey, Survey):
         return ""
-    return " + ".join(survey.class_names[number] for number in classes_of(facts.case))
+    names = " + ".join(survey.class_names[number] for number in classes_of(facts.case))
+    return names if survey.named or not names else f"class {names}"
 
 
 def _sample(cases: Sequence[Facts], limit: int, reasons: Mapping[str, Sequence[str]]) -> list[Facts]:

@@ -71,12 +71,10 @@ def describe_case(facts: CaseFacts) -> str:
     """A line on one case: shape, spacing, orientation, type and intensities."""
     if facts.grid is None:
         return "no header that can be read"
-    parts = [
-        f"{times(facts.shape)} voxels",
-        f"{times(facts.spacing_mm)} mm",
-        facts.orientation,
-        facts.dtype,
-    ]
+    parts = [f"{times(facts.shape)} voxels"]
+    if facts.orientation:  # a row of an array has no place in space
+        parts += [f"{times(facts.spacing_mm)} mm", facts.orientation]
+    parts.append(facts.dtype)
     if facts.voxels:
         low, high = min(channel.low for channel in facts.voxels), max(channel.high for channel in facts.voxels)
         parts.append(f"{low:.4g} … {high:.4g}")
