@@ -32,8 +32,12 @@ def restore_probabilities(prepared: Prepared, probabilities: np.ndarray) -> np.n
 def restore_values(prepared: Prepared, values: np.ndarray, outside: Sequence[float]) -> np.ndarray:
     """Values (d, h, w, K) of the prepared grid on the source file's RAS+ grid, (D, H, W, K) float32.
 
-    They are interpolated linearly; `outside` (K,) is where voxels were cropped away.
+    They are interpolated linearly; `outside` (K,) is where voxels were cropped away. On the file's own grid they are
+    returned as they are.
     """
+    _inside(prepared, values)
+    if prepared.grid.matches(prepared.source_grid):
+        return values
     restored = np.empty((*prepared.source_grid.shape, values.shape[-1]), np.float32)
     for first, slab in restore_slabs(prepared, values, outside):
         restored[first : first + len(slab)] = slab

@@ -35,14 +35,14 @@ def measure_samples(samples: np.ndarray, multi_label: bool = False) -> tuple[flo
 class Moments:
     """The mean of many predictions of one volume, and MEASURES of it, from running sums.
 
-    They take (K + 2) float32 a voxel, and three more in `finish`, however many predictions there are. Welford's
-    update (1962): a sum of squares would lose the small variances of voxels that are nearly certain.
+    They take (K + 3) float32 a voxel, however many predictions there are. Welford's update (1962): a sum of squares
+    would lose the small variances of voxels that are nearly certain.
     """
 
     def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
         self._means = np.zeros((*shape, num_classes), np.float32)
-        self._entropies = np.zeros(shape, np.float32)  # summed
-        self._squares = np.zeros(shape, np.float32)  # deviations from the mean, summed over classes and predictions
+        # Until `finish`: nothing; the entropies' sum; squared deviations, summed over classes and predictions.
+        self._maps = np.zeros((*shape, len(MEASURES)), np.float32)
 
     def add(self, number: int, first: int, slab: np.ndarray) -> None:
         """Add the planes from `first` on, (d, H, W, K), of one prediction: the first has number 1."""
@@ -50,16 +50,14 @@ class Moments:
             mean = self._means[plane]
             deviation = p - mean
             mean += deviation / number
-            self._squares[plane] += np.einsum("hwk,hwk->hw", deviation, p - mean)
-            self._entropies[plane] += entropy(p)
+            self._maps[plane, ..., 1] += entropy(p)
+            self._maps[plane, ..., 2] += np.einsum("hwk,hwk->hw", deviation, p - mean)
 
     def finish(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The mean (D, H, W, K), and MEASURES of the `count` predictions (D, H, W, 3), float32; ends the sums."""
-        mean = self._means
-        maps = np.empty((*mean.shape[:3], len(MEASURES)), np.float32)
-        for plane, p in enumerate(mean):
+        for p, measures in zip(self._means, self._maps, strict=True):
             total = entropy(p)
-            information = np.maximum(total - self._entropies[plane] / count, 0)  # below it by rounding alone
-            maps[plane] = np.stack([total, information, self._squares[plane] / (count * p.shape[-1])], axis=-1)
-        del self._means, self._entropies, self._squares
-        return mean, maps
+            measures[..., 0] = total
+            measures[..., 1] = np.maximum(total - measures[..., 1] / count, 0)  # below it by rounding alone
+            measures[..., 2] /= count * p.shape[-1]
+        return self._means, self._maps
