@@ -19,6 +19,7 @@ class RunFolder:
     environment.json   versions, device, command, git revision, data fingerprint
     splits.json        {"train": [case ids], "val": [...], "test": [...]}
     statistics.json    of the training split, for normalisation wherever the run predicts
+    init.json          where the first weights are from, and what became of each tensor, in a run with `init`
     skipped.json       [{"case", "file", "reason"}]
     metrics.jsonl      one object a line, see `append_metrics`
     checkpoints/       <step>/, and the links `last` and `best`

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs import load_config
 from configs.data_schema import Split
 from data.cases import Case, LabelledCase
+from data.sources import find_cases
 from data.splits import make_splits
 
 
@@ -197,3 +199,15 @@ def test_torn_groups_are_said(kind: str, caplog: pytest.LogCaptureFixture) -> No
 def test_mistakes(listing: list[Case], split: Split, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_splits(listing, split, 0, seed=0)
+
+
+def test_the_fine_tuning_configs_never_train_on_a_case_that_they_evaluate(datasets: Path) -> None:
+    folder = Path(__file__).parents[2] / "configs" / "finetune"
+    pretrain, finetune = (
+        load_config(folder / f"{name}.yaml", [f"data.root={datasets / 'hippocampus'}"])
+        for name in ("pretrain", "finetune")
+    )
+    listing = find_cases(pretrain.data).cases
+    before, after = (make_splits(listing, c.data.split, c.data.fold, c.data.split.seed) for c in (pretrain, finetune))
+    assert (len(before["train"]), len(after["train"]), len(after["val"])) == (160, 8, 40)
+    assert (after["train"], after["val"]) == (before["val"], before["test"])

@@ -204,6 +204,18 @@ def test_patterns_allow_what_is_missing_and_what_is_unused() -> None:
         initialise(unet(1), start, init(**{**keys, "allow_missing": ["decoder.*", "bottleneck.*", "heads.*"]}), ORGANS)
 
 
+def test_a_first_level_may_be_missing() -> None:
+    start, model = weights(unet(0)), unet(1)
+    start.tensors = {name: a for name, a in start.tensors.items() if not name.startswith("encoder.0")}
+    drawn = parameters(model)
+    initialise(model, start, init(allow_missing=["encoder.0.*"]), ORGANS)
+    now = parameters(model)
+    assert now.keys() == drawn.keys()
+    np.testing.assert_array_equal(now["encoder.0.blocks.0.conv.weight"], drawn["encoder.0.blocks.0.conv.weight"])
+    there = np.array(start.tensors["encoder.1.blocks.0.conv.weight"])
+    np.testing.assert_array_equal(now["encoder.1.blocks.0.conv.weight"], there)
+
+
 def test_weights_of_which_nothing_fits() -> None:
     start = Start({"a": mx.zeros((1,))}, None, {})
     with pytest.raises(InitError, match="no tensor has a name and shape of this network; nothing to load"):
