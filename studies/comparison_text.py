@@ -144,13 +144,13 @@ def to_markdown(comparison: Comparison) -> str:
     """comparison.md."""
     rows = [cells_of(result, comparison) for result in comparison.results]
     lines = [f"# {comparison.study.name}", "", " · ".join(facts(comparison)), ""]
-    lines += [f"> {note}" for note in notes(comparison)]
-    lines += ["", *_table(titles(comparison).values(), [list(row.values()) for row in rows]), ""]
+    lines += [line for note in notes(comparison) for line in (f"> {note}", "")]
+    lines += [*_table(titles(comparison).values(), [list(row.values()) for row in rows]), ""]
     lines += ["Scores, gaps and times are mean ± standard deviation over the seeds.", ""]
     lines += ["## What the differences are worth", ""]
     lines += [f"- **{result.cell.name}**: {sentence(result, comparison)}" for result in comparison.results]
-    lines += ["", *method(comparison), ""]
-    lines += ["## Dropout layers", ""]
+    lines += [line for words in method(comparison) for line in ("", words)]
+    lines += ["", "## Dropout layers", ""]
     layers = [[result.cell.name, *row] for result in comparison.results for row in dropout_rows(result)]
     lines += [*_table(("cell", "kind", "rate", "place", "layers"), layers), ""]
     if tests := other_tests(comparison):

@@ -154,8 +154,8 @@ def test_cells_with_one_network_count_once(tmp_path: Path) -> None:
 
 def test_a_baseline_may_be_another_cells_twin(tmp_path: Path) -> None:
     cells = {**RATES, "rate=0": RATES["none"]}
-    plan = {"same_as": {"rate=0": "none"}, "baseline": "rate=0"}
-    comparison = compare_folder(write_sweep(tmp_path / "sweep", dice, cells, **plan))
+    folder = write_sweep(tmp_path / "sweep", dice, cells, same_as={"rate=0": "none"}, baseline="rate=0")
+    comparison = compare_folder(folder)
     none, low, _, zero = comparison.results
     assert none.difference is None
     assert zero.difference is None
