@@ -104,7 +104,7 @@ def _featureless(clips: Sequence[ClipFacts]) -> list[Remark]:
         if facts.constant:
             remarks.append(Remark("every frame is of one colour; is it the right file?", (facts.case.id,)))
         elif facts.still:
-            text = "a single frame" if facts.num_frames == 1 else "all frames are alike: nothing moves"
+            text = "a single frame" if facts.num_frames == 1 else "nothing moves: frames differ by no more than noise"
             remarks.append(Remark(text, (facts.case.id,)))
     return remarks
 

@@ -30,14 +30,15 @@ th { font-weight: 600; white-space: nowrap } td.number, th.number { text-align: 
 figure { margin: 0; font-size: 13px; line-height: 1.4 }
 figure.bad { outline: 2px solid var(--warn); outline-offset: 5px }
 .slice { background: #000; color: #aaa; height: 12.5rem; display: flex; align-items: center; justify-content: center }
-.slice img { max-width: 100%; max-height: 100% } figcaption b { overflow-wrap: anywhere }
+.slice img { width: 100%; height: 100%; object-fit: contain } figcaption b { overflow-wrap: anywhere }
 figcaption small { display: block; opacity: .75; font-size: 12px } figcaption .why { color: var(--warn); opacity: 1 }
 """
 
 
 def write_page(path: Path, survey: Survey | LabelledSurvey) -> None:
     """Write the page; slices need a survey taken with thumbnails."""
-    title = survey.config.data.root.resolve().name
+    root = survey.config.data.root.resolve()
+    title = f"{root.parent.name}/{root.name}" if root.is_file() else root.name
     found = len(survey.problems) + len(survey.remarks)
     summary = f"{len(survey.cases)} cases · " + (
         f"{found} {'thing' if found == 1 else 'things'} to look at" if found else "no problems found"
