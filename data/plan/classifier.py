@@ -56,8 +56,8 @@ def design_resnet(size: Shape, num_channels: int, num_train: int) -> Classifier:
         floats += math.prod(here) * out * (2 * blocks + (stage > 0))
         weights += 27 * out * (before + out * (2 * blocks - 1)) + (before * out if stage else 0)
         before = out
-    how = "few cases" if depth == 10 else "enough cases"
-    return Classifier("resnet3d", args, floats, weights, f"{num_train} training cases: {how} for {depth} layers")
+    why = f"{depth} layers for {num_train} training cases: deeper ones want more"
+    return Classifier("resnet3d", args, floats, weights, why)
 
 
 def design_cnn(size: Shape, num_channels: int, num_train: int) -> Classifier:
