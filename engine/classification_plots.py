@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from engine.plots import COLORS, INK, data_uri, ink_axes
+from engine.plots import COLORS, INK, data_uri, ink_axes, plain
 
 _PLANES = ("axial", "coronal", "sagittal")
 _MAX_FRAMES = 8
@@ -24,8 +24,9 @@ def plot_confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) 
         color = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=9)
     long = max(map(len, class_names)) > 3
-    axes.set_xticks(range(len(class_names)), class_names, rotation=45 if long else 0, ha="right" if long else "center")
-    axes.set_yticks(range(len(class_names)), class_names)
+    names = [plain(name) for name in class_names]
+    axes.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center")
+    axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     ink_axes(axes)
@@ -48,7 +49,8 @@ def plot_roc(probabilities: np.ndarray, truth: np.ndarray, class_names: Sequence
             continue
         alarms, hits, _ = roc_curve(truth[:, k], probabilities[:, k], drop_intermediate=False)
         auc = roc_auc_score(truth[:, k], probabilities[:, k])
-        axes.plot(alarms, hits, color=COLORS[k % len(COLORS)], linewidth=1.5, label=f"{class_names[k]}, {auc:.3f}")
+        label = f"{plain(class_names[k])}, {auc:.3f}"
+        axes.plot(alarms, hits, color=COLORS[k % len(COLORS)], linewidth=1.5, label=label)
         drawn += 1
     if not drawn:
         return None

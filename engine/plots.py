@@ -24,7 +24,7 @@ def plot_curves(series: Mapping[str, Sequence[tuple[float, float]]], label: str,
     for number, (name, points) in enumerate(series.items(), 1):
         steps, values = zip(*points, strict=True)
         color = INK if name == "mean" else color_of(number)  # classes have the colours of their outlines
-        axes.plot(steps, values, color=color, label=name, linewidth=1.5, marker="." if len(points) < 30 else "")
+        axes.plot(steps, values, color=color, label=plain(name), linewidth=1.5, marker="." if len(points) < 30 else "")
     if logarithmic:
         axes.set_yscale("log")
     axes.set_xlabel("step")
@@ -46,7 +46,7 @@ def plot_scores(scores: Mapping[str, Sequence[float]], label: str) -> str:
         axes.scatter(finite, row + spread, s=18, color=color_of(row + 1), alpha=0.6, linewidths=0)
         if len(finite):
             axes.plot([finite.mean()] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=2)
-    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_yticks(range(len(scores)), [plain(name) for name in scores])
     axes.set_ylim(len(scores) - 0.5, -0.5)
     axes.set_xlabel(label)
     ink_axes(axes)
@@ -74,7 +74,7 @@ def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> 
                 shown |= outline(axes, labels_here[window], len(class_names), style)
         axes.set_title(f"{_AXES[axis]}, plane {slices.positions[axis] + 1}", color=INK, fontsize=10)
         axes.set_axis_off()
-    handles = [Line2D([], [], color=color_of(value), label=class_names[value]) for value in sorted(shown)]
+    handles = [Line2D([], [], color=color_of(value), label=plain(class_names[value])) for value in sorted(shown)]
     handles.append(Line2D([], [], color=INK, label="prediction"))
     if slices.reference(0) is not None:
         handles.append(Line2D([], [], color=INK, linestyle="dashed", label="reference"))
@@ -108,6 +108,11 @@ def around_foreground(planes: Sequence[np.ndarray]) -> tuple[slice, slice]:
 def color_of(value: int) -> str:
     """The colour of a label value from 1 upwards."""
     return COLORS[(value - 1) % len(COLORS)]
+
+
+def plain(name: str) -> str:
+    """A class's name as a label that shows it as it is: Matplotlib takes what lies between two $ for a formula."""
+    return name.replace("$", r"\$")
 
 
 def ink_axes(axes: Any) -> None:

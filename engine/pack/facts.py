@@ -33,7 +33,7 @@ class PackedIntensities(Section):
 class PackedStatistics(Section):
     """What preparing a volume or clip needs to know of the training data: all that a run's statistics.json holds."""
 
-    class_names: Annotated[tuple[Text, ...], Field(min_length=1, max_length=4096)]
+    class_names: Annotated[tuple[Text, ...], Field(min_length=1, max_length=1000)]
     channel_names: Annotated[tuple[Text, ...], Field(max_length=4096)] | None = None
     multi_label: bool | None = None  # classification
     file_channels: Channels

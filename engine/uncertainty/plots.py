@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
-from engine.plots import COLORS, INK, around_foreground, color_of, data_uri, ink_axes, outline
+from engine.plots import COLORS, INK, around_foreground, color_of, data_uri, ink_axes, outline, plain
 from engine.slices import PackedPlane, Slices
 from engine.uncertainty.measures import MEASURES
 
@@ -31,6 +32,7 @@ def plot_reliability(series: Mapping[str, Bins]) -> str:
     above.set_ylabel("how often right")
     below.set_ylabel("share")
     below.set_yscale("log")
+    below.yaxis.set_minor_formatter(NullFormatter())
     below.set_xlabel("probability of what was decided")
     lowest = min((row["confidence"] for bins in series.values() for row in bins), default=0.0)
     above.set_xlim(max(0.0, lowest - 0.05), 1.01)
@@ -86,7 +88,7 @@ def plot_uncertainty(image: np.ndarray, slices: Slices, plane: PackedPlane, clas
     axes = show(pixels, f"prediction, plane {slices.positions[0] + 1}", cmap="gray", vmin=low, vmax=high)
     shown = outline(axes, prediction[window], len(class_names), "solid")
     for value in shown:
-        axes.plot([], [], color=color_of(value), label=class_names[value])
+        axes.plot([], [], color=color_of(value), label=plain(class_names[value]))
     if reference is not None:
         axes.plot([], [], color=INK, linestyle="dashed", label="reference")
         outline(axes, reference[window], len(class_names), "dashed")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from engine.plots import COLORS, plot_case, plot_curves, plot_scores
+from engine.plots import COLORS, plain, plot_case, plot_curves, plot_scores
 from engine.slices import cut_slices
 
 
@@ -38,3 +38,10 @@ def test_curves_and_scores_are_svg() -> None:
     assert COLORS[0] in text
     assert "http://www.w3.org/1999/xlink" in text
     assert plot_curves(series, "Dice") == plot_curves(series, "Dice")  # same numbers, same file
+
+
+def test_names_are_no_formulas() -> None:
+    name = "$\\no$ 1"  # a formula of a command that does not exist
+    text = decode(plot_scores({name: [0.5]}, "Dice"), "svg+xml").decode()
+    assert f"<!-- {name} -->" in text  # says which text the glyphs are
+    assert plain("a $ b") == r"a \$ b"
