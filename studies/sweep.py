@@ -65,7 +65,8 @@ def _run_all(plan: SweepPlan, runs: Sequence[PlannedRun], failed: list[str], sto
     waiting = [run for run in runs if not is_finished(plan, run)]
     done = len(runs) - len(waiting)
     _log.info("%s: %d of %d runs are finished, %d to go", plan.folder, done, len(runs), len(waiting))
-    bar = tqdm(total=len(runs), initial=done, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    layout = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+    bar = tqdm(total=len(runs), initial=done, disable=not sys.stderr.isatty(), dynamic_ncols=True, bar_format=layout)
     started = time.perf_counter()
     with bar, logging_redirect_tqdm():
         for number, run in enumerate(waiting, 1):
@@ -145,12 +146,12 @@ def _execute(arguments: Sequence[str], log: Path, stop: StopRequest, lock: int, 
 
 
 def _last_line(log: Path) -> str:
-    """The last line of a log that holds anything, without its time of day."""
+    """The last line of a log that holds anything, without its time of day; of a command its script alone."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return re.sub(r"^\d\d:\d\d:\d\d ", "", last)
+    return re.sub(r"^\$ python (\S+).*", r"\1", re.sub(r"^\d\d:\d\d:\d\d ", "", last))
 
 
 def _score(plan: SweepPlan, run: PlannedRun) -> str:
