@@ -24,6 +24,7 @@ _GOMP = "libgomp.so.1"
 _gomp = ctypes.CDLL(_GOMP)
 _gomp.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
 _gomp.GOMP_parallel.restype = None
+_ALONE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 llvm.load_library_permanently(_GOMP)  # where compiled kernels find the two functions below
 _thread_num = types.ExternalFunction("omp_get_thread_num", types.int32())
 _num_threads = types.ExternalFunction("omp_get_num_threads", types.int32())
@@ -58,6 +59,9 @@ class Kernel:
                 block[i : i + 1].view(np.float64)[0] = value
             else:
                 block[i] = value
+        if num_tasks == 1:  # the other threads would only be waited for
+            _ALONE(self._compiled[first.dtype].address)(block.ctypes.data)
+            return
         # Always all of them: libgomp ends the threads that a smaller team leaves over, and starts them anew.
         _gomp.GOMP_parallel(self._compiled[first.dtype].address, block.ctypes.data, backend.threads(), 0)
 
