@@ -1,5 +1,6 @@
 """MLX arrays as NumPy views, without copies, for operators that leave MLX."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,8 @@ def empty(shape: Sequence[int], dtype: mx.Dtype) -> tuple[mx.array, np.ndarray]:
     Write through the view before MLX computes with the array.
     """
     stored = mx.uint16 if dtype == mx.bfloat16 else dtype
-    a = mx.empty(tuple(shape), stored)
+    # mx.empty writes zeros, on one thread; as bytes up to 3 times as fast as numbers (memset).
+    a = mx.empty((math.prod(shape) * stored.size,), mx.uint8).view(stored).reshape(shape)
     array = _memory(a)
     return (a.view(mx.bfloat16) if dtype == mx.bfloat16 else a), array
 
