@@ -13,7 +13,7 @@ from engine.classification_plots import plot_activation, plot_confusion, plot_ro
 from engine.classification_results import STILL, label_names, predicted_names
 from engine.classify import ClassifiedCase, stack_labels
 from engine.evaluation import Failure
-from engine.page import config_section, curves, failed, heading, image, write_page
+from engine.page import config_section, curves, failed, heading, image, predicted_by, write_page
 from engine.runs import RunFolder
 
 
@@ -67,6 +67,7 @@ def write_classification_report(
         f"{' or '.join(map(str, views))} view{'s' if views != [1] else ''} a case",
         f"checkpoint {checkpoint['name']} at step {checkpoint['step']}",
         {"ema": "averaged (EMA) weights", "raw": "raw weights"}[checkpoint["weights"]],
+        *predicted_by(metrics),
         f"{metrics['seconds_per_case']:.2g} s a case",
     ]
     body = [*heading(title, facts), *failed(failures)]

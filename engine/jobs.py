@@ -121,13 +121,13 @@ def classify(job: Job, baseline: str | None) -> list[Failure]:
 
 
 def keep_temperature(job: Job) -> None:
-    """Store the fitted temperature with the run, where it was fitted on the split that is there for choosing."""
+    """Store the fitted temperature with the run, where it was fitted on all of the split that is there for choosing."""
     metrics, kind = job.metrics, job.metrics["prediction"]["kind"]
     calibration = metrics.get("calibration")
     own_root = Path(job.run.read_config_tree()["data"]["root"]).resolve() == job.config.data.root.resolve()
     if calibration is None or kind == "ensemble" or metrics["split"] != "val" or not own_root:
         return
-    if job.config.evaluate.temperature == "none":
+    if job.config.evaluate.temperature == "none" and job.config.evaluate.cases is None:
         fitted_on = {"split": "val", "num_cases": calibration["num_cases"], "of": calibration["of"]}
         checkpoint = {key: metrics["checkpoint"][key] for key in ("step", "weights")}
         extra = {key: value for key, value in metrics["prediction"].items() if key in ("samples", "seed")}

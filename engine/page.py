@@ -30,6 +30,14 @@ def heading(title: str, facts: Iterable[str]) -> list[str]:
     return [f"<h1>{escape(title)}</h1>", f'<p class="facts">{escape(" · ".join(facts))}</p>']
 
 
+def predicted_by(metrics: Mapping[str, Any]) -> list[str]:
+    """A fact for `heading`: whose mean was predicted; none of a plain prediction."""
+    prediction = metrics.get("prediction", {})
+    if prediction.get("kind") == "mc_dropout":
+        return [f"mean of {prediction['samples']} draws of its dropout"]
+    return [f"ensemble of {len(prediction['members'])} runs"] if "members" in prediction else []
+
+
 def failed(failures: Sequence[Failure]) -> list[str]:
     """The cases that could not be evaluated, and why; nothing without any."""
     if not failures:

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.evaluation import CaseResult, Failure
 from engine.metrics import METRICS
-from engine.page import config_section, curves, failed, heading, image, write_page
+from engine.page import config_section, curves, failed, heading, image, predicted_by, write_page
 from engine.plots import plot_case, plot_scores
 from engine.results import case_dice
 from engine.runs import RunFolder
@@ -48,6 +48,7 @@ def write_evaluation_report(
         f"{metrics['num_cases']} labelled of {len(results)} cases",
         f"checkpoint {checkpoint['name']} at step {checkpoint['step']}",
         weights,
+        *predicted_by(metrics),
         f"{metrics['seconds_per_case']:.1f} s a case",
     ]
     body = heading(title, facts)

@@ -40,7 +40,8 @@ def _calibration(calibration: Mapping[str, Any]) -> list[str]:
         for title, row in calibration_rows(calibration)
     ]
     series = {"as predicted" if calibration["applied_temperature"] == 1 else "as scaled": calibration["bins"]}
-    sentences = [f"Of {calibration['num_cases']} cases: {calibration['of']}. Less is better."]
+    where = "" if calibration["of"] == "cases" else f", {calibration['of']}, each case weighing the same"
+    sentences = [f"Of {calibration['num_cases']} cases{where}. Less is better."]
     if scaling is None:
         sentences.append("With one case, or cases of one group, temperature scaling cannot be tried.")
     else:
@@ -69,15 +70,16 @@ def _uncertainty(found: Mapping[str, Any]) -> list[str]:
         cells = f"<td>{_number(auroc['value'])}<small>{low} – {high}</small></td>"
         cells += f"<td>{area['value']:.5f}</td><td>{excess['value']:.5f}</td>"
         rows.append(f"<tr><th>{escape(name.replace('_', ' '))}</th>{cells}</tr>")
+    where = "all cases" if found["of"] == "cases" else escape(found["of"])
     picture = image(plot_risk_coverage(found["risk_coverage"], found["error_rate"]), "Risk-coverage curve")
     return [
         "<h2>Uncertainty</h2>",
         '<div class="wide"><table><tr><th></th><th>error AUROC</th><th>AURC</th><th>excess AURC</th></tr>',
         *rows,
         "</table></div>",
-        f"<p>Of {escape(found['of'])}; {found['error_rate']:.2%} are errors. Error AUROC: the chance that an error is "
-        "more uncertain than what is right, 0.5 without any relation. AURC: the mean share of errors over all "
-        "coverages, and its excess over that of an uncertainty which knows the errors; less is better.</p>",
+        f"<p>Of {where}; {found['error_rate']:.2%} are errors. Error AUROC: the chance that an error is more uncertain "
+        "than what is right, 0.5 without any relation. AURC: the mean share of errors over all coverages, and its "
+        "excess over that of an uncertainty which knows the errors; less is better.</p>",
         f"<figure><figcaption>Risk and coverage</figcaption>{picture}</figure>",
     ]
 

@@ -171,7 +171,8 @@ def format_tables(metrics: Mapping[str, Any]) -> str:
         low, high = (_number(end) for end in auroc["interval_95"])
         numbers = f"{_number(auroc['value']):>12}  {f'{low} – {high}':<17}{area['value']:>9.5f}{excess['value']:>9.5f}"
         lines.append(f"{name.replace('_', ' '):<20}{numbers}")
-    lines.append(f"of {metrics['calibration']['num_cases']} cases: {found['of']}; error rate {found['error_rate']:.4f}")
+    count, where = metrics["calibration"]["num_cases"], found["of"]
+    lines.append(f"of {count} cases{'' if where == 'cases' else f', {where}'}; error rate {found['error_rate']:.4f}")
     return "\n".join(lines)
 
 
