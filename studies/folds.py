@@ -106,6 +106,8 @@ def _classified(row: Row, class_names: list[str], multi_label: bool) -> Classifi
     label = tuple(int(name in names) for name in class_names) if multi_label else class_names.index(row["label"])
     predicted = tuple(class_names.index(name) for name in row["predicted"].split("|") if name)
     probabilities = np.array([float(row[f"p({name})"]) for name in class_names])
+    if not multi_label:
+        probabilities /= probabilities.sum()  # the file's are rounded
     return ClassifiedCase(row["case"], probabilities, predicted, label, row["group"] or None, int(row["views"]))
 
 

@@ -39,7 +39,7 @@ def clip(case: str, group: str, label: str, p_fight: float) -> dict[str, object]
         "predicted": predicted,
         "correct": int(label == predicted),
         "views": 1,
-        "p(calm)": 1 - p_fight,
+        "p(calm)": round(1 - p_fight - 1e-6, 6),  # as a file rounds
         "p(fight)": p_fight,
     }
 
