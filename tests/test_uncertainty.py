@@ -243,7 +243,7 @@ def classification(root: Path, kind: str) -> dict[str, Any]:
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, count in (("train", 8), ("val", 12), ("test", 4)):
         labels = np.arange(count)[:, None] % 2
         arrays[f"{split}_images"] = (rng.uniform(0, 200, (count, 6, 6, 6)) + 40 * labels[..., None, None]).astype(

@@ -84,7 +84,7 @@ def test_classified_cases_are_ranked_by_their_measures() -> None:
 def test_a_case_of_several_labels_is_wrong_where_any_is() -> None:
     cases = make_cases(20, multi_label=True)
     found = summarise_classified(cases, 50)
-    wrong = [case.predicted != tuple(np.flatnonzero(case.label)) for case in cases]
+    wrong = [case.predicted != tuple(np.flatnonzero(np.array(case.label))) for case in cases]
     assert found["uncertainty"]["error_rate"] == pytest.approx(np.mean(wrong))
     assert summarise_classified([], 50) == {}
 
