@@ -8,7 +8,6 @@ mlx.launch -n 2 .venv/bin/python train.py --config configs/demo_unet.yaml    (do
 import argparse
 import logging
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported where they are needed, so that --help and a config's mistakes are told at once
@@ -82,6 +81,7 @@ def train(config: "Config", group: "Group") -> int:
     """Train the run to the end of its budget; return the exit code."""
     from data.files import FileProblem
     from engine.checkpoint import steps_in
+    from engine.environment import write_facts
     from engine.initialise import format_start
     from engine.loop import NonFiniteError, fit, restore
     from engine.resume import check_config_unchanged
@@ -160,39 +160,27 @@ def dry_run(config: "Config", group: "Group") -> int:
 
 def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> int:
     """Train all runs of the sweep, or say what there is to do; return the exit code."""
-    from studies.estimate import list_sweep
+    from studies.estimate import list_sweep, rehearse_run
     from studies.sweep import run_sweep
 
     if group.size > 1:
         raise ValueError("a sweep starts a process for each of its runs; call it without mlx.launch")
     if not arguments.dry_run:
         return run_sweep(config, arguments.only)
-    print(list_sweep(config, arguments.only, lambda cell: rehearse_run(cell, group)))
+
+    def rehearse(cell: "Config") -> "Pace":
+        start = read_weights(cell, group)
+        data = prepare_data(cell, None, group)
+        step = build_step(cell, data, group, start)
+        return rehearse_run(cell, data, step, lambda config, stop: build_validation(config, data, stop, group))
+
+    print(list_sweep(config, arguments.only, rehearse))
     return 0
-
-
-def rehearse_run(config: "Config", group: "Group") -> "Pace":
-    """Measure what a run of the config would take, by two steps and the validation of one case."""
-    from engine.dry_run import rehearse
-    from engine.feed import Feed
-    from engine.loop import Plan
-    from engine.signals import StopRequest
-    from studies.estimate import measure_pace
-
-    start = read_weights(config, group)
-    data = prepare_data(config, None, group)
-    step = build_step(config, data, group, start)
-    plan = Plan.of(config, data.batches_per_epoch)
-    with Feed(data, plan.steps_per_epoch, config.train.accumulate) as feed:
-        rehearsal = rehearse(step, feed.next(0)[0])
-    one_case = config.evaluate.model_copy(update={"validation_cases": 1})
-    stop = StopRequest(config.run_folder / "STOP")
-    validate = build_validation(config.model_copy(update={"evaluate": one_case}), data, stop, group)
-    return measure_pace(plan, rehearsal, step.model, validate, {split: len(ids) for split, ids in data.splits.items()})
 
 
 def prepare_data(config: "Config", run: "RunFolder | None", group: "Group") -> "Data":
     """Open the data and prepare every case; a resumed run, given in rank 0, keeps its splits and statistics."""
+    from engine.progress import ShowPreparation
     from ops import backend
 
     backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
@@ -226,11 +214,13 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     """Build model, loss and optimiser from the config, seeded; the model begins from `start`, where there is one."""
     import mlx.core as mx
 
+    from engine.data_check import check_fits_the_data
     from engine.freeze import Freezing
     from engine.initialise import begin_from
     from engine.loop import Plan
     from engine.losses import balanced_weights, build_loss
     from engine.optim import build_optimizer
+    from engine.start import loaded_parameters
     from engine.step import TrainStep
     from models import build_model
     from models.norms import synchronise_batch_norms
@@ -258,38 +248,10 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     return TrainStep(model, optimizer, loss, config.train, config.optim, group, freezing)
 
 
-def loaded_parameters(config: "Config", start: "Start | None", group: "Group") -> set[str]:
-    """The names of what `init` did not leave as drawn; a run that goes on finds them in its folder."""
-    from engine.runs import RunFolder
-
-    table: dict[str, Any] = {}
-    if group.writes:
-        table = RunFolder(config.run_folder).read_json("init") if start is None else start.to_json()
-    rows = group.share_json(table).get("tensors", [])
-    return {row["name"] for row in rows if row["what"] in ("loaded", "adapted")}
-
-
-def check_fits_the_data(config: "Config", data: "Data") -> None:
-    """Raise ValueError unless the loss fits the labels, and validation reports what decides on the best checkpoint."""
-    known = ["dice.mean", *(f"dice.{name}" for name in data.class_names[1:])]
-    if config.task == "classification":
-        from engine.classify import is_multi_label, validation_metrics
-
-        known = validation_metrics(data.class_names)
-        may_coincide = bool(getattr(data, "multi_label", False))
-        if is_multi_label(config) != may_coincide:
-            labels = "may coincide" if may_coincide else "exclude each other"
-            wanted = "binary_cross_entropy" if may_coincide else "cross_entropy or focal"
-            raise ValueError(
-                f"loss.name={config.loss.name} does not fit the labels of {config.data.root}, which {labels}; "
-                f"use {wanted}"
-            )
-    if config.checkpoint.metric not in known:
-        raise ValueError(f"checkpoint.metric={config.checkpoint.metric}: validation knows {', '.join(known)}")
-
-
 def build_validation(config: "Config", data: "Data", stop: "StopRequest", group: "Group") -> "Validate | None":
     """What scores the model during training; None without cases for it."""
+    from engine.signals import StoppableData
+
     cases = [case for case in data.cases("val") if case.label is not None]
     if not cases:
         return None
@@ -300,50 +262,6 @@ def build_validation(config: "Config", data: "Data", stop: "StopRequest", group:
     from engine import evaluation
 
     return evaluation.make_validation(config, data.class_names, StoppableData(data, stop), cases, group)
-
-
-def write_facts(run: "RunFolder", config: "Config", data: "Data", resumed: bool, group: "Group") -> None:
-    """Write what the run is made of into its folder."""
-    from engine.environment import describe_environment
-
-    environment = {**describe_environment(), "processes": group.size, "data_fingerprint": data.fingerprint}
-    if resumed:
-        first = run.read_json("environment")
-        environment = {**first, "resumed": [*first.get("resumed", []), environment]}
-        run.write_config(config)
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.write_json("environment", environment)
-    run.write_json("skipped", [dict(zip(("case", "file", "reason"), s, strict=True)) for s in data.skipped])
-    if not resumed:
-        run.write_json("splits", data.splits)
-        run.write_json("statistics", data.statistics)
-        run.create(config)  # last: from here on the run exists, and all that resuming reads is there
-
-
-class StoppableData:
-    """The data, except that loading a case gives way to a request to stop: a validation can be long."""
-
-    def __init__(self, data: "Data", stop: "StopRequest") -> None:
-        self._data, self._stop = data, stop
-
-    def load(self, case: Any) -> Any:
-        self._stop.raise_if_requested()
-        return self._data.load(case)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._data, name)
-
-
-class ShowPreparation:
-    """Logs how far preparation is, every ten seconds and at its end."""
-
-    def __init__(self) -> None:
-        self._due = time.monotonic() + 10
-
-    def __call__(self, done: int, total: int) -> None:
-        if done == total or time.monotonic() > self._due:
-            self._due = time.monotonic() + 10
-            _log.info("prepared %d of %d cases", done, total)
 
 
 def fail(error: Exception, code: int, group: "Group") -> int:

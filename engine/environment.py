@@ -12,6 +12,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from configs import Config
+from engine.distributed import Group
+from engine.runs import RunFolder
 from ops import backend
 
 _PACKAGES = ("mlx", "mlx-data", "numpy", "scipy", "nibabel", "numba", "onednn-cpu-gomp", "pydantic")
@@ -33,6 +36,22 @@ def describe_environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "operators": backend.active(),
     }
+
+
+def write_facts(run: RunFolder, config: Config, data: Any, resumed: bool, group: Group) -> None:
+    """Write what the run is made of into its folder."""
+    environment = {**describe_environment(), "processes": group.size, "data_fingerprint": data.fingerprint}
+    if resumed:
+        first = run.read_json("environment")
+        environment = {**first, "resumed": [*first.get("resumed", []), environment]}
+        run.write_config(config)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_json("environment", environment)
+    run.write_json("skipped", [dict(zip(("case", "file", "reason"), s, strict=True)) for s in data.skipped])
+    if not resumed:
+        run.write_json("splits", data.splits)
+        run.write_json("statistics", data.statistics)
+        run.create(config)  # last: from here on the run exists, and all that resuming reads is there
 
 
 def peak_memory_gb() -> float:

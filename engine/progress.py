@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
@@ -142,3 +143,15 @@ class Progress:
             100 * line["wait_share"],
             tqdm.format_interval(left),
         )
+
+
+class ShowPreparation:
+    """Logs how far preparation is, every ten seconds and at its end."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + 10
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total or time.monotonic() > self._due:
+            self._due = time.monotonic() + 10
+            _log.info("prepared %d of %d cases", done, total)

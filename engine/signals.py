@@ -77,3 +77,17 @@ class StopRequest:
         text = f"\n{self._signal.name}: finishing this step and saving; once more to quit at once\n"
         if self._speaks:
             os.write(2, text.encode())
+
+
+class StoppableData:
+    """The data, except that loading a case gives way to a request to stop: a validation can be long."""
+
+    def __init__(self, data: Any, stop: StopRequest) -> None:
+        self._data, self._stop = data, stop
+
+    def load(self, case: Any) -> Any:
+        self._stop.raise_if_requested()
+        return self._data.load(case)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._data, name)

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import mlx.core as mx
 
+from configs import Config
 from configs.init_schema import InitConfig
 from engine.checkpoint import read_state, read_tensors
+from engine.distributed import Group
 from engine.pack import read_pack, read_weights
 from engine.runs import RunFolder
 
@@ -95,3 +97,12 @@ def _class_names(checkpoint: Path) -> tuple[str, ...] | None:
     """Those of the run that the checkpoint lies in; None for one that was taken out of its run."""
     run = RunFolder(checkpoint.resolve().parent.parent)
     return tuple(run.read_json("statistics")["class_names"]) if (run.path / "statistics.json").is_file() else None
+
+
+def loaded_parameters(config: Config, start: Start | None, group: Group) -> set[str]:
+    """The names of what `init` did not leave as drawn; a run that goes on finds them in its folder."""
+    table: dict[str, Any] = {}
+    if group.writes:
+        table = RunFolder(config.run_folder).read_json("init") if start is None else start.to_json()
+    rows = group.share_json(table).get("tensors", [])
+    return {row["name"] for row in rows if row["what"] in ("loaded", "adapted")}

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-import mlx.nn as nn
-
 from configs import Config
-from engine.dry_run import Rehearsal, format_seconds
+from engine.dry_run import format_seconds, rehearse
+from engine.feed import Feed
 from engine.loop import Plan, Validate
 from engine.runs import RunFolder
+from engine.signals import StopRequest
+from engine.step import TrainStep
 from models.dropout import DropoutRow
 from studies.plan import PlannedRun, SweepPlan, make_plan
 from studies.record import check_unchanged, is_finished, seconds_taken
@@ -39,27 +40,36 @@ class Pace:
         return self.plan.total_steps * self.step_seconds + cases * self.case_seconds
 
 
-def measure_pace(
-    plan: Plan, rehearsal: Rehearsal, model: nn.Module, validate: Validate | None, num_cases: Mapping[str, int]
+def rehearse_run(
+    config: Config, data: Any, step: TrainStep, validation: Callable[[Config, StopRequest], Validate | None]
 ) -> Pace:
-    """Return the pace of a run from its rehearsal and a validation of one case, done here."""
+    """Measure what a run of the config would take, by two steps and the validation of one case.
+
+    data: that of the run, prepared; validation: what scores the step's model, for a config and a request to stop.
+    """
+    plan = Plan.of(config, data.batches_per_epoch)
+    with Feed(data, plan.steps_per_epoch, config.train.accumulate) as feed:
+        rehearsal = rehearse(step, feed.next(0)[0])
+    one_case = config.evaluate.model_copy(update={"validation_cases": 1})
+    validate = validation(config.model_copy(update={"evaluate": one_case}), StopRequest(config.run_folder / "STOP"))
     started = time.perf_counter()
     if validate is not None:
-        validate(model)
+        validate(step.model)
+    num_cases = {split: len(ids) for split, ids in data.splits.items()}
     return Pace(plan, rehearsal.seconds, time.perf_counter() - started, num_cases)
 
 
-def list_sweep(config: Config, only: str | None, rehearse: Callable[[Config], Pace]) -> str:
+def list_sweep(config: Config, only: str | None, rehearsed: Callable[[Config], Pace]) -> str:
     """Return a table of the cells and the time that is left; nothing is written into the sweep's folder.
 
-    Times are those of finished runs; where a network has none, `rehearse` measures it, once for all cells that
+    Times are those of finished runs; where a network has none, `rehearsed` measures it, once for all cells that
     differ in rates and places of dropout alone. Raises ValueError as `run_sweep` does.
     """
     plan = make_plan(config)
     chosen = plan.select(only)
     check_unchanged(plan)
     finished = {run.folder for run in chosen if is_finished(plan, run)}
-    seconds = _seconds_by_network(plan, chosen, finished, rehearse)
+    seconds = _seconds_by_network(plan, chosen, finished, rehearsed)
     rows = [("cell", "dropout layers", "runs", "finished", "a run takes")]
     for cell in plan.cells:
         runs = [run for run in chosen if run.cell == cell.name]
@@ -76,7 +86,7 @@ def list_sweep(config: Config, only: str | None, rehearse: Callable[[Config], Pa
 
 
 def _seconds_by_network(
-    plan: SweepPlan, runs: Sequence[PlannedRun], finished: set[str], rehearse: Callable[[Config], Pace]
+    plan: SweepPlan, runs: Sequence[PlannedRun], finished: set[str], rehearsed: Callable[[Config], Pace]
 ) -> dict[str, float]:
     taken: dict[str, list[float]] = {}
     for run in runs:
@@ -89,7 +99,7 @@ def _seconds_by_network(
         network = _network(run.config)
         if network not in seconds:
             _log.info("rehearsing %s", run.folder)
-            seconds[network] = rehearse(run.config).seconds_of(run.config, plan.sweep.train_cases)
+            seconds[network] = rehearsed(run.config).seconds_of(run.config, plan.sweep.train_cases)
     return seconds
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from engine.progress import Position, Progress
+from engine.progress import Position, Progress, ShowPreparation
 from engine.runs import RunFolder
 from engine.step import StepResult
 
@@ -37,3 +37,16 @@ def test_a_position_survives_json_with_its_unfinished_interval() -> None:
     position.interval.add(result, samples=2, seconds=0.5, waiting_seconds=0.0)
     assert Position.from_json(position.to_json()) == position
     assert Position.from_json(position.to_json()).interval.parts == pytest.approx({"dice": 1 / 7})
+
+
+def test_preparation_is_told_every_ten_seconds_and_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("engine.progress.time.monotonic", lambda: now[0])
+    show = ShowPreparation()
+    with caplog.at_level(logging.INFO, logger="mlx_volumes"):
+        for done, seconds in ((1, 105.0), (2, 111.0), (3, 115.0), (4, 116.0)):
+            now[0] = seconds
+            show(done, 4)
+    assert caplog.messages == ["prepared 2 of 4 cases", "prepared 4 of 4 cases"]

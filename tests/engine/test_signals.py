@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.signals import StopRequest, StopRequested
+from engine.signals import StoppableData, StopRequest, StopRequested
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,3 +55,18 @@ def test_the_second_signal_ends_the_process_at_once(first: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGINT
     assert done.stdout == f"True {128 + signal.Signals[first]}\n"
+
+
+def test_loading_a_case_gives_way_to_a_request(tmp_path: Path) -> None:
+    class Data:
+        num_outputs = 3
+
+        def load(self, case: str) -> str:
+            return f"loaded {case}"
+
+    stop = StopRequest(tmp_path / "STOP")
+    data = StoppableData(Data(), stop)
+    assert (data.load("a"), data.num_outputs) == ("loaded a", 3)
+    stop.stop_file.touch()
+    with pytest.raises(StopRequested):
+        data.load("b")
