@@ -57,7 +57,7 @@ def write_run(folder: Path, data: dict[str, Any], **sections: Any) -> Path:
 
 
 def export(run: Path, to: Path) -> Path:
-    assert evaluate.main(["--run", str(run), "--export", str(to), "--licence", "MIT"]) == 0
+    assert evaluate.main(["--run", str(run), "--export", str(to), "--licence", "MIT\n2026"]) == 0
     return to
 
 
@@ -90,6 +90,7 @@ def test_volumes_are_segmented_elsewhere_as_at_home(
     export(segmenter, elsewhere / "model.zip")
     printed = capsys.readouterr().out
     assert "classes   background, nucleus, crescent, vessel" in printed
+    assert "licence   MIT 2026" in printed
     assert "left out  case names, file names and paths" in printed
     shutil.copytree(phantoms / "imagesTr", elsewhere / "scans")
     before = files_below(tmp_path)

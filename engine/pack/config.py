@@ -65,6 +65,7 @@ def neutral_config(config: Config) -> Config:
         data["columns"] = {"label": tree["data"]["columns"]["label"]}
     kept = {key: value for key, value in tree.items() if key in KEPT}
     kept["optim"] = {**kept["optim"], "decay_to_start": None}  # there is no start without init, which is left out
+    kept["evaluate"] = {**kept["evaluate"], "cases": None}  # so many of the run's own
     name = config.name.rpartition("/")[2]
     return check_config({"name": name, **kept, "data": {**data, "root": NO_ROOT}}, where="the packed config")
 

@@ -47,7 +47,7 @@ def export_run(
     members = {"config.yaml": write_config(config), "model.safetensors": encode_tensors(weights)}
     environment = describe_environment()
     tree = {
-        "licence": licence or UNSPECIFIED,
+        "licence": " ".join((licence or UNSPECIFIED).split()),
         "checkpoint": {"name": name, "step": step, "weights": kind},
         "parameters": sum(tensor.size for tensor in weights.values()),
         "statistics": run.read_json("statistics"),

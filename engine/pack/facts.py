@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,8 @@ from engine.pack.archive import PackError, printable
 
 FORMAT = 1
 """The version of the format that this code writes, and the only one it reads."""
+
+_FORMULA = re.compile(r"\s*[=+\-@].*[(|!]")  # with a call, or a link to another program
 
 Text = Annotated[str, Field(max_length=200), AfterValidator(printable)]
 LongText = Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(printable)]
@@ -45,6 +48,8 @@ class PackedStatistics(Section):
     def _classes_differ(self) -> "PackedStatistics":
         if len(set(self.class_names)) < len(self.class_names):
             raise ValueError("two classes have the same name")
+        if formulas := [name for name in self.class_names if _FORMULA.match(name)]:
+            raise ValueError(f"the class name {formulas[0]!r} would be a formula to a spreadsheet that opens cases.csv")
         return self
 
 

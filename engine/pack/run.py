@@ -81,7 +81,10 @@ class PackedRun(RunFolder):
 
     def __init__(self, path: Path | str) -> None:
         self.pack = read_pack(path)
+        if self.pack.path.suffix != ".zip":  # else its folder would have the pack's own name
+            raise PackError(self.pack.path, "a pack's name ends in .zip")
         super().__init__(self.pack.path.with_suffix(""))
+        self._require_own(self.path / ".cache")
         self.config_path = self.pack.path / "config.yaml"  # for messages
 
     def exists(self) -> bool:
@@ -129,9 +132,13 @@ class PackedRun(RunFolder):
         folder = self.path / "eval" / split
         if RunFolder(self.path).exists():
             raise ValueError(f"{self.path} is a run of its own: say --output FOLDER, or move the pack elsewhere")
-        if folder.resolve() != self.path.parent.resolve() / self.path.name / "eval" / split:
-            raise ValueError(f"{folder} leads elsewhere by a link: say --output FOLDER, or move the pack elsewhere")
+        self._require_own(folder)
         return folder
+
+    def _require_own(self, folder: Path) -> None:
+        own = self.path.parent.resolve() / self.path.name
+        if not folder.resolve().is_relative_to(own):
+            raise ValueError(f"{folder} leads elsewhere by a link, and nothing is written there; remove the link")
 
 
 def open_run(path: Path | str) -> RunFolder:

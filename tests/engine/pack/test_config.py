@@ -60,13 +60,14 @@ def test_no_kept_section_holds_a_path() -> None:
 
 
 def test_paths_and_cases_are_left_out_and_the_rest_stays(tmp_path: Path) -> None:
-    config = make_config(tmp_path, optim={"learning_rate": 0.5}, ops="mlx", threads=3)
+    config = make_config(tmp_path, optim={"learning_rate": 0.5}, evaluate={"cases": 1}, ops="mlx", threads=3)
     text = write_config(config).decode()
     assert SECRET not in text
     found = read_config(text.encode(), WHERE)
     assert found.name == "small"
     assert found.model == config.model
     assert found.optim.learning_rate == 0.5
+    assert found.evaluate.cases is None
     assert found.data.patch_size_voxels == (8, 8, 8)
     assert (found.init, found.ops, found.threads) == (None, "auto", None)
     assert str(found.data.root) == NO_ROOT

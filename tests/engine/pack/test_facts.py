@@ -43,6 +43,8 @@ def refused(path: Path) -> str:
         ({"checkpoint": {"name": "best", "step": 3, "weights": "../x"}}, "checkpoint.weights: "),
         ({"statistics": {**STATISTICS, "class_names": ["a", "a"]}}, "two classes have the same name"),
         ({"statistics": {**STATISTICS, "class_names": ["a" * 201, "b"]}}, "statistics.class_names.0: "),
+        ({"statistics": {**STATISTICS, "class_names": ["a", "=HYPERLINK(1)"]}}, "would be a formula to a spreadsheet"),
+        ({"statistics": {**STATISTICS, "class_names": ["a", "-1+cmd|' /C x'!A0"]}}, "would be a formula"),
         ({"statistics": {**STATISTICS, "file_channels": 10**9}}, "statistics.file_channels: "),
         ({"statistics": {**STATISTICS, "num_channels": 2}}, "takes 1 channels, pack.json says 2"),
         ({"statistics": {**STATISTICS, "normalisation": "ct"}}, "normalises by zscore, pack.json ct"),

@@ -149,6 +149,12 @@ def test_temperatures_as_a_run_has_them(pack: Pack) -> None:
     assert not PackedRun(pack.path).has_json("temperature")
 
 
+def test_a_pack_of_another_name(tmp_path: Path, pack: Pack) -> None:
+    (tmp_path / "model").write_bytes(pack.path.read_bytes())
+    with pytest.raises(PackError, match=r"a pack's name ends in \.zip"):
+        open_run(tmp_path / "model")
+
+
 def test_a_folder_is_still_a_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a run: expected a folder with a config"):
         open_run(tmp_path)
@@ -160,9 +166,13 @@ def test_outputs_go_into_no_other_run_and_through_no_link(tmp_path: Path, pack: 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "eval").symlink_to(tmp_path / "elsewhere")
     run = PackedRun(tmp_path / "model.zip")
-    with pytest.raises(ValueError, match="leads elsewhere by a link: say --output FOLDER"):
+    with pytest.raises(ValueError, match="leads elsewhere by a link, and nothing is written there"):
         run.evaluation("val")
     (tmp_path / "model" / "eval").unlink()
+    (tmp_path / "model" / ".cache").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="leads elsewhere by a link"):
+        PackedRun(tmp_path / "model.zip")
+    (tmp_path / "model" / ".cache").unlink()
     (tmp_path / "model" / "config.yaml").write_text("name: x\n")
     with pytest.raises(ValueError, match="is a run of its own: say --output FOLDER"):
         run.evaluation("val")
