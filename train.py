@@ -160,13 +160,14 @@ def dry_run(config: "Config", group: "Group") -> int:
 
 def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> int:
     """Train all runs of the sweep, or say what there is to do; return the exit code."""
+    from data.splits import count_validation_cases
     from studies.estimate import list_sweep, rehearse_run
     from studies.sweep import run_sweep
 
     if group.size > 1:
         raise ValueError("a sweep starts a process for each of its runs; call it without mlx.launch")
     if not arguments.dry_run:
-        return run_sweep(config, arguments.only)
+        return run_sweep(config, arguments.only, count_validation_cases)
 
     def rehearse(cell: "Config") -> "Pace":
         start = read_weights(cell, group)

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from configs import Config
 from configs.data_schema import Split
 from data.cases import Case, LabelledCase, some
+from data.sources import find_cases, find_labelled
 
 LOG = logging.getLogger("mlx_volumes")
 Cases = Sequence[Case] | Sequence[LabelledCase]
@@ -26,6 +28,17 @@ def make_splits(cases: Cases, split: Split, fold: int, seed: int) -> Splits:
     splits = _make_splits(cases, split, fold, seed)
     _warn_of_torn_groups(cases, splits)
     return splits
+
+
+def count_validation_cases(config: Config) -> int:
+    """How many labelled cases the config's split leaves for validation; no file of a case is opened.
+
+    Raises ValueError where cases are not found, or cannot be split so.
+    """
+    data = config.data
+    cases: Cases = (find_labelled(data) if config.task == "classification" else find_cases(data)).cases
+    validating = set(make_splits(cases, data.split, data.fold, data.split.seed)["val"])
+    return sum(case.id in validating and case.label is not None for case in cases)
 
 
 def _make_splits(cases: Cases, split: Split, fold: int, seed: int) -> Splits:

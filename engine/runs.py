@@ -49,8 +49,15 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Return an existing run's folder; raises ValueError where there is none."""
+        """Return an existing run's folder; raises ValueError where there is none, or a sweep's."""
         run = cls(path)
+        if run.has_json("sweep"):
+            folders = [entry["folder"] for entry in run.read_json("sweep")["runs"]]
+            begun = next((folder for folder in folders if cls(run.path / folder).exists()), folders[0])
+            raise ValueError(
+                f"{run.path}: this is a sweep, not a run; compare its cells with evaluate.py --compare {run.path}, or "
+                f"give one of its runs, such as {run.path / begun}"
+            )
         if not run.exists():
             raise ValueError(f"{run.path}: not a run: expected a folder with a config.yaml, written by train.py")
         return run

@@ -16,7 +16,7 @@ from engine.runs import RunFolder
 from engine.signals import StopRequest
 from engine.step import TrainStep
 from models.dropout import DropoutRow
-from studies.plan import PlannedRun, SweepPlan, make_plan
+from studies.plan import PlannedRun, SweepPlan, make_plan, no_validation
 from studies.record import check_unchanged, is_finished, seconds_taken
 
 _log = logging.getLogger("mlx_volumes")
@@ -46,15 +46,17 @@ def rehearse_run(
     """Measure what a run of the config would take, by two steps and the validation of one case.
 
     data: that of the run, prepared; validation: what scores the step's model, for a config and a request to stop.
+    Raises ValueError where there is nothing to score it on.
     """
     plan = Plan.of(config, data.batches_per_epoch)
     with Feed(data, plan.steps_per_epoch, config.train.accumulate) as feed:
         rehearsal = rehearse(step, feed.next(0)[0])
     one_case = config.evaluate.model_copy(update={"validation_cases": 1})
     validate = validation(config.model_copy(update={"evaluate": one_case}), StopRequest(config.run_folder / "STOP"))
+    if validate is None:
+        raise no_validation(config.name, config)
     started = time.perf_counter()
-    if validate is not None:
-        validate(step.model)
+    validate(step.model)
     num_cases = {split: len(ids) for split, ids in data.splits.items()}
     return Pace(plan, rehearsal.seconds, time.perf_counter() - started, num_cases)
 

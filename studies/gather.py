@@ -102,6 +102,11 @@ def read_study(folder: str | Path) -> Study:
     """
     folder = Path(folder)
     if not (folder / "sweep.json").is_file():
+        if RunFolder(folder).exists():
+            raise ValueError(
+                f"--compare {folder}: this is a run, not a sweep; evaluate it with --run {folder}, or compare the "
+                "folder that holds its sweep's sweep.json"
+            )
         raise ValueError(
             f"--compare {folder}: not a sweep: expected a sweep.json, written by train.py (sweep: section)"
         )

@@ -157,6 +157,16 @@ def _warn_of_mixup(config: Config, runs: Any) -> None:
         )
 
 
+def no_validation(folder: str, config: Config) -> ValueError:
+    """The mistake of a run that would have no case to be scored on."""
+    split = config.data.split
+    how = f"ratio={list(split.ratio)}" if split.kind == "ratio" else f"kind={split.kind}"
+    return ValueError(
+        f"{folder}: data.split.{how} leaves no labelled case for validation, and a sweep's cells are compared by their "
+        "scores there; change data.split"
+    )
+
+
 def describe(plan: SweepPlan) -> dict[str, Any]:
     """What sweep.json says."""
     config, sweep = plan.config, plan.sweep

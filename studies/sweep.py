@@ -17,8 +17,8 @@ from configs import Config
 from engine.dry_run import format_seconds
 from engine.runs import RunFolder
 from engine.signals import StopRequest, StopRequested
-from studies.plan import PlannedRun, SweepPlan, make_plan
-from studies.record import is_evaluated, is_finished, is_trained, read_metrics, record, sole_worker
+from studies.plan import PlannedRun, SweepPlan, make_plan, no_validation
+from studies.record import check_unchanged, is_evaluated, is_finished, is_trained, read_metrics, record, sole_worker
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -32,17 +32,24 @@ class RunFailed(Exception):
     """A run could not be trained or evaluated; says why, and where its log is."""
 
 
-def run_sweep(config: Config, only: str | None = None) -> int:
+def run_sweep(
+    config: Config, only: str | None = None, count_validation_cases: Callable[[Config], int] | None = None
+) -> int:
     """Train and evaluate the runs of the sweep that are not finished, or those of them that match `only`.
 
     Returns the exit code: 0, 1 where a run failed, 130 or 143 after a signal. A request to stop ends the sweep after
     the current step, saved; the same call goes on from there.
 
-    Raises ValueError where the plan doesn't fit the schema or what is in the folder, and where another process
-    works on the sweep.
+    count_validation_cases: says of a run's config how many labelled cases validation would have.
+
+    Raises ValueError where the plan doesn't fit the schema or what is in the folder, where a run would have no case
+    to be scored on, and where another process works on the sweep.
     """
     plan = make_plan(config)
     chosen = plan.select(only)
+    check_unchanged(plan)
+    if count_validation_cases is not None:
+        _require_validation([run for run in chosen if not is_finished(plan, run)], count_validation_cases)
     stop = StopRequest(plan.folder / "STOP")
     failed: list[str] = []
     with sole_worker(plan.folder) as lock:
@@ -58,6 +65,16 @@ def run_sweep(config: Config, only: str | None = None) -> int:
             "%d of %d runs failed: %s; the same command tries them again", len(failed), len(chosen), ", ".join(failed)
         )
     return stop.exit_code or (1 if failed else 0)
+
+
+def _require_validation(runs: Sequence[PlannedRun], count: Callable[[Config], int]) -> None:
+    """Raise ValueError for the first run without validation cases, of which its score would be."""
+    seen: set[str] = set()
+    for run in runs:
+        key = run.config.model_dump_json(include={"task", "data"})
+        if key not in seen and not count(run.config):
+            raise no_validation(run.folder, run.config)
+        seen.add(key)
 
 
 def _run_all(plan: SweepPlan, runs: Sequence[PlannedRun], failed: list[str], stop: StopRequest, lock: int) -> None:

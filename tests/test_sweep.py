@@ -60,6 +60,10 @@ def test_a_killed_sweep_goes_on_by_the_same_command(config, tmp_path) -> None:
     [
         (["--only", "nothing"], "--only nothing: no run of study matches; there are channel/seed7"),
         (["--only", "*", "sweep=null"], "--only chooses runs of a sweep; "),
+        (
+            ["data.split={kind: ratio, ratio: [0.8, 0.0, 0.2]}"],
+            "channel/seed7: data.split.ratio=[0.8, 0.0, 0.2] leaves no labelled case for validation, and a sweep's",
+        ),
         (["sweep.cells=[{model.args.dropout.rate: 1.5}]"], "study: cell rate=1.5: 1 problem(s)\n  model.args.dropout"),
     ],
 )

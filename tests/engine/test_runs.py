@@ -29,6 +29,17 @@ def test_opening_what_is_no_run(tmp_path) -> None:
         RunFolder.open(tmp_path)
 
 
+def test_a_sweep_is_no_run_and_says_how_it_is_read(tmp_path) -> None:
+    sweep = RunFolder(tmp_path)
+    sweep.write_config(tiny_config(tmp_path))
+    sweep.write_json("sweep", {"runs": [{"folder": "a/seed0"}, {"folder": "b/seed0"}]})
+    with pytest.raises(ValueError, match=r"this is a sweep, not a run; compare its cells with .* --compare .*a/seed0"):
+        RunFolder.open(tmp_path)
+    RunFolder.create(tiny_config(tmp_path / "b").model_copy(update={"name": "seed0"}))
+    with pytest.raises(ValueError, match=r"or give one of its runs, such as .*b/seed0"):
+        RunFolder.open(tmp_path)
+
+
 def test_json_holds_null_never_nan(tmp_path) -> None:
     run = RunFolder(tmp_path)
     run.write_json("facts", {"a": float("nan"), "b": [1.5, float("-inf")], "c": ("x", None)})

@@ -83,6 +83,10 @@ def test_training_scores_of_another_checkpoint_do_not_count(sweep: Path) -> None
 
 
 def test_refuses_a_folder_without_a_sweep(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    with pytest.raises(ValueError, match=r"--compare .*run: this is a run, not a sweep; evaluate it with --run .*run,"):
+        read_study(tmp_path / "run")
     with pytest.raises(ValueError, match=r"--compare .*: not a sweep: expected a sweep.json, written by train.py"):
         read_study(tmp_path)
 

@@ -178,6 +178,25 @@ def test_a_runs_folder_is_left_alone(tmp_path, orders) -> None:
         run_sweep(config)
 
 
+def test_each_split_is_asked_for_validation_cases_before_the_first_run(tmp_path, orders) -> None:
+    sweep = {"grid": {KIND: ["none", "channel"]}, "seeds": [0, 1], "folds": [0, 1]}
+    asked: list[int] = []
+
+    def count(config: Config) -> int:
+        asked.append(config.data.fold)
+        return 1 - config.data.fold
+
+    config = tiny_sweep(tmp_path, sweep)
+    with pytest.raises(
+        ValueError, match=r"/seed0-fold1: data\.split\.kind=kfold leaves no labelled case for validation"
+    ):
+        run_sweep(config, None, count)
+    assert asked == [0, 1]
+    assert not config.run_folder.exists()
+    assert run_sweep(config, "*fold0", count) == 0
+    assert run_sweep(config, "*fold0", lambda _: pytest.fail("asked, though all runs are finished")) == 0
+
+
 def test_two_processes_do_not_share_a_sweep(tmp_path, orders) -> None:
     config = tiny_sweep(tmp_path)
     with (
