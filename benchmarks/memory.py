@@ -1,0 +1,68 @@
+"""Whether training's memory stays where it is while shapes change, and whether a second run repeats the first.
+
+    python -m benchmarks.memory [--steps 300]
+
+Trains a U-Net 16/32/64 with Dropout3d on volumes of 16 to 40 voxels an axis, of twelve shapes that come in random
+order, twice in one process. Prints resident memory at step 100 and at the last, and exits with 1 where it grew by more
+than 2 %, or where any loss or gradient norm of the two runs differs.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from configs.model_schema import Dropout, UNet3dArgs
+from configs.train_schema import LossConfig, OptimConfig, TrainConfig
+from engine.losses import build_loss
+from engine.optim import build_optimizer
+from engine.step import StepResult, TrainStep
+from models import build_model
+
+WARM = 100  # steps after which memory is first read
+ALLOWED = 1.02
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=300)
+    steps = parser.parse_args().steps
+    if steps <= WARM:
+        parser.error(f"--steps {steps}: memory is first read at step {WARM}, and must be read later again")
+    first, resident = run(steps)
+    growth = resident[-1] / resident[WARM - 1]
+    print(f"resident    {resident[WARM - 1] / 1e6:.1f} MB at step {WARM}, {resident[-1] / 1e6:.1f} MB at step {steps}")
+    print(f"growth      {growth - 1:+.2%}")
+    second, _ = run(steps)
+    same = first == second
+    print("second run  " + ("the same, bit for bit" if same else "differs"))
+    sys.exit(0 if growth <= ALLOWED and same else 1)
+
+
+def run(steps: int) -> tuple[list[StepResult], list[int]]:
+    """Train so many steps; return what each found, and the resident memory in bytes after it."""
+    mx.random.seed(0)
+    model = build_model("unet3d", UNet3dArgs(widths=(16, 32, 64), dropout=Dropout(kind="channel", rate=0.1)), 1, 3)
+    model.train()
+    optim = OptimConfig(ema_decay=0.99)
+    step = TrainStep(model, build_optimizer(optim, steps), build_loss(LossConfig(), 3), TrainConfig(steps=steps), optim)
+    rng = np.random.default_rng(0)
+    shapes = [(2, 40, 40, 40), *((2, *sides) for sides in 4 * rng.integers(4, 11, (11, 3)))]
+    results, resident = [], []
+    for i in range(steps):
+        shape = shapes[rng.integers(len(shapes)) if i else 0]
+        x = rng.standard_normal((*shape, 1), dtype=np.float32)
+        results.append(step([{"x": x, "y": rng.integers(0, 3, shape, dtype=np.int32)}]))
+        resident.append(resident_bytes())
+    return results, resident
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; Linux alone tells it."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+if __name__ == "__main__":
+    main()
