@@ -246,7 +246,7 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     optimizer = build_optimizer(config.optim, plan.total_steps, model, freezing, loaded)
     if config.freeze is not None:
         _log.info("frozen: %s", freezing)
-    return TrainStep(model, optimizer, loss, config.train, config.optim, group, freezing)
+    return TrainStep(model, optimizer, loss, config.train, config.optim, group, freezing, config.seed)
 
 
 def build_validation(config: "Config", data: "Data", stop: "StopRequest", group: "Group") -> "Validate | None":

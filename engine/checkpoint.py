@@ -4,7 +4,7 @@ A checkpoint is a folder named after its step:
 
     model.safetensors      parameters and batch-norm statistics
     ema.safetensors        their moving average, where the run keeps one
-    optimizer.safetensors  the optimiser's state and the random key
+    optimizer.safetensors  the optimiser's state and the random keys
     state.json             step, position, scores, the config, and size and checksum of the files above
 
 `last` and `best` are relative links to two of them.

@@ -1,5 +1,6 @@
 """One optimiser step: forward, loss, gradients, clipping, update, moving average of the weights."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from engine.optim import clip_factor, global_norm, steps_done, update_in_place, 
 from ops import backend
 
 Batch = Mapping[str, np.ndarray]
+_log = logging.getLogger("mlx_volumes")
+
 COMPUTE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 
@@ -60,7 +63,9 @@ class TrainStep:
         optim_config: OptimConfig,
         group: Group = ALONE,
         freezing: Freezing | None = None,
+        seed: int = 0,
     ) -> None:
+        """seed: of what mixup draws; the network draws from `mx.random`."""
         self.model = model
         self.optimizer = optimizer
         self.average = None if optim_config.ema_decay is None else WeightAverage(model, optim_config.ema_decay)
@@ -73,7 +78,7 @@ class TrainStep:
         self._dtype = compute_dtype(train.precision)
         self._loss = loss
         self._group = group
-        self._mixup = Mixup(train.mixup_alpha) if train.mixup_alpha > 0 else None
+        self._mixup = Mixup(train.mixup_alpha, seed, group.rank, group.size) if train.mixup_alpha > 0 else None
         self._clip_norm = optim_config.clip_norm
         self._gradients_of_model = nn.value_and_grad(model, self._forward)
         self.freezing = freezing or Freezing(model)
@@ -148,7 +153,8 @@ class TrainStep:
     def _bind(self) -> None:
         """Take hold of the state as it is now; called again when a checkpoint has replaced it."""
         average = {} if self.average is None else self.average.state
-        self._state = [self.model.state, self.optimizer.state, average, mx.random.state]
+        mixup = {} if self._mixup is None else self._mixup.state
+        self._state = [self.model.state, self.optimizer.state, average, mixup, mx.random.state]
         self._gradients, self._update = self._gradients_of_model, self._apply
         if self.compiled:
             self._gradients = mx.compile(self._gradients, inputs=self._state, outputs=self._state)
@@ -162,27 +168,33 @@ class TrainStep:
         optimizer = {f"optimizer.{name}": a for name, a in tree_flatten(self.optimizer.state)}
         files = {"model": dict(tree_flatten(self.model.parameters())), "optimizer": optimizer}
         optimizer["random.key"] = random_key()
+        if self._mixup is not None:
+            optimizer["mixup.key"] = self._mixup.state["key"]
         if self.average is not None:
             files["ema"] = dict(self.average.state["average"])
             optimizer["ema.step"] = self.average.state["step"]
         return files
 
     def load(self, checkpoint: Path) -> None:
-        """Continue from a checkpoint: weights, their average, the optimiser's state and the random key.
+        """Continue from a checkpoint: weights, their average, the optimiser's state and the random keys.
 
+        One that was written before mixup had a key of its own keeps the seed's, with a warning.
         Raises CheckpointError that lists every tensor that doesn't fit.
         """
         load_parameters(self.model, read_tensors(checkpoint / "model.safetensors"), checkpoint / "model.safetensors")
         file = checkpoint / "optimizer.safetensors"
         arrays = read_tensors(file)
+        if self._mixup is not None and "mixup.key" not in arrays:
+            _log.warning("%s: holds no mixup.key, an older version wrote it; blends are drawn from the seed", file)
+            arrays["mixup.key"] = self._mixup.state["key"]
         check_same_tensors(self.tensors()["optimizer"], arrays, file)
         self._set_optimizer(arrays)
+        self._set_keys(arrays)
         if self.average is not None:
             file = checkpoint / "ema.safetensors"
             average = read_tensors(file)
             check_same_tensors(self.average.state["average"], average, file)
             self.average.set(average, arrays["ema.step"])
-        set_random_key(arrays["random.key"])
         self._bind()
 
     def synchronise(self) -> None:
@@ -190,10 +202,15 @@ class TrainStep:
         files = {name: self._group.broadcast(arrays) for name, arrays in self.tensors().items()}
         self.model.update(tree_unflatten(list(files["model"].items())))
         self._set_optimizer(files["optimizer"])
+        self._set_keys(files["optimizer"])
         if self.average is not None:
             self.average.set(files["ema"], files["optimizer"]["ema.step"])
-        set_random_key(files["optimizer"]["random.key"])
         self._bind()
+
+    def _set_keys(self, arrays: Mapping[str, mx.array]) -> None:
+        set_random_key(arrays["random.key"])
+        if self._mixup is not None:
+            self._mixup.state["key"] = arrays["mixup.key"]
 
     def _set_optimizer(self, arrays: Mapping[str, mx.array]) -> None:
         prefix = "optimizer."

@@ -1,7 +1,6 @@
 """From a config with a `sweep:` section to its runs, each one checked before any begins."""
 
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from fnmatch import fnmatchcase
@@ -15,8 +14,6 @@ from configs.load import apply_overrides, check_config
 from configs.sweep_schema import Settings, SweepConfig
 from models import build_model
 from models.dropout import DropoutRow, dropout_table
-
-_log = logging.getLogger("mlx_volumes")
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,6 @@ def make_plan(config: Config) -> SweepPlan:
         table = _table_of(resolved)
         same_as = seen.setdefault(_what_is_trained(resolved, table), name)
         cells[name] = Cell(name, settings[name], table, None if same_as == name else same_as)
-    _warn_of_mixup(config, planned.values())
     order = [key for block in _blocks(list(settings), sweep.seeds, folds, sweep.order_seed) for key in block]
     return SweepPlan(
         config, sweep, list(cells.values()), [planned[key] for key in order if cells[key[0]].same_as is None]
@@ -146,15 +142,6 @@ def _what_is_trained(config: Config, table: list[DropoutRow]) -> str:
     del rest["model"]["args"]["dropout"]
     layers = [(row.path, "" if row.place == "head" else row.kind, row.rate) for row in table if row.rate > 0]
     return json.dumps([rest, layers], sort_keys=True)
-
-
-def _warn_of_mixup(config: Config, runs: Any) -> None:
-    if any(run.config.train.mixup_alpha > 0 for run in runs):
-        _log.warning(
-            "%s: train.mixup_alpha draws its blends from the sequence of random numbers that dropout draws from: "
-            "cells of one seed see the same cases, but other blends of them",
-            config.name,
-        )
 
 
 def no_validation(folder: str, config: Config) -> ValueError:

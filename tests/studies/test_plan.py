@@ -112,12 +112,6 @@ def test_only_chooses_by_cell_or_run(tmp_path) -> None:
         plan.select("x*")
 
 
-def test_mixup_is_warned_of(tmp_path, caplog) -> None:
-    config = load_config(FOLDER / "head_dropout_quick.yaml", ["train.mixup_alpha=0.2"])
-    make_plan(config)
-    assert "cells of one seed see the same cases, but other blends of them" in caplog.text
-
-
 SMALL = {
     "channel_dropout.yaml": ["model.args.widths=[2, 4, 6]", "model.args.residual=true"],
     "head_dropout.yaml": ["model.args.width=2"],
