@@ -41,11 +41,12 @@ MAY_CHANGE = (
     "data.labels",
     "data.columns",
     "data.class_names",
+    "data.label_map",
     "data.cache",
     "train.precision",
     "evaluate",
 )
-"""Keys that may be set here: where the data lie and how prediction runs. All else was settled by training."""
+"""Keys that may be set here: where the data lie, what their labels are, how prediction runs. Training settled the rest."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import shutil
@@ -100,6 +101,21 @@ def test_evaluates_the_validation_split(run: RunFolder, phantoms: Path, capsys: 
     printed = capsys.readouterr().out
     assert re.search(rf"^mean +{metrics['dice']['mean']:.4f} ", printed, re.MULTILINE)
     assert f"report: {output / 'report.html'}" in printed
+
+
+def test_labels_of_other_data_are_read_as_those_trained_on(run: RunFolder) -> None:
+    def volumes(*overrides: str) -> dict[str, float]:
+        quick = ["evaluate.save_predictions=false", "evaluate.cases=1"]
+        assert evaluate.main(["--run", str(run.path), *quick, *overrides]) == 0
+        with (run.evaluation("val") / "cases.csv").open(newline="") as file:
+            return {row["class"]: float(row["reference_volume_ml"]) for row in csv.DictReader(file)}
+
+    before = volumes()
+    names = "data.class_names=[background, nucleus, crescent, vessel]"
+    after = volumes(names, "data.label_map={2: 1}")
+    assert before["crescent"] > 0
+    assert after["nucleus"] == pytest.approx(before["nucleus"] + before["crescent"])
+    assert (after["crescent"], after["vessel"]) == (0, before["vessel"])
 
 
 def test_scores_are_those_of_the_written_files(run: RunFolder, phantoms: Path) -> None:

@@ -11,7 +11,7 @@ from engine.runs import RunFolder
 
 _log = logging.getLogger("mlx_volumes")
 
-_WHERE = ("source", "root", "images", "labels", "columns", "class_names")
+_WHERE = ("source", "root", "images", "labels", "columns", "class_names", "label_map")
 
 
 def join_config(config: Config, other: RunFolder, other_config: Config, run: RunFolder) -> Config:
