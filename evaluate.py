@@ -46,7 +46,7 @@ MAY_CHANGE = (
     "train.precision",
     "evaluate",
 )
-"""Keys that may be set here: where the data lie, what their labels are, how prediction runs. Training settled the rest."""
+"""Keys that may be set here: where the data and their labels lie, how prediction runs. Training settled the rest."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
