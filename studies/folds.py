@@ -59,8 +59,10 @@ def _read_cases(run: RunFolder, split: str) -> list[Row]:
         raise ValueError(f"{path}: missing; first run python evaluate.py --run {run.path} --split {split}")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    key = "reference_volume_ml" if rows and "class" in rows[0] else "correct"
+    rows = [row for row in rows if row[key]]  # empty without a label
     if not rows:
-        raise ValueError(f"{path}: no case in it")
+        raise ValueError(f"{path}: no labelled case in it")
     return rows
 
 

@@ -143,14 +143,17 @@ def crossed_intervals(
     percentiles cover far less than they claim. Half-widths are a common multiple of each comparison's standard
     error, such that 95 % of draws have all differences inside (Westfall & Young 1993, «Resampling-based Multiple
     Testing»). Where cases are no source of error, that is Dunnett's interval, which excludes 0 where p < 0.05.
+    NaN where no samples of the cases define the metric: what cases contribute is then unknown.
     """
     k = len(comparisons.differences)
     random = np.random.default_rng(seed)
     shared = random.standard_normal((num_draws, 1))
     errors = (random.standard_normal((num_draws, k)) - shared) / np.sqrt(2)
     errors /= np.sqrt(random.chisquare(comparisons.degrees, (num_draws, 1)) / comparisons.degrees)
-    cases = resampled - np.nanmean(resampled, axis=0)
-    cases = np.where(np.isfinite(cases), cases, 0)[random.integers(len(resampled), size=num_draws)]
+    defined = resampled[np.isfinite(resampled).all(axis=1)]  # an AUC is not, of samples without one of the classes
+    if len(defined) < 2:
+        return np.full((k, 2), np.nan)
+    cases = (defined - defined.mean(axis=0))[random.integers(len(defined), size=num_draws)]
     scale = np.sqrt(comparisons.standard_errors**2 + cases.var(axis=0))
     deviations = abs(_ratio(errors * comparisons.standard_errors + cases, scale))
     factor = np.quantile(np.nan_to_num(deviations).max(axis=1), CONFIDENCE)

@@ -50,7 +50,7 @@ class VoxelCounter:
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        """reference: (D, H, W) labels. Sampled voxels depend on the seed, the case's id and the region alone."""
+        """reference: (D, H, W) labels. Sampled voxels depend on the seed, the case's id and the reference alone."""
         self._num_classes, self._temperature = num_classes, temperature
         self._shape = reference.shape
         foreground = (reference > 0) & (reference < num_classes)
@@ -62,8 +62,11 @@ class VoxelCounter:
         if ignore_label is not None:
             self._there &= self._labels != ignore_label
         rng = np.random.default_rng([seed, zlib.crc32(case_id.encode())])
-        size = self._labels.size
+        # Of those that count alone: sparse annotations would leave few of any others, or none.
+        size = int(self._there.sum())
         drawn = np.arange(size) if size <= NUM_SAMPLED else rng.choice(size, NUM_SAMPLED, replace=False)
+        if size < self._labels.size:
+            drawn = np.flatnonzero(self._there)[drawn]
         self._drawn = np.unravel_index(np.sort(drawn), self._labels.shape)
         self._parts: list[Reliability] = []
         self._ranks = np.zeros((len(MEASURES), 2, RANKS), np.int64)
@@ -100,9 +103,8 @@ class VoxelCounter:
             self._sums[m] += measured.sum(dtype=np.float64)
         here = self._drawn[0] == plane
         rows, columns = self._drawn[1][here], self._drawn[2][here]
-        kept = there[rows, columns]
-        self._sampled.append(p[rows, columns][kept].astype(np.float32))
-        self._sampled_labels.append(labels[rows, columns][kept])
+        self._sampled.append(p[rows, columns].astype(np.float32))
+        self._sampled_labels.append(labels[rows, columns])
 
     def finish(self) -> VoxelFacts | None:
         """None where no voxel counts."""

@@ -85,6 +85,19 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
     assert json.loads((tmp_path / "pooled.json").read_text())["accuracy"] == 0.5
 
 
+def test_cases_without_labels_count_nowhere(tmp_path: Path) -> None:
+    unlabelled = {**clip("3", "g3", "", 0.9), "correct": ""}
+    folds = [write_run(tmp_path / "a", [clip("1", "g1", "fight", 0.9), clip("2", "g2", "calm", 0.1), unlabelled])]
+    pooled = pool_folds(folds)
+    assert pooled["num_cases"] == 2
+    assert list(pooled["folds"].values()) == [1.0]
+    empty = {**organ("1", "liver", ""), "reference_volume_ml": ""}
+    volumes = pool_folds([write_run(tmp_path / "b", [empty, organ("2", "liver", 0.5)])])
+    assert (volumes["num_cases"], volumes["dice"]["mean"]) == (1, 0.5)
+    with pytest.raises(ValueError, match=r"cases\.csv: no labelled case in it"):
+        pool_folds([write_run(tmp_path / "c", [empty])])
+
+
 def test_a_case_in_two_folds_is_refused(tmp_path: Path) -> None:
     rows = [clip("1", "g1", "fight", 0.9), clip("2", "g2", "calm", 0.8)]
     folds = [write_run(tmp_path / "a", rows), write_run(tmp_path / "b", rows)]

@@ -159,6 +159,15 @@ def test_intervals_without_seed_noise_are_those_of_the_cases() -> None:
     assert half == pytest.approx(np.full(3, 0.05 * 2.39), rel=0.04)  # the largest of three normal |z|, in 95 %
 
 
+def test_samples_of_the_cases_without_a_score_do_not_narrow_the_intervals() -> None:
+    comparisons = make_comparisons(1e-9)
+    resampled = comparisons.differences + 0.05 * np.random.default_rng(0).standard_normal((4000, 3))
+    resampled[::2] = np.nan
+    half = np.diff(crossed_intervals(comparisons, resampled))[:, 0] / 2
+    assert half == pytest.approx(np.full(3, 0.05 * 2.39), rel=0.06)
+    assert np.isnan(crossed_intervals(comparisons, np.full((10, 3), np.nan))).all()
+
+
 def test_wilcoxon_is_scipys_and_needs_five_cases() -> None:
     random = np.random.default_rng(0)
     first, second = random.standard_normal((2, 20))

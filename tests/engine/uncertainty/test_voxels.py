@@ -48,6 +48,16 @@ def test_counts_the_box_around_the_foreground_whatever_the_slabs(slabs: int) -> 
     np.testing.assert_allclose(facts.probabilities, inside)
 
 
+def test_voxels_are_sampled_among_those_that_count() -> None:
+    shape = (40, 40, 40)
+    reference = np.full(shape, 7, np.uint8)
+    reference[0, 0, :2] = reference[39, 39, 38:] = 1
+    facts = count(reference, np.full((*shape, 3), 1 / 3, np.float32), ignore_label=7)
+    assert np.prod(shape) > 10 * NUM_SAMPLED
+    assert facts.labels.tolist() == [1, 1, 1, 1]
+    assert len(facts.probabilities) == 4
+
+
 def test_voxels_to_ignore_count_nowhere() -> None:
     reference, p = make_case()
     reference[2:4, 0:5] = 7
