@@ -10,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 
 from configs import Config
+from configs.load import check_config
 from engine import classification_results as of_classes
 from engine import results as of_volumes
 from engine.classification_report import write_classification_report
@@ -124,8 +125,10 @@ def keep_temperature(job: Job) -> None:
     """Store the fitted temperature with the run, where it was fitted on all of the split that is there for choosing."""
     metrics, kind = job.metrics, job.metrics["prediction"]["kind"]
     calibration = metrics.get("calibration")
-    own_root = Path(job.run.read_config_tree()["data"]["root"]).resolve() == job.config.data.root.resolve()
-    if calibration is None or kind == "ensemble" or metrics["split"] != "val" or not own_root:
+    trained, found = check_config(job.run.read_config_tree(), str(job.run.config_path)).data, job.config.data
+    are_own = trained.root.resolve() == found.root.resolve()
+    are_own &= all(getattr(trained, key) == getattr(found, key) for key in ("source", "labels", "columns", "label_map"))
+    if calibration is None or kind == "ensemble" or metrics["split"] != "val" or not are_own:
         return
     if job.config.evaluate.temperature == "none" and job.config.evaluate.cases is None:
         fitted_on = {"split": "val", "num_cases": calibration["num_cases"], "of": calibration["of"]}

@@ -116,6 +116,10 @@ def test_labels_of_other_data_are_read_as_those_trained_on(run: RunFolder) -> No
     assert before["crescent"] > 0
     assert after["nucleus"] == pytest.approx(before["nucleus"] + before["crescent"])
     assert (after["crescent"], after["vessel"]) == (0, before["vessel"])
+    volumes("evaluate.cases=null", names, "data.label_map={2: 1}")
+    assert not run.has_json("temperature")  # it would be of other labels than those trained on
+    volumes("evaluate.cases=null")
+    assert run.has_json("temperature")
 
 
 def test_scores_are_those_of_the_written_files(run: RunFolder, phantoms: Path) -> None:
