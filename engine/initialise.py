@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from configs.init_schema import InitConfig
 from engine.distributed import ALONE, Group
+from engine.patterns import matching
 from engine.start import Row, Start, What
 
 HEADS = ("head.*", "heads.*")
@@ -47,10 +48,14 @@ def initialise(model: nn.Module, start: Start, config: InitConfig, class_names: 
 
     class_names: of the network's outputs, in their order. What nothing was found for stays as drawn.
 
-    Raises InitError that lists every tensor that does not fit, each with the key that would allow it; the network is
-    as it was then.
+    Raises InitError that lists every tensor that does not fit, each with the key that would allow it, and ValueError
+    for a pattern that matches nothing; the network is as it was then.
     """
     parameters = dict(tree_flatten(model.parameters()))
+    for pattern in config.allow_missing:
+        matching(pattern, parameters, "init.allow_missing")
+    for pattern in config.allow_unused:
+        matching(pattern, start.tensors, "init.allow_unused", of=f"tensor of {config.source}")
     inputs = set(input_weights(model))
     rows, new, mismatches = [], [], []
     for name in sorted(parameters.keys() | start.tensors.keys()):

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 
-def matching(pattern: str, names: Iterable[str], key: str) -> set[str]:
+def matching(pattern: str, names: Iterable[str], key: str, of: str = "parameter of the model") -> set[str]:
     """Return the names that the pattern fits; `*` stands for any characters, dots included.
 
-    key: of the config, for the message. Raises ValueError where it fits none; the message names what comes near.
+    key, of: of the config, and what the names are of, for the message. Raises ValueError where it fits none; the
+    message names what comes near.
     """
     names = list(names)
     if found := {name for name in names if fnmatchcase(name, pattern)}:
@@ -17,4 +18,4 @@ def matching(pattern: str, names: Iterable[str], key: str) -> set[str]:
     groups = {".".join(p[:length]) + ".*" for p in parts for length in range(1, len(p))}
     near = difflib.get_close_matches(pattern, sorted(groups) + names, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(sorted({p[0] for p in parts}))}"
-    raise ValueError(f"{key}: {pattern!r} matches no parameter of the model; {hint}")
+    raise ValueError(f"{key}: {pattern!r} matches no {of}; {hint}")

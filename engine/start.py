@@ -64,17 +64,27 @@ def _read(path: Path, config: InitConfig) -> Start:
             "PyTorch's weights: convert them first, python -m models.convert FILE OUT.safetensors --as NAME"
         )
     if path.is_file() and path.suffix == ".safetensors":
+        _require_default(config, "checkpoint", "weights")
         return _read_file(path)
     if path.is_file() and path.suffix == ".zip":
+        _require_default(config, "checkpoint", "weights")
         pack = read_pack(path)
         facts = {"from": str(path), "file": str(path), "step": pack.facts.checkpoint.step}
         facts["weights"] = pack.facts.checkpoint.weights
         return Start(read_weights(path), tuple(pack.facts.statistics.class_names), facts)
     if path.is_dir() and (path / "state.json").is_file():
+        _require_default(config, "checkpoint")
         return _read_checkpoint(path, config)
     if path.is_dir() and (path / "config.yaml").is_file():
         return _read_checkpoint(RunFolder(path).checkpoint(config.checkpoint), config)
     raise ValueError("expected a run's folder, a checkpoint's, a .safetensors file or a pack (.zip)")
+
+
+def _require_default(config: InitConfig, *keys: str) -> None:
+    """Raise ValueError where a key chooses among several, and there is one."""
+    for key in keys:
+        if (value := getattr(config, key)) != InitConfig.model_fields[key].default:
+            raise ValueError(f"init.{key}={value} chooses among those of a run, and this is one alone; leave it out")
 
 
 def _read_file(path: Path) -> Start:

@@ -204,6 +204,16 @@ def test_patterns_allow_what_is_missing_and_what_is_unused() -> None:
         initialise(unet(1), start, init(**{**keys, "allow_missing": ["decoder.*", "bottleneck.*", "heads.*"]}), ORGANS)
 
 
+def test_patterns_that_match_nothing_are_mistakes() -> None:
+    start = weights(unet(0))
+    with pytest.raises(
+        ValueError, match=r"init\.allow_missing: 'encodr\.\*' matches no parameter of the model; did you"
+    ):
+        initialise(unet(1), start, init(allow_missing=["encodr.*"]), ORGANS)
+    with pytest.raises(ValueError, match=r"init\.allow_unused: 'conv_seg\.\*' matches no tensor of there; "):
+        initialise(unet(1), start, init(allow_unused=["conv_seg.*"]), ORGANS)
+
+
 def test_a_first_level_may_be_missing() -> None:
     start, model = weights(unet(0)), unet(1)
     start.tensors = {name: a for name, a in start.tensors.items() if not name.startswith("encoder.0")}

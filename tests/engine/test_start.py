@@ -90,3 +90,15 @@ def test_what_is_no_start(trained: tuple[RunFolder, Config], tmp_path: Path) -> 
     (tmp_path / "config.yaml").write_text("name: x\n")
     with pytest.raises(ValueError, match=r"init\.from=.*: checkpoint 'best': no such checkpoint .*: none yet"):
         read(tmp_path)
+
+
+def test_what_chooses_where_there_is_no_choice(trained: tuple[RunFolder, Config], tmp_path: Path) -> None:
+    run, config = trained
+    export_run(tmp_path / "model.zip", run, config, make_model(config), run.checkpoint("best"), "best", None)
+    checkpoint = run.checkpoints / "3"
+    for path in (checkpoint / "model.safetensors", tmp_path / "model.zip"):
+        with pytest.raises(ValueError, match=r"init\.weights=raw chooses among those of a run, and this is one alone"):
+            read(path, weights="raw")
+    for path in (checkpoint / "model.safetensors", tmp_path / "model.zip", checkpoint):
+        with pytest.raises(ValueError, match=r"init\.from=.*: init\.checkpoint=last chooses among those of a run"):
+            read(path, checkpoint="last")
