@@ -160,8 +160,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """
     try:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        files = state["files"]
-    except (OSError, ValueError, KeyError) as error:
+        files = dict(state["files"])
+        int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{checkpoint}: not a whole checkpoint ({STATE_FILE}: {error})") from None
     for name, expected in files.items():
         try:

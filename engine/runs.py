@@ -110,11 +110,14 @@ class RunFolder:
         """The contents of name.json; raises ValueError where the file is missing or broken."""
         path = self.path / f"{name}.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ValueError(f"{path}: missing; was this run written by train.py?") from None
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: not valid JSON ({error})") from None
+        if name == "statistics" and not (isinstance(value, dict) and {"class_names", "num_channels"} <= value.keys()):
+            raise ValueError(f"{path}: expected class_names and num_channels, as train.py wrote them; restore the file")
+        return value
 
     def has_json(self, name: str) -> bool:
         return (self.path / f"{name}.json").is_file()

@@ -108,6 +108,13 @@ def test_a_changed_byte_is_noticed(tmp_path) -> None:
         read_state(tmp_path / "10")
 
 
+@pytest.mark.parametrize("text", ["[]", '{"files": []}', '{"files": {}}', '{"files": 3, "step": 1}'])
+def test_a_state_of_something_else(tmp_path, text: str) -> None:
+    (_save(tmp_path, 10) / "state.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"10: not a whole checkpoint \(state\.json: "):
+        read_state(tmp_path / "10")
+
+
 def test_only_broken_ones_is_an_error_that_lists_them(tmp_path) -> None:
     (_save(tmp_path, 10) / "model.safetensors").unlink()
     (_save(tmp_path, 20) / "state.json").write_text("{")

@@ -55,6 +55,10 @@ def test_missing_and_broken_json_are_named(tmp_path) -> None:
     (tmp_path / "splits.json").write_text("{")
     with pytest.raises(ValueError, match=r"splits\.json: not valid JSON"):
         run.read_json("splits")
+    for text in ("[]", '{"class_names": []}'):
+        (tmp_path / "statistics.json").write_text(text)
+        with pytest.raises(ValueError, match=r"statistics\.json: expected class_names and num_channels"):
+            run.read_json("statistics")
 
 
 def test_metrics_are_trimmed_to_the_checkpoint(tmp_path) -> None:
