@@ -55,7 +55,7 @@ def convert(state: Mapping[str, np.ndarray], architecture: str) -> Conversion:
     published = PUBLISHED[architecture]
     state = {name: array for name, array in strip_prefix(state).items() if not name.endswith("num_batches_tracked")}
     stem = state.get(published.stem)
-    if stem is None or stem.ndim != 5:
+    if stem is None or stem.ndim != 5 or stem.size == 0:
         raise ValueError(f"no {published.stem} (out, in, kD, kH, kW) among {len(state)} tensors: not a {architecture}")
     section = {"name": published.model, "args": model_args(published, state)}
     fc = state.get(published.name_there("head.fc.bias"))
@@ -128,8 +128,9 @@ def read_pytorch(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path}: holds other things than tensors, which are not read; save its state_dict()"
         ) from None
-    except (RuntimeError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a whole PyTorch file ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # what is no pickle may raise anything on the way
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{path}: not a whole PyTorch file ({reason})") from None
     while isinstance(found, Mapping) and (
         inner := [found[key] for key in _NESTS if isinstance(found.get(key), Mapping)]
     ):
@@ -137,7 +138,10 @@ def read_pytorch(path: Path) -> dict[str, np.ndarray]:
     tensors = {n: t for n, t in found.items() if torch.is_tensor(t)} if isinstance(found, Mapping) else {}
     if not tensors:
         raise ValueError(f"{path}: holds no state_dict, {{name: tensor}}, but {type(found).__name__}")
-    return {str(name): tensor.float().numpy() for name, tensor in tensors.items()}
+    try:
+        return {str(name): tensor.float().numpy() for name, tensor in tensors.items()}
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{path}: holds tensors of other kinds than dense ones ({error})") from None
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -180,6 +180,21 @@ def test_a_file_cut_short(torch: Any, tmp_path: Path) -> None:
         module.read_pytorch(path)
 
 
+@pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04", b"\x80\x02."])
+def test_bytes_that_are_no_weights(torch: Any, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"w\.pth: (not a whole PyTorch file \(\w+|holds other things)"):
+        module.read_pytorch(tmp_path / "w.pth")
+
+
+def test_tensors_of_other_kinds(torch: Any, tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(3).to_sparse()}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth: holds tensors of other kinds than dense ones"):
+        module.read_pytorch(tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"no conv1\.weight .* among 1 tensors"):
+        module.convert({"conv1.weight": np.zeros((64, 0, 7, 7, 7), np.float32)}, SMALLEST)
+
+
 def test_mistakes_in_the_command(torch: Any, tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path / "none.pth"), str(tmp_path / "o.safetensors"), "--as", SMALLEST]) == 2
     assert "none.pth: no such file" in capsys.readouterr().err
