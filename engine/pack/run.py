@@ -1,6 +1,7 @@
 """A pack read as a run: `evaluate.py --run model.zip`, and weights to start from."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from engine.pack.tensors import decode_tensors
 from engine.runs import RunFolder
 
 _MODEST = 64  # what strides, dilations and the like may be in any network
+_MAX_ACTIVATIONS = 1 << 35  # of a layer at the input's size, as wide as the widest: 128 GiB
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,16 @@ def _require_plausible(pack: Pack, tensors: dict[str, mx.array]) -> None:
             pack.path,
             f"its config describes another network than its weights, {len(tensors)} tensors of up to {largest}: "
             f"{layers} layers, sizes of up to {max(sizes):,}",
+        )
+    size = pack.config.evaluate.window_size_voxels or pack.config.data.input_size
+    segments = pack.config.task == "segmentation"
+    batch = pack.config.evaluate.window_batch if segments else pack.config.train.batch_size
+    widest = max((tensor.shape[0] for tensor in tensors.values() if tensor.ndim == 5), default=1)
+    if (values := math.prod(size) * batch * widest) > _MAX_ACTIVATIONS:
+        raise PackError(
+            pack.path,
+            f"{batch} inputs of {size} through {widest} channels, {values:,} values, are beyond what is taken from a "
+            f"pack, {_MAX_ACTIVATIONS:,}",
         )
     held = sum(tensor.size for tensor in tensors.values())
     if held != pack.facts.parameters:

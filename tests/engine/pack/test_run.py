@@ -10,6 +10,7 @@ import yaml
 from mlx.utils import tree_flatten
 
 from engine.pack import Pack, PackedRun, load_packed, open_run, read_pack, read_weights
+from engine.pack import run as pack_run
 from engine.pack.archive import PackError, write_archive
 from engine.pack.tensors import decode_tensors, encode_tensors
 from models import build_model
@@ -88,6 +89,18 @@ def test_a_config_of_a_huge_network_is_refused_before_anything_is_built(
     with pytest.raises(PackError):
         load(with_config(pack.path, section, **changes))
     assert time.monotonic() - started < 20  # it would take terabytes, and days
+
+
+def test_inputs_that_the_widest_layer_multiplies(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each within the config's limits; through 4 channels and more they are 2^33 values."""
+    monkeypatch.setattr(pack_run, "_MAX_ACTIVATIONS", 1 << 32)
+    changed = with_config(pack.path, "data", patch_size_voxels=[1 << 9] * 3, foreground_rate=0.5)
+    with_batch = with_config(changed, "evaluate", window_batch=16)
+    assert read_pack(with_batch).config.evaluate.window_batch == 16
+    with pytest.raises(
+        PackError, match=r"16 inputs of \(512, 512, 512\) through \d+ channels, [\d,]+ values, are beyond"
+    ):
+        load(with_batch)
 
 
 def test_a_config_whose_network_is_larger_by_shapes_alone(pack: Pack) -> None:
