@@ -10,6 +10,7 @@ from engine.evaluation import CaseResult
 from engine.page import image
 from engine.uncertainty.plots import plot_reliability, plot_risk_coverage, plot_uncertainty
 from engine.uncertainty.summary import SCORES, calibration_rows
+from engine.uncertainty.temperature import is_at_bound
 
 _SHOWN_CASES = 3
 
@@ -49,6 +50,10 @@ def _calibration(calibration: Mapping[str, Any]) -> list[str]:
         sentences.append(
             "Temperature scaling is fitted on half of the cases and scored on the other, and the other way round; "
             f"on all of them the temperature is {calibration['fitted_temperature']:.3g}."
+        )
+    if is_at_bound(calibration["fitted_temperature"]):
+        sentences.append(
+            "That is as far as is searched: these cases tell no temperature; leave evaluate.temperature at none."
         )
     head = "".join(f"<th>{escape(title)}</th>" for title in SCORES.values())
     picture = image(plot_reliability(series), "Reliability diagram")

@@ -51,6 +51,11 @@ def fit_temperature(cases: Sequence[Scored]) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x))
 
 
+def is_at_bound(temperature: float) -> bool:
+    """Whether a fitted temperature is an end of what was searched: cases all right, or too few, tell none."""
+    return not LOWEST * 1.01 < temperature < HIGHEST / 1.01
+
+
 @dataclass(frozen=True)
 class CrossFit:
     """Temperatures of two halves of the cases, and the cases scaled by that of the other half."""

@@ -39,6 +39,10 @@ def test_sections_tell_the_numbers_and_show_the_most_uncertain_cases() -> None:
     assert f"<td>{calibration['ece']:.4f}</td>" in text
     assert f"<td>{calibration['temperature_scaling']['after']['nll']:.4f}</td>" in text
     assert f"on all of them the temperature is {calibration['fitted_temperature']:.3g}." in text
+    assert "That is as far as is searched" not in text
+    found["calibration"]["fitted_temperature"] = 0.0501
+    bound = "these cases tell no temperature; leave evaluate.temperature at none."
+    assert bound in "\n".join(uncertainty_sections(found, results, NAMES, read_image))
     assert f"<td>{auroc['value']:.3f}<small>" in text
     means = {result.id: result.voxels.means[0] for result in results if result.voxels is not None}
     expected = sorted(means, key=means.__getitem__, reverse=True)[:3]

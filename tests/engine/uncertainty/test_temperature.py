@@ -5,7 +5,15 @@ import pytest
 from scipy.special import expit, softmax
 
 from engine.runs import RunFolder
-from engine.uncertainty.temperature import HIGHEST, LOWEST, choose_temperature, cross_fit, fit_temperature, scale
+from engine.uncertainty.temperature import (
+    HIGHEST,
+    LOWEST,
+    choose_temperature,
+    cross_fit,
+    fit_temperature,
+    is_at_bound,
+    scale,
+)
 from engine.uncertainty.temperature import store_temperature as store
 
 STEP = {"step": 7, "weights": "ema"}
@@ -51,6 +59,9 @@ def test_what_is_always_right_ends_at_the_bound() -> None:
     p = np.full((5, 2), (0.9, 0.1))
     assert fit_temperature([(p, np.zeros(5, int))]) == pytest.approx(LOWEST, rel=0.01)
     assert fit_temperature([(p, np.ones(5, int))]) == pytest.approx(HIGHEST, rel=0.01)
+    assert is_at_bound(fit_temperature([(p, np.zeros(5, int))]))
+    assert is_at_bound(fit_temperature([(p, np.ones(5, int))]))
+    assert not is_at_bound(fit_temperature([(p, np.array([0, 0, 0, 0, 1]))]))
 
 
 def test_each_half_is_scaled_by_the_others_temperature() -> None:
