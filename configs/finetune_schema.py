@@ -10,7 +10,7 @@ from configs.fields import Count, Section
 class FreezeConfig(Section):
     """Parameters by pattern, of their names as `train.py --dry-run` prints them: `encoder.*`, `*.norm.*`.
 
-    A list of patterns alone stands for {patterns: […]}.
+    A list of patterns, or one, alone stands for {patterns: […]}.
     """
 
     patterns: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -21,4 +21,5 @@ class FreezeConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _a_list_is_patterns(cls, value: Any) -> Any:
+        value = [value] if isinstance(value, str) else value
         return {"patterns": value} if isinstance(value, list | tuple) else value

@@ -72,7 +72,11 @@ def form(request, monkeypatch) -> str:
 
 def test_a_list_of_patterns_is_enough(tmp_path: Path) -> None:
     short = FreezeConfig.model_validate(["encoder.*"])
-    assert short == FreezeConfig(patterns=("encoder.*",), thaw_at_step=None, norm_statistics=True)
+    assert (
+        short
+        == FreezeConfig.model_validate("encoder.*")
+        == FreezeConfig(patterns=("encoder.*",), thaw_at_step=None, norm_statistics=True)
+    )
     config = tiny_config(tmp_path)
     again = config.model_validate({**config.model_dump(mode="json", by_alias=True), "freeze": ["stem.*"]})
     assert again.freeze is not None
