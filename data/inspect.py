@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     from data.survey.text import survey_text
 
     try:
+        if options.html is not None and not options.html.parent.is_dir():
+            raise ValueError(f"--html {options.html}: there is no folder {options.html.parent}")
         survey = survey_with_progress(options, thumbnails=options.html is not None)
         print(survey_text(survey))
         if options.html is not None:

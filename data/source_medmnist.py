@@ -82,9 +82,12 @@ def _header(path: Path, name: str) -> tuple[int, ...] | None:
                 return None
             with archive.open(f"{name}.npy") as file:
                 read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-                return read(file)[0]
+                shape, _, dtype = read(file)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise FileProblem(path, f"damaged .npz archive ({error})", RESTORE) from None
+    if name.endswith("_images") and dtype.kind not in "biuf":
+        raise FileProblem(path, f"{name} of {dtype}, expected real numbers", "save it as such")
+    return shape
 
 
 def _archive(root: Path) -> Path:

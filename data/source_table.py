@@ -97,7 +97,7 @@ def _columns(config: DataConfig, found: list[str], path: Path) -> dict[str, tupl
             columns[role] = (by_lower[alias],)
     if "image" not in columns:
         raise ValueError(
-            f"{path}: no image column (looked for {', '.join(ALIASES['image'])}); it has {', '.join(found)}; "
+            f"{path}: no image column (looked for {', '.join(ALIASES['image'])}); it has {', '.join(found) or 'none'}; "
             f"set data.columns.image"
         )
     return columns

@@ -1,6 +1,7 @@
 """Which layout a path holds, told from names and small text files alone: what `inspect` and `plan` start from."""
 
 import json
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def recognise(path: Path) -> Tree:
             return tree
     if path.is_dir() and (reason := why_no_classes(path)) is not None:
         raise ValueError(f"{path}: {reason}")
+    if path.suffix == ".npz" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not a whole .npz archive; fetch the file again")
     found = describe_folder(path) if path.is_dir() else f"the file {path.name}"
     expected = "; ".join(f"{name}: {layout}" for name, layout in (*LAYOUTS.items(), *CLASS_LAYOUTS.items()))
     raise ValueError(f"{path}: no layout that is known here, found {found}; expected one of {expected}")

@@ -78,8 +78,9 @@ def why_no_classes(path: Path) -> str | None:
             f"them in a CSV with the columns file and label"
         )
     if folders := class_folders(path):
+        what = "clips" if all(any(map(is_clip, folder.iterdir())) for folder in folders) else "volumes"
         return (
-            f"folders of volumes ({some(folder.name for folder in folders)}): if each is a class, set "
+            f"folders of {what} ({some(folder.name for folder in folders)}): if each is a class, set "
             f"data.source=classes; if each is a case, list the files in a CSV with the columns image and label"
         )
     return None

@@ -185,6 +185,8 @@ def test_mistakes_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "dataset.json").write_text("{")
     assert main([str(tmp_path)]) == 2
     assert "dataset.json: not valid JSON" in capsys.readouterr().err
+    assert main([str(tmp_path), "--html", str(tmp_path / "no" / "page.html")]) == 2
+    assert "page.html: there is no folder" in capsys.readouterr().err
 
 
 def test_the_page_holds_a_slice_of_every_case(root: Path, tmp_path: Path) -> None:

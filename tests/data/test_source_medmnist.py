@@ -69,6 +69,10 @@ def test_several_columns_are_classes_that_may_coincide(tmp_path: Path) -> None:
             "the splits differ in shape",
         ),
         (
+            {"train_images": volumes(2).astype(np.complex64), "train_labels": labels(0, 1)},
+            "train_images of complex64, expected real numbers",
+        ),
+        (
             {"train_images": volumes(2), "train_labels": np.array([[2, 0], [0, 1]])},
             "2 columns, which must be 0 or 1; got 2",
         ),

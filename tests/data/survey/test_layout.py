@@ -137,6 +137,17 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         recognise(tmp_path)
     with pytest.raises(ValueError, match=r"nowhere: no such file or folder"):
         read_settings(tmp_path / "nowhere")
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no end")
+    with pytest.raises(ValueError, match=r"cut\.npz: not a whole \.npz archive; fetch the file again"):
+        read_settings(tmp_path / "cut.npz")
+
+
+@pytest.mark.parametrize(("file", "what"), [("a.mp4", "clips"), ("a.nii.gz", "volumes")])
+def test_one_folder_says_what_it_holds(tmp_path: Path, file: str, what: str) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / file).touch()
+    with pytest.raises(ValueError, match=rf"folders of {what} \(cat\): if each is a class, set data\.source=classes"):
+        recognise(tmp_path)
 
 
 def test_the_shared_data_sets(datasets: Path) -> None:
