@@ -28,6 +28,7 @@ def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time; other tests choose their operators."""
     monkeypatch.setattr(backend, "_form", backend._form)
     figures = ("report.plot_case", "page.plot_curves", "report.plot_scores", "classification_report.plot_activation")
+    figures += tuple(f"uncertainty.report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty"))
     for plot in (*figures, "classification_report.plot_confusion", "classification_report.plot_roc"):
         monkeypatch.setattr(f"engine.{plot}", lambda *_, **__: "data:image/png;base64,")
 

@@ -19,8 +19,10 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def _other_tests_choose_their_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+def _light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests draw figures, and choose their operators."""
     monkeypatch.setattr(backend, "_form", backend._form)
+    monkeypatch.setattr("engine.page.plot_curves", lambda *_, **__: "data:image/png;base64,")
 
 
 def planned(path: Path, capsys: Capture, *arguments: str) -> Path:

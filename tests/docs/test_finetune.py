@@ -56,6 +56,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr(backend, "_form", backend._form)
         report = "engine.classification_report"
         figures = ["engine.report.plot_case", "engine.report.plot_scores", "engine.page.plot_curves"]
+        figures += [
+            f"engine.uncertainty.report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")
+        ]
         for plot in (*figures, *(f"{report}.plot_{name}" for name in ("activation", "confusion", "roc"))):
             patch.setattr(plot, lambda *_, **__: "data:image/png;base64,")
         for command in commands(DOCUMENT.read_text(encoding="utf-8")):
