@@ -23,7 +23,7 @@ from studies.inference import (
     Comparisons,
     crossed_intervals,
     dunnett_critical,
-    estimate_variances,
+    estimate_noise,
     wilcoxon_over_cases,
 )
 
@@ -31,19 +31,23 @@ Test = Callable[[np.ndarray], np.ndarray]  # scores (studies, cells, seeds), bas
 
 EFFECT = 3.0  # in seed-sd
 _EQUAL = "equal noise"
+_UNSTABLE = "one cell × 30"
 
 
 def noises(num_cells: int) -> dict[str, np.ndarray]:
     """Standard deviations (cells,) of seeds by name, the baseline's first."""
     equal = np.ones(num_cells)
-    one, baseline, others = equal.copy(), equal.copy(), equal.copy()
+    one, baseline, others, collapse, both = (equal.copy() for _ in range(5))
     one[-1], baseline[0], others[1::2] = 3, 2, 0.3
+    collapse[-1], both[[0, -1]] = 30, 30
     return {
         _EQUAL: equal,
         "one cell × 3": one,
         "baseline × 2": baseline,
         "every second × 0.3": others,
         "1/2 to 2, baseline most": np.linspace(2, 0.5, num_cells),
+        _UNSTABLE: collapse,
+        "baseline and a cell × 30": both,
     }
 
 
@@ -58,9 +62,9 @@ def draw_scores(
 
 def shipped(scores: np.ndarray) -> np.ndarray:
     """What `studies.inference.compare_with_baseline` finds at p < 0.05, of many studies at once."""
-    variances, degrees = estimate_variances(scores)
-    errors = np.sqrt(variances / scores.shape[2])
-    return _mean_difference(scores) > errors * _critical(scores.shape[1] - 1, degrees)[:, None]
+    noise = estimate_noise(scores)
+    errors = np.sqrt(noise.variances / scores.shape[2])
+    return _mean_difference(scores) > errors * _critical(scores.shape[1] - 1, noise.degrees)
 
 
 def paired_holm(scores: np.ndarray) -> np.ndarray:
@@ -110,7 +114,7 @@ def _critical_table(num_comparisons: int, low: float, high: float) -> tuple[np.n
 
 
 def _critical(num_comparisons: int, degrees: np.ndarray) -> np.ndarray:
-    """Critical values for degrees of freedom (studies,), between those of a table."""
+    """Critical values for degrees of freedom (studies, k), between those of a table."""
     log_degrees, values = _critical_table(num_comparisons, float(degrees.min()), float(degrees.max()) + 1e-9)
     return np.interp(np.log(degrees), log_degrees, values)
 
@@ -147,10 +151,11 @@ def measure_cases(
 
 def _test(scores: np.ndarray) -> Comparisons:
     """`compare_with_baseline` without its p values, which take most of its time."""
-    variances, degrees = estimate_variances(scores[None])
+    noise = estimate_noise(scores[None])
     nothing = np.zeros(len(scores) - 1)
-    errors = np.sqrt(variances[0] / scores.shape[1])
-    return Comparisons((scores[1:] - scores[0]).mean(axis=1), errors, float(degrees[0]), nothing, nothing, 0.0)
+    errors = np.sqrt(noise.variances[0] / scores.shape[1])
+    differences = (scores[1:] - scores[0]).mean(axis=1)
+    return Comparisons(differences, errors, noise.degrees[0], nothing, nothing, 0.0, nothing > 0)
 
 
 def measure(num_studies: int, num_case_studies: int, seed: int = 0) -> list[dict[str, float | int | str]]:
@@ -168,6 +173,9 @@ def measure(num_studies: int, num_case_studies: int, seed: int = 0) -> list[dict
                 scores = draw_scores(random, num_studies, np.ones(num_cells), num_seeds, shared)
                 found = {name: power(test, scores) for name, test in TESTS.items()}
                 rows.append({"measure": "power", **head, "noise": f"{_EQUAL}, {shared:.0%} shared", **found})
+            scores = draw_scores(random, num_studies, noises(num_cells)[_UNSTABLE], num_seeds)
+            found = {name: power(test, scores) for name, test in TESTS.items()}
+            rows.append({"measure": "power", **head, "noise": f"{_UNSTABLE}, of the others", **found})
     for case_effect in (0.0, 3.0):
         for num_seeds in (2, 3, 5):
             found = measure_cases(random, num_case_studies, 8, num_seeds, case_effect)

@@ -58,6 +58,7 @@ class CellResult:
     minutes: Spread
     memory_gb: float  # the most of any run
     difference: Difference | None  # None of the baseline, and of a cell that has its runs
+    is_unstable: bool = False  # its seeds scatter so much that its noise is not pooled with the others'
 
     @property
     def is_complete(self) -> bool:
@@ -74,6 +75,17 @@ class Comparison:
     why_not: str  # why there is no inference; empty where there is
 
     @property
+    def unstable(self) -> list[CellResult]:
+        """The cells whose noise was left out of the pool, those with runs of their own."""
+        return [result for result in self.results if result.is_unstable and result.cell.same_as is None]
+
+    @property
+    def stable_sd(self) -> float:
+        """The typical sd over seeds of the tested cells in the pool: the root of their mean variance."""
+        sds = [r.score.sd for r in self.results if r.cell.same_as is None and r.is_complete and not r.is_unstable]
+        return float(np.sqrt(np.mean(np.square(sds)))) if sds else math.nan
+
+    @property
     def num_comparisons(self) -> int:
         return 0 if self.inference is None else len(self.inference.differences)
 
@@ -87,12 +99,16 @@ def compare(study: Study) -> Comparison:
     own = [cell for cell in study.cells if cell.same_as is None]
     tested = [cell for cell in own if cell.name != study.baseline.source and study.is_complete(cell)]
     why_not = _why_not(study, tested)
-    inference, differences = None, {}
+    inference, differences, unstable = None, {}, set()
     baseline = _source(study, study.baseline)
     if not why_not:
         inference = compare_with_baseline(np.array([study.scores(cell) for cell in (baseline, *tested)]))
         intervals = crossed_intervals(inference, resample_differences(study, baseline, tested))
+        if inference.is_baseline_unstable:
+            unstable.add(baseline.name)
         for i, cell in enumerate(tested):
+            if inference.is_unstable[i]:
+                unstable.add(cell.name)
             differences[cell.name] = (tuple(intervals[i].tolist()), float(inference.p[i]), float(inference.p_paired[i]))
     results = []
     for cell in study.cells:
@@ -103,7 +119,7 @@ def compare(study: Study) -> Comparison:
             by_seed = study.scores(cell) - study.scores(baseline)
             p_cases = _test_over_cases(study, cell, baseline)
             difference = Difference(spread(by_seed).mean, by_seed, interval, p, p_paired, p_cases)
-        results.append(_describe(study, cell, difference))
+        results.append(_describe(study, cell, difference, cell.source in unstable))
     return Comparison(study, results, inference, why_not)
 
 
@@ -154,7 +170,7 @@ def _why_not(study: Study, tested: list[Cell]) -> str:
     return ""
 
 
-def _describe(study: Study, cell: Cell, difference: Difference | None) -> CellResult:
+def _describe(study: Study, cell: Cell, difference: Difference | None, is_unstable: bool) -> CellResult:
     runs = study.runs_of(cell)
     folds = len(study.folds) > 1
     missing = [f"seed {r.seed}{f' fold {r.fold}' if folds else ''}: {r.missing}" for r in runs if r.missing]
@@ -175,6 +191,7 @@ def _describe(study: Study, cell: Cell, difference: Difference | None) -> CellRe
         over_seeds(lambda run: run.minutes),
         max(memory, default=math.nan),
         difference,
+        is_unstable,
     )
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from engine.plots import COLORS, INK, data_uri, ink_axes
 from studies.comparison import CellResult, Comparison
 from studies.gather import Curve
+from studies.numbers import number
 
 _WORSE, _BETTER = COLORS[0], COLORS[1]
 
@@ -38,6 +39,7 @@ def plot_differences(comparison: Comparison) -> str | None:
     """A row a cell: each seed's difference from the baseline as a dot, their mean, and its interval.
 
     Filled: more than noise explains, blue where better, orange where worse. Hollow: could be noise, or not tested.
+    The axis spans the stable cells; an unstable one's interval that leaves it ends in arrows and is written out.
     None where no cell has a difference.
     """
     rows = [result for result in comparison.results if result.difference and not math.isnan(result.difference.mean)]
@@ -52,9 +54,38 @@ def plot_differences(comparison: Comparison) -> str | None:
         _draw_difference(axes, row, result, comparison.study.less_is_better)
     axes.set_yticks(range(len(rows)), [result.cell.name for result in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
+    _frame(axes, rows)
     axes.set_xlabel(f"{comparison.study.metric}, difference from {comparison.study.baseline.name}")
     ink_axes(axes)
     return data_uri(figure, "svg")
+
+
+def span_of(rows: Sequence[CellResult]) -> tuple[float, float]:
+    """The values that the rows' dots and intervals take, and 0, with a margin on both sides."""
+    found = [r.difference for r in rows if r.difference]
+    values = np.concatenate([[0.0], *([*d.interval, *d.by_seed] for d in found)])
+    low, high = np.nanmin(values), np.nanmax(values)
+    margin = 0.06 * (high - low)
+    return float(low - margin), float(high + margin)
+
+
+def _frame(axes: Any, rows: Sequence[CellResult]) -> None:
+    stable = [result for result in rows if not result.is_unstable]
+    low, high = span_of(stable)
+    if len(stable) == len(rows) or low == high:
+        return
+    axes.set_xlim(low, high)
+    for row, result in enumerate(rows):
+        first, last = span_of([result])
+        difference = result.difference
+        if difference is None or (first >= low and last <= high):
+            continue
+        ends = [(low, "<")] * (first < low) + [(high, ">")] * (last > high)
+        for end, marker in ends:
+            axes.scatter([end], [row], s=42, marker=marker, color=INK, clip_on=False, zorder=3)
+        numbers = [number(value, sign="+") for value in (difference.mean, *difference.interval)]
+        words = f"unstable: {numbers[0]} ({numbers[1]} to {numbers[2]})"
+        axes.text((low + high) / 2, row - 0.12, words, color=INK, fontsize=8, ha="center", va="bottom")
 
 
 def _draw_difference(axes: Any, row: int, result: CellResult, less_is_better: bool) -> None:

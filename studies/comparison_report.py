@@ -51,6 +51,8 @@ def write_comparison_page(path: Path, comparison: Comparison) -> Path:
             "Small dots: each seed. Large: their mean, and its 95 % interval; filled where more than noise explains "
             "it (blue: better, orange: worse), hollow where it could be noise or was not tested."
         )
+        if any(result.is_unstable and result.difference for result in comparison.results):
+            caption += " Arrows: an unstable cell's interval goes on beyond the axis."
         body += ["<h2>Differences from the baseline</h2>", image(plot, alt), f"<p>{caption}</p>"]
     body += [*_table(comparison), *_sentences(comparison), *_curves(comparison), *_dropout(comparison)]
     body += _other_tests(comparison)

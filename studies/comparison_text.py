@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.runs import without_nan
-from studies.comparison import CellResult, Comparison, Spread
+from studies.comparison import CellResult, Comparison
+from studies.numbers import format_p, format_spread, number
 
 COLUMNS = ("cell", "runs", "score", "difference", "p", "gap", "minutes", "memory")
 
@@ -54,7 +55,7 @@ def sentence(result: CellResult, comparison: Comparison) -> str:
     study, difference = comparison.study, result.difference
     if result.cell.name == study.baseline.name:
         missing = f"; incomplete: {'; '.join(result.missing)}" if result.missing else ""
-        return f"The baseline{missing}."
+        return f"The baseline{missing}.{_unstable(result)}"
     if difference is None:
         return f"The same network as the baseline, {study.baseline.name}: its runs count for both."
     same = f"The same network as {result.cell.same_as}, whose runs count for both: " if result.cell.same_as else ""
@@ -70,11 +71,20 @@ def sentence(result: CellResult, comparison: Comparison) -> str:
         return f"{same}{size}; the seeds agree to the last digit, which leaves nothing to test by."
     low, high = (number(end, sign="+") for end in difference.interval)
     known = f"{same}{size} ({low} to {high}), {format_p(difference.p, 'p ')}"
+    unstable = _unstable(result)
     if difference.is_noise:
-        return f"{known}: could be noise."
+        return f"{known}: could be noise.{unstable}"
     if not difference.holds_for_cases:
-        return f"{known}: more than training noise explains on these cases; on others there could be no difference."
-    return f"{known}: more than noise explains."
+        on_others = "on others there could be no difference"
+        return f"{known}: more than training noise explains on these cases; {on_others}.{unstable}"
+    return f"{known}: more than noise explains.{unstable}"
+
+
+def _unstable(result: CellResult) -> str:
+    if not result.is_unstable:
+        return ""
+    sd = number(result.score.sd)
+    return f" Its training is unstable: its seeds scatter by {sd}, far more than those of the other cells."
 
 
 def method(comparison: Comparison) -> list[str]:
@@ -85,17 +95,24 @@ def method(comparison: Comparison) -> list[str]:
     num_seeds, k = len(study.seeds), comparison.num_comparisons
     per_seed = "of the score" if len(study.folds) == 1 else f"of the mean score over {len(study.folds)} folds"
     several = f"Dunnett's test for {k} comparisons with one baseline" if k > 1 else "a t test of one comparison"
+    pool = float(inference.degrees.max())
     words = [
         f"Differences {per_seed} are taken within each of {num_seeds} seeds, under which all cells have the same "
         f"first weights and batches. p is that of {several}: how often training noise alone would bring a difference "
-        f"as large as this into a study of this size. Noise is pooled over the cells ({inference.degrees:.0f} degrees "
-        "of freedom); the baseline's and a difference's own count where they are larger.",
+        f"as large as this into a study of this size. Noise is pooled over the {'stable ' * bool(comparison.unstable)}"
+        f"cells ({pool:.0f} degrees of freedom); the baseline's and a difference's own count where they are larger.",
         "Intervals are for other seeds and other cases: from a bootstrap crossed over both, and wide enough to hold "
         "together in 95 of 100 studies.",
     ]
-    if math.isfinite(inference.detectable):
+    if inference.is_unstable.any():
         words.append(
-            "Of studies like this one about two in three would find a true difference of "
+            f"Differences of unstable cells are tested by their own noise alone ({num_seeds - 1} degrees of freedom), "
+            "corrected for all comparisons like the others: few seeds say little of how often such a training fails."
+        )
+    if math.isfinite(inference.detectable):
+        of_stable = " in a stable cell" if inference.is_unstable.any() else ""
+        words.append(
+            f"Of studies like this one about two in three would find a true difference{of_stable} of "
             f"{number(inference.detectable)}: «could be noise» does not say that there is none."
         )
     return words
@@ -108,6 +125,14 @@ def notes(comparison: Comparison) -> list[str]:
     if lacking := [result for result in comparison.results if result.missing]:
         listed = "; ".join(f"{r.cell.name}: {', '.join(r.missing)}" for r in lacking)
         found.append(f"Incomplete cells are not tested, and their means are over fewer runs. {listed}.")
+    if unstable := comparison.unstable:
+        listed = ", ".join(f"{r.cell.name} (± {number(r.score.sd)})" for r in unstable)
+        found.append(
+            f"Unstable training, a finding in itself: {listed} against ± {number(comparison.stable_sd)} of the other "
+            "cells over the seeds. More than chance explains; their noise is not pooled with the others'."
+        )
+    if comparison.inference is not None and comparison.inference.is_baseline_unstable:
+        found.append("The baseline's noise is in every difference: choose a stable baseline to see more.")
     if steps := study.early_stops():
         found.append(f"Runs ended at different steps, {steps[0]} to {steps[-1]}.")
     if study.less_is_better:
@@ -211,7 +236,7 @@ def to_json(comparison: Comparison) -> str:
         "notes": notes(comparison),
         "method": method(comparison),
         "num_comparisons": comparison.num_comparisons,
-        "degrees_of_freedom": None if inference is None else inference.degrees,
+        "degrees_of_freedom": None if inference is None else float(inference.degrees.max()),
         "detectable_difference": None if inference is None else inference.detectable,
         "cells": [
             {
@@ -221,6 +246,7 @@ def to_json(comparison: Comparison) -> str:
                 "missing": result.missing,
                 "scores_by_seed": result.scores.tolist(),
                 **_numbers(result),
+                "is_unstable": result.is_unstable,
                 "verdict": verdict(result),
                 "sentence": sentence(result, comparison),
             }
@@ -256,27 +282,6 @@ def _numbers(result: CellResult) -> dict[str, float]:
         *(result.gap.mean, result.gap.sd, result.minutes.mean, result.minutes.sd, result.memory_gb),
     )
     return dict(zip(_NUMBERS, values, strict=True))
-
-
-def format_spread(spread: Spread, digits: int = 4) -> str:
-    """`0.8830 ± 0.0021`; without ± of one seed."""
-    mean = number(spread.mean, digits)
-    return mean if math.isnan(spread.sd) else f"{mean} ± {number(spread.sd, digits)}"
-
-
-def format_p(p: float, name: str = "") -> str:
-    """`0.03`, or with a name `p = 0.03`; never 0."""
-    if math.isnan(p):
-        return "–"
-    if p < 0.001:
-        return f"{name}< 0.001"
-    equals = "= " if name else ""
-    return f"{name}{equals}{p:.3f}" if p < 0.1 else f"{name}{equals}{p:.2f}"
-
-
-def number(value: float, digits: int = 4, sign: str = "") -> str:
-    """With a true minus; «–» where there is none."""
-    return f"{value:{sign}.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def _side(difference: float) -> str:

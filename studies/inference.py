@@ -14,6 +14,10 @@ makes a test stricter:
   are then Satterthwaite's (1946, Biometrics Bulletin 2:110);
 - a difference's variance is its own, over seeds, where that is larger still.
 
+A training that collapses under some seeds scatters tens of times as much as the others, and would hide all of them
+if it were pooled. Such cells are found first (`find_unstable`), leave the pool, and are tested by the variance of
+their own differences, with its own degrees of freedom, still corrected for all comparisons.
+
 `python -m benchmarks.inference` prints the error rates, and what other tests would do.
 """
 
@@ -26,6 +30,8 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 CONFIDENCE = 0.95
+UNSTABLE_LEVEL = 0.003  # in which part of studies of equally noisy cells one is called unstable
+UNSTABLE_FACTOR = 4.0  # and how many times the others' standard deviation its own must be
 _NODES = 64  # of each quadrature
 
 
@@ -35,10 +41,21 @@ class Comparisons:
 
     differences: np.ndarray  # mean over seeds of cell less baseline
     standard_errors: np.ndarray  # of the training noise alone
-    degrees: float  # of freedom
+    degrees: np.ndarray  # of freedom: of the pool, or of an unstable cell's own variance
     p: np.ndarray  # corrected for k comparisons; NaN where the seeds do not vary at all
     p_paired: np.ndarray  # of the cell's own differences alone, uncorrected: the paired t test
-    detectable: float  # the true difference that about two of three studies of this size would find
+    detectable: float  # the true difference that about two of three studies of this size would find in a stable cell
+    is_unstable: np.ndarray  # cells whose noise is not pooled, being far more than the others'
+    is_baseline_unstable: bool = False
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of many studies, of k comparisons each."""
+
+    variances: np.ndarray  # (studies, k), of one seed's differences from the baseline
+    degrees: np.ndarray  # (studies, k), of freedom
+    is_unstable: np.ndarray  # (studies, cells), the baseline among them
 
 
 def compare_with_baseline(scores: np.ndarray, baseline: int = 0) -> Comparisons:
@@ -53,45 +70,82 @@ def compare_with_baseline(scores: np.ndarray, baseline: int = 0) -> Comparisons:
         raise ValueError("a score is not finite: leave its cell out")
     num_comparisons, num_seeds = len(scores) - 1, scores.shape[1]
     differences = np.delete(scores, baseline, axis=0) - scores[baseline]  # (k, seeds)
-    means, (variances, degrees) = differences.mean(axis=1), estimate_variances(scores[None], baseline)
+    noise = estimate_noise(scores[None], baseline)
+    means, variances, degrees = differences.mean(axis=1), noise.variances[0], noise.degrees[0]
+    is_unstable = np.delete(noise.is_unstable[0], baseline)
     own = differences.var(axis=1, ddof=1)
-    errors = np.sqrt(variances[0] / num_seeds)
-    critical = dunnett_critical(num_comparisons, float(degrees[0]))
-    typical = np.sqrt(np.median(variances[0]) / num_seeds)
+    errors = np.sqrt(variances / num_seeds)
+    pool = float(degrees[~is_unstable][0])
+    critical = dunnett_critical(num_comparisons, pool)
+    typical = np.sqrt(np.median(variances[~is_unstable]) / num_seeds)
+    t = _ratio(means, errors)
     return Comparisons(
         means,
         errors,
-        float(degrees[0]),
-        np.array([dunnett_p(t, num_comparisons, float(degrees[0])) for t in _ratio(means, errors)]),
+        degrees,
+        np.array([dunnett_p(t[i], num_comparisons, float(degrees[i])) for i in range(num_comparisons)]),
         2 * stats.t.sf(abs(_ratio(means, np.sqrt(own / num_seeds))), num_seeds - 1),
-        float((critical + stats.t.ppf(0.8, degrees[0])) * typical),  # the cautions take part of these 80 %
+        float((critical + stats.t.ppf(0.8, pool)) * typical),  # the cautions take part of these 80 %
+        is_unstable,
+        bool(noise.is_unstable[0, baseline]),
     )
 
 
-def estimate_variances(scores: np.ndarray, baseline: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Variances (studies, k) of one seed's differences from the baseline, and degrees of freedom (studies,).
+def find_unstable(scores: np.ndarray) -> np.ndarray:
+    """Which cells of `scores` (studies, cells, seeds) are far noisier than the others: (studies, cells) of bool.
 
-    scores: (studies, cells, seeds), of many studies at once.
+    Cochran's test for an outlying variance (1941, Annals of Eugenics 11:47), of residuals from an additive model of
+    cells and seeds: a cell's variance about the mean of the other cells, over these cells' pooled one, has an F
+    distribution where all are equally noisy, here corrected for the number of cells. Two unstable cells hide each
+    other from a test that stops where it finds none; hence it goes on without the noisiest cell whatever it finds, and
+    all cells up to the last one found are unstable (Rosner 1983, Technometrics 25:165). With many cells the test finds
+    what does no harm in the pool; hence its standard deviation must be UNSTABLE_FACTOR times the others', too. Fewer
+    than half of the cells can be unstable, and none of less than four: too few are left to judge by.
     """
+    num_studies, num_cells, num_seeds = scores.shape
+    is_left = np.ones((num_studies, num_cells), bool)
+    is_unstable = np.zeros((num_studies, num_cells), bool)
+    study = np.arange(num_studies)
+    for m in range(num_cells, num_cells // 2 + 1, -1) if num_cells > 3 else ():
+        shared = np.where(is_left[..., None], scores, 0).sum(axis=1, keepdims=True) / m
+        residuals = scores - shared
+        squares = ((residuals - residuals.mean(axis=2, keepdims=True)) ** 2).sum(axis=2) * is_left
+        noisiest = squares.argmax(axis=1)
+        of_cell = squares[study, noisiest] * m / (m - 1)
+        of_others = squares.sum(axis=1) - of_cell
+        has_noise = of_others > 1e-12 * of_cell  # others that agree to the last digit are nothing to judge by
+        ratio = np.divide(of_cell * (m - 2), of_others, out=np.zeros(num_studies), where=has_noise)
+        is_left[study, noisiest] = False
+        critical = stats.f.isf(UNSTABLE_LEVEL / m, num_seeds - 1, (m - 2) * (num_seeds - 1))
+        is_unstable = np.where((ratio > max(critical, UNSTABLE_FACTOR**2))[:, None], ~is_left, is_unstable)
+    return is_unstable
+
+
+def estimate_noise(scores: np.ndarray, baseline: int = 0) -> Noise:
+    """The noise of one seed's differences from the baseline; scores: (studies, cells, seeds), of many studies."""
     num_seeds = scores.shape[2]
     others, reference = np.delete(scores, baseline, axis=1), scores[:, baseline]
     own = (others - reference[:, None]).var(axis=2, ddof=1)
-    k = others.shape[1]
-    if k == 1:  # nothing to pool
-        return own, np.full(len(own), num_seeds - 1.0)
-    residuals = others - others.mean(axis=2, keepdims=True) - others.mean(axis=1, keepdims=True)
-    residuals += others.mean(axis=(1, 2), keepdims=True)
+    is_unstable = find_unstable(scores)
+    if others.shape[1] == 1:  # nothing to pool
+        return Noise(own, np.full(own.shape, num_seeds - 1.0), is_unstable)
+    is_out = np.delete(is_unstable, baseline, axis=1)
+    k = (~is_out).sum(axis=1)  # in the pool, 2 or more
+    mean = np.where(is_out[..., None], 0, others).sum(axis=1) / k[:, None]  # (studies, seeds)
+    residuals = others - mean[:, None]
+    residuals -= residuals.mean(axis=2, keepdims=True)
     degrees_others = (k - 1) * (num_seeds - 1)
-    pooled = (residuals**2).sum(axis=(1, 2)) / degrees_others
+    pooled = (residuals**2).sum(axis=(1, 2), where=~is_out[..., None]) / degrees_others
     # The others' mean takes out what all cells of a seed share, and adds its own noise, pooled / k.
-    of_baseline = (reference - others.mean(axis=1)).var(axis=1, ddof=1) - pooled / k
+    of_baseline = (reference - mean).var(axis=1, ddof=1) - pooled / k
     is_noisier = of_baseline > pooled
     of_baseline = np.maximum(of_baseline, pooled)
     total = of_baseline + pooled
     with np.errstate(invalid="ignore"):
         degrees = total**2 / (of_baseline**2 / (num_seeds - 1) + pooled**2 / degrees_others)
     degrees = np.where(is_noisier, degrees, k * (num_seeds - 1.0))
-    return np.maximum(own, total[:, None]), np.clip(degrees, num_seeds - 1.0, k * (num_seeds - 1.0))
+    degrees = np.clip(degrees, num_seeds - 1.0, k * (num_seeds - 1.0))
+    return Noise(np.maximum(own, total[:, None]), np.where(is_out, num_seeds - 1.0, degrees[:, None]), is_unstable)
 
 
 def dunnett_p(t: float, num_comparisons: int, degrees: float) -> float:
@@ -142,22 +196,29 @@ def crossed_intervals(
     the mean from the multivariate t distribution of the test. Three seeds themselves have ten resamples, whose
     percentiles cover far less than they claim. Half-widths are a common multiple of each comparison's standard
     error, such that 95 % of draws have all differences inside (Westfall & Young 1993, «Resampling-based Multiple
-    Testing»). Where cases are no source of error, that is Dunnett's interval, which excludes 0 where p < 0.05.
+    Testing»); for an unstable cell, such that they would if all had its degrees of freedom. Where cases are no
+    source of error, that is Dunnett's interval, which excludes 0 where p < 0.05.
     NaN where no samples of the cases define the metric: what cases contribute is then unknown.
     """
     k = len(comparisons.differences)
     random = np.random.default_rng(seed)
     shared = random.standard_normal((num_draws, 1))
-    errors = (random.standard_normal((num_draws, k)) - shared) / np.sqrt(2)
-    errors /= np.sqrt(random.chisquare(comparisons.degrees, (num_draws, 1)) / comparisons.degrees)
+    normal = (random.standard_normal((num_draws, k)) - shared) / np.sqrt(2)
     defined = resampled[np.isfinite(resampled).all(axis=1)]  # an AUC is not, of samples without one of the classes
     if len(defined) < 2:
         return np.full((k, 2), np.nan)
     cases = (defined - defined.mean(axis=0))[random.integers(len(defined), size=num_draws)]
     scale = np.sqrt(comparisons.standard_errors**2 + cases.var(axis=0))
-    deviations = abs(_ratio(errors * comparisons.standard_errors + cases, scale))
-    factor = np.quantile(np.nan_to_num(deviations).max(axis=1), CONFIDENCE)
-    half = np.where(np.isnan(comparisons.p), np.nan, factor * scale)
+    factors = np.empty(k)
+    for degrees in np.unique(comparisons.degrees):
+        levels = (random.permutation(num_draws) + 0.5) / num_draws  # evenly spaced: the tails of 2 degrees are heavy
+        errors = normal / np.sqrt(stats.chi2.ppf(levels, degrees) / degrees)[:, None]
+        deviations = _ratio(errors * comparisons.standard_errors + cases, scale)
+        drawn, of_seeds = (np.nan_to_num(abs(each)).max(axis=1) for each in (deviations, errors))
+        # Known of the seeds alone, which takes most of the draws' own chance out.
+        known = dunnett_critical(k, float(degrees)) / np.quantile(of_seeds, CONFIDENCE)
+        factors[comparisons.degrees == degrees] = known * np.quantile(drawn, CONFIDENCE)
+    half = np.where(np.isnan(comparisons.p), np.nan, factors * scale)
     return comparisons.differences[:, None] + np.outer(half, [-1, 1]).reshape(k, 2)
 
 

@@ -58,7 +58,7 @@ def test_cases_that_differ_alike_add_nothing_to_the_interval(sweep: Path) -> Non
     (low, high), _ = (result.difference.interval for result in comparison.results[1:] if result.difference)
     assert comparison.inference is not None
     half = (high - low) / 2 / comparison.inference.standard_errors[0]
-    assert half == pytest.approx(dunnett_critical(2, comparison.inference.degrees), rel=0.03)
+    assert half == pytest.approx(dunnett_critical(2, comparison.inference.degrees[0]), rel=0.03)
 
 
 def test_a_difference_in_few_cases_widens_the_interval(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from evaluate import main
 from studies.comparison import compare
-from studies.comparison_plots import band
+from studies.comparison_plots import band, span_of
 from studies.comparison_report import write_comparison_page
-from studies.comparison_text import format_p, method, number, sentence, to_csv, to_json, to_markdown
+from studies.comparison_text import method, sentence, to_csv, to_json, to_markdown
 from studies.gather import read_study
+from studies.numbers import format_p, number
 from tests.studies.made_up import RATES, write_sweep
 
 CASES = np.random.default_rng(9).normal(0, 0.03, (12, 2))
@@ -88,6 +89,26 @@ def test_differences_of_the_cases_alone_are_told_apart(tmp_path: Path) -> None:
 
     low = sentences(write_sweep(tmp_path / "sweep", in_one_case))[1]
     assert low.endswith("more than training noise explains on these cases; on others there could be no difference.")
+
+
+def test_unstable_cells_are_named(tmp_path: Path) -> None:
+    cells = {"none": RATES["none"], **{f"rate=0.{i}": {**RATES["rate=0.1"], "rate": i} for i in range(1, 6)}}
+    noise = 1e-3 * np.random.default_rng(2).standard_normal((6, 3))
+    noise[3] += [-0.3, 0.01, 0.02]
+
+    def collapsing(cell: str, seed: int, fold: int) -> np.ndarray:
+        return 0.8 + CASES + noise[list(cells).index(cell), seed]
+
+    comparison = compare(read_study(write_sweep(tmp_path / "sweep", collapsing, cells)))
+    text = to_markdown(comparison)
+    assert "> Unstable training, a finding in itself: rate=0.3 (± 0.18" in text
+    assert "Noise is pooled over the stable cells (" in text
+    assert "Differences of unstable cells are tested by their own noise alone (2 degrees of freedom)" in text
+    assert sentence(comparison.results[3], comparison).endswith("far more than those of the other cells.")
+    assert [r["is_unstable"] for r in json.loads(to_json(comparison))["cells"]] == [False] * 3 + [True] + [False] * 2
+    low, high = span_of([result for result in comparison.results if not result.is_unstable])
+    assert -0.02 < low < 0 < high < 0.02
+    assert "Arrows: an unstable" in write_comparison_page(tmp_path / "page.html", comparison).read_text()
 
 
 def test_seeds_that_agree_are_not_tested(tmp_path: Path) -> None:

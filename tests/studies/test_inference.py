@@ -9,7 +9,8 @@ from studies.inference import (
     crossed_intervals,
     dunnett_critical,
     dunnett_p,
-    estimate_variances,
+    estimate_noise,
+    find_unstable,
     wilcoxon_over_cases,
 )
 
@@ -38,7 +39,7 @@ def test_two_cells_are_compared_by_the_paired_t_test() -> None:
     found = compare_with_baseline(scores)
     expected = stats.ttest_rel(scores[1], scores[0])
     assert found.differences == pytest.approx([0.03])
-    assert found.degrees == 2
+    assert found.degrees.tolist() == [2]
     assert found.p == pytest.approx([expected.pvalue], abs=1e-6)
     assert found.p_paired == pytest.approx([expected.pvalue])
 
@@ -46,30 +47,83 @@ def test_two_cells_are_compared_by_the_paired_t_test() -> None:
 def test_noise_is_pooled_over_cells() -> None:
     """By hand: residuals of additive cells and seeds are ±1, ∓1 and 0; 2 others × 2 seeds leave 1 degree of freedom."""
     scores = np.array([[5.0, 7.0], [7.0, 7.0], [5.0, 9.0]])  # seeds are 2 apart; the last two cells ∓1 beside that
-    variances, degrees = estimate_variances(scores[None])
+    noise = estimate_noise(scores[None])
     # Others: residuals ∓1, ±1: 4 / 1 = 4. Baseline less their mean: -1, -1, hence less than pooled, 4 of it.
     # Own differences: (2, 0) and (0, 2), of variance 2.
-    assert variances.tolist() == [[8.0, 8.0]]
-    assert degrees.tolist() == [2.0]
+    assert noise.variances.tolist() == [[8.0, 8.0]]
+    assert noise.degrees.tolist() == [[2.0, 2.0]]
 
 
 def test_a_noisy_baseline_costs_degrees_of_freedom() -> None:
     scores = np.array([[-3.0, 3.0, 0.0], [0.1, -0.1, 0.0], [-0.1, 0.1, 0.0]])
-    variances, degrees = estimate_variances(scores[None])
+    noise = estimate_noise(scores[None])
     # Others: residuals ±0.1, sum of squares 0.04 on 2 degrees: 0.02. Baseline: 9 less 0.02 / 2.
-    assert variances[0] == pytest.approx([(9.61), (9.01)])
+    assert noise.variances[0] == pytest.approx([(9.61), (9.01)])
     total, pooled = 9.01, 0.02
-    assert degrees[0] == pytest.approx(total**2 / ((total - pooled) ** 2 / 2 + pooled**2 / 2))
+    assert noise.degrees[0, 0] == pytest.approx(total**2 / ((total - pooled) ** 2 / 2 + pooled**2 / 2))
 
 
 def test_a_noisy_cell_has_its_own_variance() -> None:
     random = np.random.default_rng(0)
     scores = random.standard_normal((8, 5))
     scores[3] += [-20, 20, 0, 10, -10]
-    variances, _ = estimate_variances(scores[None])
+    variances = estimate_noise(scores[None]).variances
     own = (scores[3] - scores[0]).var(ddof=1)
     assert variances[0, 2] == pytest.approx(own)
     assert variances[0, 0] < own / 2
+
+
+def test_an_unstable_cell_leaves_the_pool() -> None:
+    """The others are tested as if it were not there, but for the number of comparisons; it by its own paired t."""
+    scores = np.random.default_rng(1).standard_normal((8, 3))
+    scores[4] += [-300, 20, 10]
+    found, without = compare_with_baseline(scores), compare_with_baseline(np.delete(scores, 4, axis=0))
+    assert found.is_unstable.tolist() == [False, False, False, True, False, False, False]
+    assert not found.is_baseline_unstable
+    others = ~found.is_unstable
+    assert found.standard_errors[others] == pytest.approx(without.standard_errors)
+    assert found.degrees[others] == pytest.approx(without.degrees)
+    assert found.standard_errors[3] == pytest.approx(stats.sem(scores[4] - scores[0]))
+    assert found.degrees[3] == 2
+    t = found.differences[3] / found.standard_errors[3]
+    assert found.p[3] == pytest.approx(dunnett_p(float(t), 7, 2))
+    assert found.detectable < 2 * without.detectable
+
+
+def test_instability_is_an_f_test_about_the_other_cells() -> None:
+    scores = np.random.default_rng(4).standard_normal((6, 3))
+    seeds = np.array([7.0, -3.0, 1.0])  # what all cells of a seed share is no instability
+    for factor in np.arange(1, 30, 1.0):
+        scaled = scores * np.array([factor, 1, 1, 1, 1, 1])[:, None]
+        rest = scaled[1:] - scaled[1:].mean(axis=0)
+        pooled = ((rest - rest.mean(axis=1, keepdims=True)) ** 2).sum() / 8
+        ratio = (scaled[0] - scaled[1:].mean(axis=0)).var(ddof=1) / (1 + 1 / 5) / pooled
+        expected = stats.f.sf(ratio, 2, 8) < 0.003 / 6 and ratio > 16
+        assert find_unstable((scaled + seeds)[None])[0].tolist() == [expected] + [False] * 5
+    assert expected
+
+
+def test_two_unstable_cells_do_not_hide_each_other() -> None:
+    scores = np.random.default_rng(5).standard_normal((1, 8, 3))
+    scores[0, [0, 6]] += [[90, -50, 0], [0, -70, 80]]
+    assert np.flatnonzero(find_unstable(scores)[0]).tolist() == [0, 6]
+    assert compare_with_baseline(scores[0]).is_baseline_unstable
+
+
+def test_equal_cells_are_rarely_unstable_and_collapsing_ones_nearly_always() -> None:
+    random = np.random.default_rng(6)
+    assert find_unstable(draw_scores(random, 4000, np.ones(8), 3)).any(axis=1).mean() < 0.008
+    assert find_unstable(draw_scores(random, 4000, noises(8)["one cell × 30"], 3))[:, -1].mean() > 0.95
+    assert not find_unstable(np.array([[[0.0, 0.0], [0, 0], [0, 0], [0, 1]]])).any()  # nothing to judge by
+    assert not find_unstable(np.array([[[0.0, 0.1], [0, 0.1], [0, 90]]])).any()
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5])
+def test_one_unstable_cell_hides_no_difference_among_the_others(num_seeds: int) -> None:
+    random = np.random.default_rng(num_seeds)
+    without = power(shipped, draw_scores(random, 4000, np.ones(8), num_seeds))
+    found = power(shipped, draw_scores(random, 4000, noises(8)["one cell × 30"], num_seeds))
+    assert found > without - 0.06
 
 
 def test_any_row_may_be_the_baseline() -> None:
@@ -119,9 +173,10 @@ def test_null_ablations_rarely_show_a_difference(num_seeds: int) -> None:
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5])
+@pytest.mark.parametrize("num_cells", [4, 8])
 @pytest.mark.parametrize("noise", list(noises(8)))
-def test_unequal_noise_rarely_shows_a_difference(num_seeds: int, noise: str) -> None:
-    scores = draw_scores(np.random.default_rng(num_seeds), 4000, noises(8)[noise], num_seeds)
+def test_unequal_noise_rarely_shows_a_difference(num_seeds: int, num_cells: int, noise: str) -> None:
+    scores = draw_scores(np.random.default_rng(num_seeds), 4000, noises(num_cells)[noise], num_seeds)
     assert error_rate(shipped, scores) <= 0.07
 
 
@@ -142,14 +197,16 @@ def test_the_detectable_difference_is_found_in_two_of_three_studies() -> None:
 
 def make_comparisons(error: float) -> Comparisons:
     differences, errors = np.array([0.1, -0.2, 0.0]), np.full(3, error)
-    return Comparisons(differences, errors, 8.0, np.full(3, 0.5), np.full(3, 0.5), 0.0)
+    degrees = np.array([8.0, 8.0, 2.0])
+    return Comparisons(differences, errors, degrees, np.full(3, 0.5), np.full(3, 0.5), 0.0, degrees < 8)
 
 
 def test_intervals_without_case_noise_are_dunnetts() -> None:
     comparisons = make_comparisons(0.01)
     intervals = crossed_intervals(comparisons, np.tile(comparisons.differences, (100, 1)))
     assert intervals.mean(axis=1) == pytest.approx(comparisons.differences)
-    assert np.diff(intervals)[:, 0] / 2 == pytest.approx(np.full(3, 0.01 * dunnett_critical(3, 8)), rel=0.03)
+    critical = [dunnett_critical(3, degrees) for degrees in (8, 8, 2)]
+    assert np.diff(intervals)[:, 0] / 2 == pytest.approx(0.01 * np.array(critical))
 
 
 def test_intervals_without_seed_noise_are_those_of_the_cases() -> None:

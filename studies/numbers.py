@@ -1,0 +1,26 @@
+"""Numbers as a comparison shows them."""
+
+import math
+
+from studies.comparison import Spread
+
+
+def format_spread(spread: Spread, digits: int = 4) -> str:
+    """`0.8830 ± 0.0021`; without ± of one seed."""
+    mean = number(spread.mean, digits)
+    return mean if math.isnan(spread.sd) else f"{mean} ± {number(spread.sd, digits)}"
+
+
+def format_p(p: float, name: str = "") -> str:
+    """`0.03`, or with a name `p = 0.03`; never 0."""
+    if math.isnan(p):
+        return "–"
+    if p < 0.001:
+        return f"{name}< 0.001"
+    equals = "= " if name else ""
+    return f"{name}{equals}{p:.3f}" if p < 0.1 else f"{name}{equals}{p:.2f}"
+
+
+def number(value: float, digits: int = 4, sign: str = "") -> str:
+    """With a true minus; «–» where there is none."""
+    return f"{value:{sign}.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
