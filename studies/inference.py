@@ -30,7 +30,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 CONFIDENCE = 0.95
-UNSTABLE_LEVEL = 0.003  # in which part of studies of equally noisy cells one is called unstable
+UNSTABLE_LEVEL = 0.003  # of each test for one, corrected for the number of cells
 UNSTABLE_FACTOR = 4.0  # and how many times the others' standard deviation its own must be
 _NODES = 64  # of each quadrature
 
