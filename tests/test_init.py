@@ -97,7 +97,8 @@ def test_a_resumed_run_does_not_begin_again(config: Path, tuned: RunFolder, capl
     gone = config.parent / "gone.safetensors"
     source = RunFolder.open(config.parent / "runs" / "whole").checkpoint("last") / "ema.safetensors"
     gone.write_bytes(source.read_bytes())
-    common = ["--config", str(config), "name=halved", f"init.from={gone}", "init.head=new", "optim.schedule=constant"]
+    common = ["--config", str(config), "name=halved", f"init.from={gone}", "init.checkpoint=best", "init.head=new"]
+    common += ["optim.schedule=constant"]
     assert train.main([*common, "train.steps=1"]) == 0
     gone.unlink()
     written = (run.path / "init.json").read_text()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 import evaluate
 import train
@@ -89,6 +90,10 @@ def test_cases_are_evaluated_by_two_as_by_one(tmp_path, begun) -> None:
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert one["num_cases"] == 9
     assert one.pop("seconds_per_case") != two.pop("seconds_per_case")
+    alone, shared = (dict(tree_flatten(metrics.pop("calibration"))) for metrics in (one, two))
+    assert alone.keys() == shared.keys()
+    for key, value in alone.items():  # a fitted temperature knows its last digits no better
+        assert shared[key] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), key
     assert one == two
     assert (tmp_path / "one" / "cases.csv").read_text() == (tmp_path / "two" / "cases.csv").read_text()
     assert len(list((tmp_path / "two" / "predictions").iterdir())) == 9
