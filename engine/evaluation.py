@@ -170,15 +170,19 @@ def _predict_case(
         probabilities, maps = predict_together(members, case, prepared, config)
         maps = data.restore_maps(prepared, maps)
     volumes = {} if maps is None else {name: maps[..., m] for m, name in enumerate(MEASURES)}
+    if counter is None and not wants_probabilities:
+        return data.restore(prepared, probabilities), volumes
     if wants_probabilities:
         volumes["probabilities"] = np.empty((*prepared.source_grid.shape, probabilities.shape[-1]), np.float32)
-    for first, slab in data.restore_slabs(prepared, probabilities) if counter or wants_probabilities else ():
+    labels = []
+    for first, slab in data.restore_slabs(prepared, probabilities):
+        labels.append(most_probable(slab))
         planes = slice(first, first + len(slab))
         if counter is not None:
             counter.add(first, slab, None if maps is None else maps[planes])
         if wants_probabilities:
             volumes["probabilities"][planes] = scale(slab, temperature)
-    return data.restore(prepared, probabilities), volumes
+    return np.concatenate(labels), volumes
 
 
 def _same_grid(prepared: Any) -> bool:
