@@ -200,8 +200,11 @@ def update_in_place(
     One tensor follows the other, its gradient freed after use and its state overwritten: nothing but the parameter
     itself is there twice.
     """
-    for number, group in enumerate(_groups(optimizer)):
-        names = [name for name, g in gradients.items() if _group_of(optimizer, name, g) == number]
+    groups = _groups(optimizer)
+    members: list[list[str]] = [[] for _ in groups]
+    for name in gradients:  # no name is bound to a gradient, which would keep it
+        members[_group_of(optimizer, name, gradients[name])].append(name)
+    for group, names in zip(groups, members, strict=True):
         if names or group.settings.first_step == 0:
             group.advance()
         for name in names:

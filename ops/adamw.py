@@ -34,42 +34,26 @@ def adamw(
     returned, and let no one else hold theirs.
     """
     tensors = (gradient, parameter, m, v) if start is None else (gradient, parameter, m, v, start)
-    if backend.active() == "onednn" and all(a.dtype == mx.float32 for a in tensors) and parameter.size > 0:
-        return _cpu(parameter, gradient, m, v, start, scale, learning_rate, step, betas, eps, decay)
-    learning_rate = learning_rate.astype(mx.float32)
-    rate = learning_rate / (1 - betas[0] ** step)
-    correction = mx.rsqrt(1 - betas[1] ** step)
-    gradient = gradient * scale
-    m = betas[0] * m + (1 - betas[0]) * gradient
-    v = betas[1] * v + (1 - betas[1]) * mx.square(gradient)
-    pull = parameter if start is None else parameter - start
-    parameter = parameter - learning_rate * decay * pull - rate * m / (mx.sqrt(v) * correction + eps)
-    return parameter, m, v
-
-
-def _cpu(
-    parameter: mx.array,
-    gradient: mx.array,
-    m: mx.array,
-    v: mx.array,
-    start: mx.array | None,
-    scale: mx.array,
-    learning_rate: mx.array,
-    step: mx.array,
-    betas: tuple[float, float],
-    eps: float,
-    decay: float,
-) -> Update:
+    if backend.active() != "onednn" or not all(a.dtype == mx.float32 for a in tensors) or parameter.size == 0:
+        learning_rate = learning_rate.astype(mx.float32)
+        rate = learning_rate / (1 - betas[0] ** step)
+        correction = mx.rsqrt(1 - betas[1] ** step)
+        gradient = gradient * scale
+        m = betas[0] * m + (1 - betas[0]) * gradient
+        v = betas[1] * v + (1 - betas[1]) * mx.square(gradient)
+        pull = parameter if start is None else parameter - start
+        parameter = parameter - learning_rate * decay * pull - rate * m / (mx.sqrt(v) * correction + eps)
+        return parameter, m, v
     from ops.adamw_kernels import NUMBERS, update
 
     factor, lr, t = (float(a.item()) for a in (scale, learning_rate, step))  # type: ignore[arg-type]
-    (b1, b2), pull = betas, lr * decay
+    (b1, b2), share = betas, lr * decay
     p, goal = view(parameter), view(parameter if start is None else start)
     new, target = empty(parameter.shape, mx.float32)
     update(
         -(-parameter.size // NUMBERS),
         *(view(gradient), p, goal, writable(m), writable(v), target, parameter.size),
-        *(factor, b1, 1 - b1, b2, 1 - b2, 1 - pull, 0.0 if start is None else pull),
+        *(factor, b1, 1 - b1, b2, 1 - b2, 1 - share, 0.0 if start is None else share),
         *(lr / (1 - b1**t), (1 - b2**t) ** -0.5, eps),
     )
     return new, m, v
