@@ -16,7 +16,7 @@ def summarise(values: np.ndarray, names: list[str], num_samples: int, seed: int 
     finite = np.where(np.isfinite(values), values, np.nan)
     per_class, overall = bootstrap_intervals(finite, num_samples, seed)
     rows = {name: _describe(finite[:, i], per_class[i]) for i, name in enumerate(names)}
-    rows["mean"] = {**_describe(_row_means(finite), overall), "mean": nan_mean(_column_means(finite))}
+    rows["mean"] = {**_describe(row_means(finite), overall), "mean": nan_mean(_column_means(finite))}
     return rows
 
 
@@ -36,7 +36,7 @@ def bootstrap_intervals(values: np.ndarray, num_samples: int, seed: int = 0) -> 
     with np.errstate(invalid="ignore"):
         means = (drawn @ np.where(there, values, 0)) / (drawn @ there)  # (samples, classes)
     means[:, there.sum(axis=0) < 2] = np.nan
-    return _interval(means).T, _interval(_row_means(means)[:, None])[:, 0]
+    return _interval(means).T, _interval(row_means(means)[:, None])[:, 0]
 
 
 def _interval(means: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ def nan_mean(values: Sequence[float] | np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else np.nan
 
 
-def _row_means(values: np.ndarray) -> np.ndarray:
+def row_means(values: np.ndarray) -> np.ndarray:
     """Means of the values that there are, one a row; NumPy's nanmean warns of empty rows."""
     there = np.isfinite(values)
     with np.errstate(invalid="ignore"):
@@ -72,4 +72,4 @@ def _row_means(values: np.ndarray) -> np.ndarray:
 
 
 def _column_means(values: np.ndarray) -> np.ndarray:
-    return _row_means(values.T)
+    return row_means(values.T)

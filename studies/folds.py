@@ -7,7 +7,6 @@ groups, says nothing of how another seed would have trained.
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +24,7 @@ from engine.results import format_table as format_segmentation
 from engine.results import write_metrics
 from engine.runs import RunFolder
 from engine.statistics import summarise
-
-Row = dict[str, str]
+from studies.scores import Row, class_names_of, labelled_rows, read_rows, values_of
 
 
 def pool_folds(
@@ -41,29 +39,32 @@ def pool_folds(
     tables = {str(run.path): _read_cases(run, split) for run in runs}
     _check_fit(tables)
     rows = [row for table in tables.values() for row in table]
-    if "class" in rows[0]:
+    task = _task_of(rows)
+    if task == "segmentation":
         if baseline is not None:
             raise ValueError("--baseline compares classifications; leave it out for segmentations")
         pooled = _pool_segmentations(rows, num_samples)
         pooled["folds"] = {name: _pool_segmentations(table, 1)["dice"]["mean"] for name, table in tables.items()}
-        return {"task": "segmentation", "split": split, **pooled}
+        return {"task": task, "split": split, **pooled}
     config = check_config(runs[0].read_config_tree(), where=str(runs[0].config_path))
     pooled = _pool_classifications(rows, is_multi_label(config), baseline, num_samples)
     pooled["folds"] = {name: float(np.mean([row["correct"] == "1" for row in table])) for name, table in tables.items()}
-    return {"task": "classification", "split": split, **pooled}
+    return {"task": task, "split": split, **pooled}
 
 
 def _read_cases(run: RunFolder, split: str) -> list[Row]:
     path = run.evaluation(split) / "cases.csv"
     if not path.is_file():
         raise ValueError(f"{path}: missing; first run python evaluate.py --run {run.path} --split {split}")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    key = "reference_volume_ml" if rows and "class" in rows[0] else "correct"
-    rows = [row for row in rows if row[key]]  # empty without a label
+    rows = read_rows(path)
+    rows = labelled_rows(rows, _task_of(rows)) if rows else []
     if not rows:
         raise ValueError(f"{path}: no labelled case in it")
     return rows
+
+
+def _task_of(rows: list[Row]) -> str:
+    return "segmentation" if "class" in rows[0] else "classification"
 
 
 def _check_fit(tables: dict[str, list[Row]]) -> None:
@@ -82,13 +83,9 @@ def _check_fit(tables: dict[str, list[Row]]) -> None:
 
 
 def _pool_segmentations(rows: list[Row], num_samples: int) -> dict[str, Any]:
-    names = list(dict.fromkeys(row["class"] for row in rows))
-    cases = {case: i for i, case in enumerate(dict.fromkeys(row["case"] for row in rows))}
-    details = {}
+    names, details = class_names_of(rows, "segmentation"), {}
     for metric in METRICS:
-        values = np.full((len(cases), len(names)), np.nan)
-        for row in rows:
-            values[cases[row["case"]], names.index(row["class"])] = float(row[metric] or "nan")
+        cases, values = values_of(rows, metric, names)
         details[metric] = summarise(values, names, num_samples)
     means = {metric: {name: row["mean"] for name, row in table.items()} for metric, table in details.items()}
     return {"num_cases": len(cases), **means, "details": details}
@@ -97,7 +94,7 @@ def _pool_segmentations(rows: list[Row], num_samples: int) -> dict[str, Any]:
 def _pool_classifications(
     rows: list[Row], multi_label: bool, baseline: str | Path | None, num_samples: int
 ) -> dict[str, Any]:
-    class_names = [key[2:-1] for key in rows[0] if key.startswith("p(")]
+    class_names = class_names_of(rows, "classification")
     baselines = {} if baseline is None else {Path(baseline).stem: read_probabilities(Path(baseline), class_names)}
     cases = [_classified(row, class_names, multi_label) for row in rows]
     return summarise_classified(cases, class_names, num_samples, baselines)

@@ -10,6 +10,9 @@ import numpy as np
 from engine import classification, metrics
 from engine.classification import as_indicators, predict_indicators
 from engine.resampling import score_samples
+from engine.statistics import row_means
+
+Row = dict[str, str]
 
 
 class CaseTable(Protocol):
@@ -44,10 +47,10 @@ class SegmentedCases:
         there = np.isfinite(self.values)
         with np.errstate(invalid="ignore"):
             means = (weights @ np.where(there, self.values, 0)) / (weights @ there)  # (S, classes)
-        return _mean_of_finite(means)
+        return row_means(means)
 
     def case_values(self) -> np.ndarray | None:
-        return _mean_of_finite(self.values)
+        return row_means(self.values)
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,7 @@ def read_table(path: Path, metric: str, task: str, multi_label: bool) -> CaseTab
 
     Raises ValueError where the file lacks the metric, or holds no labelled case.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     if not rows:
         raise ValueError(f"{path}: no case in it")
     try:
@@ -95,29 +97,52 @@ def read_table(path: Path, metric: str, task: str, multi_label: bool) -> CaseTab
         raise ValueError(f"{path}: {error}") from None
 
 
-def _read_segmented(rows: list[dict[str, str]], metric: str) -> SegmentedCases:
-    column, _, chosen = metric.partition(".")
-    names = list(dict.fromkeys(row["class"] for row in rows))
-    if column not in metrics.METRICS or (chosen not in ("", "mean") and chosen not in names):
-        known = ", ".join(metrics.METRICS)
-        raise ValueError(f"no metric {metric}: expected one of {known}, then .mean or a class, .{', .'.join(names)}")
-    rows = [row for row in rows if row["reference_volume_ml"]]  # empty without labels
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a cases.csv: one a case, of segmentations one a case and class."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def labelled_rows(rows: list[Row], task: str) -> list[Row]:
+    key = "reference_volume_ml" if task == "segmentation" else "correct"
+    return [row for row in rows if row[key]]  # empty without a label
+
+
+def class_names_of(rows: list[Row], task: str) -> list[str]:
+    """The classes of segmentations, or those that probabilities are of."""
+    if task == "segmentation":
+        return list(dict.fromkeys(row["class"] for row in rows))
+    return [key[2:-1] for key in rows[0] if key.startswith("p(")]
+
+
+def values_of(rows: list[Row], column: str, names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The cases of segmentations, and a metric of theirs (N, classes), NaN where there is none."""
     cases = {case: i for i, case in enumerate(dict.fromkeys(row["case"] for row in rows))}
     values = np.full((len(cases), len(names)), np.nan)
     for row in rows:
         values[cases[row["case"]], names.index(row["class"])] = float(row[column] or "nan")
+    return tuple(cases), values
+
+
+def _read_segmented(rows: list[Row], metric: str) -> SegmentedCases:
+    column, _, chosen = metric.partition(".")
+    names = class_names_of(rows, "segmentation")
+    if column not in metrics.METRICS or (chosen not in ("", "mean") and chosen not in names):
+        known = ", ".join(metrics.METRICS)
+        raise ValueError(f"no metric {metric}: expected one of {known}, then .mean or a class, .{', .'.join(names)}")
+    cases, values = values_of(labelled_rows(rows, "segmentation"), column, names)
     if not cases:
         raise ValueError("no labelled case in it")
-    return SegmentedCases(tuple(cases), values if chosen in ("", "mean") else values[:, [names.index(chosen)]])
+    return SegmentedCases(cases, values if chosen in ("", "mean") else values[:, [names.index(chosen)]])
 
 
-def _read_classified(rows: list[dict[str, str]], metric: str, multi_label: bool) -> ClassifiedCases:
+def _read_classified(rows: list[Row], metric: str, multi_label: bool) -> ClassifiedCases:
     name, _, chosen = metric.partition(".")
-    class_names = [key[2:-1] for key in rows[0] if key.startswith("p(")]
+    class_names = class_names_of(rows, "classification")
     if name not in classification.METRICS or (chosen and chosen not in class_names):
         known = ", ".join(classification.METRICS)
         raise ValueError(f"no metric {metric}: expected one of {known}, or auc.CLASS, f1.CLASS")
-    rows = [row for row in rows if row["correct"]]  # empty without a label
+    rows = labelled_rows(rows, "classification")
     if not rows:
         raise ValueError("no labelled case in it")
     labels = [[class_names.index(label) for label in row["label"].split("|") if label] for row in rows]
@@ -140,10 +165,3 @@ def _read_classified(rows: list[dict[str, str]], metric: str, multi_label: bool)
 def whole_score(table: CaseTable) -> float:
     """The metric over all cases, each counted once."""
     return float(table.score(np.ones((1, len(table.cases))))[0])
-
-
-def _mean_of_finite(values: np.ndarray) -> np.ndarray:
-    """(S, K) -> (S,): the mean of each row's finite values, NaN without any."""
-    there = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, values, 0).sum(axis=1) / there.sum(axis=1)
