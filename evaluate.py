@@ -190,10 +190,11 @@ def export(run: "RunFolder", config: "Config", checkpoint: Path, arguments: argp
 def load_run_config(run: "RunFolder", overrides: Sequence[str]) -> "Config":
     """The run's config with the overrides on top; bad cases are skipped, and reported at the end."""
     from configs.load import ConfigError, apply_overrides, check_config
+    from engine.resume import is_within
 
     for override in overrides:
         key = override.partition("=")[0]
-        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
+        if not is_within(key, MAY_CHANGE):
             raise ConfigError(
                 f"{override}: {key} was settled when {run.path} was trained; keys that may be set here are "
                 f"{', '.join(MAY_CHANGE)}, and those below them"

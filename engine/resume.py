@@ -1,7 +1,7 @@
 """Whether a run may be continued with the config and the data at hand."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from configs import Config
@@ -37,7 +37,7 @@ def check_config_unchanged(run: RunFolder, config: Config) -> None:
     old, new = flatten(run.read_config_tree()), flatten(config.model_dump(mode="json"))
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     lines = {key: f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing}
-    unsafe = [line for key, line in lines.items() if not _is_safe(key)]
+    unsafe = [line for key, line in lines.items() if not is_within(key, SAFE_TO_CHANGE)]
     if unsafe:
         raise ValueError(
             f"{run.path}: --resume with another config; these keys decide the result and must stay as they were:\n"
@@ -71,5 +71,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def _is_safe(key: str) -> bool:
-    return any(key == safe or key.startswith(f"{safe}.") for safe in SAFE_TO_CHANGE)
+def is_within(key: str, sections: Iterable[str]) -> bool:
+    """Whether a dotted key is one of the sections, or lies below one."""
+    return any(key == section or key.startswith(f"{section}.") for section in sections)

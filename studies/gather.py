@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.resume import flatten
+from engine.resume import flatten, is_within
 from engine.runs import RunFolder
 from studies.scores import CaseTable, read_table, whole_score
 
@@ -265,7 +265,7 @@ def _refuse_difference(
     mend: str,
 ) -> None:
     for key in sorted(mine.keys() | theirs.keys()):
-        if any(key == path or key.startswith(f"{path}.") for path in allowed):
+        if is_within(key, allowed):
             continue
         if mine.get(key) != theirs.get(key):
             raise ValueError(

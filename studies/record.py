@@ -13,7 +13,7 @@ from configs.load import check_config
 from engine.checkpoint import CheckpointError, read_state
 from engine.loop import Plan, out_of_patience
 from engine.progress import Position
-from engine.resume import flatten
+from engine.resume import flatten, is_within
 from engine.runs import RunFolder
 from studies.plan import PlannedRun, SweepPlan, describe
 
@@ -45,7 +45,7 @@ def check_unchanged(plan: SweepPlan) -> None:
     lines = [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(key == k or key.startswith(f"{k}.") for k in MAY_CHANGE)
+        if old.get(key) != new.get(key) and not is_within(key, MAY_CHANGE)
     ]
     lines += _lost(folder.read_json("sweep"), json.loads(json.dumps(describe(plan))))
     if lines:

@@ -13,12 +13,6 @@ import evaluate
 import train
 from data.moving_shapes import write_moving_shapes
 from engine.runs import RunFolder
-from ops import backend
-
-
-@pytest.fixture(autouse=True)
-def _other_tests_choose_their_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_form", backend._form)
 
 
 @pytest.fixture

@@ -11,12 +11,6 @@ import pytest
 import train
 from data.phantoms import write_phantoms
 from engine.runs import RunFolder
-from ops import backend
-
-
-@pytest.fixture(autouse=True)
-def _other_tests_choose_their_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_form", backend._form)
 
 
 @pytest.fixture(scope="module")

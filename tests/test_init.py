@@ -11,13 +11,7 @@ import pytest
 import train
 from data.phantoms import write_phantoms
 from engine.runs import RunFolder
-from ops import backend
 from tests import processes
-
-
-@pytest.fixture(autouse=True)
-def _other_tests_choose_their_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_form", backend._form)
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,12 @@ from data.phantoms import write_phantoms
 from engine.checkpoint import save_checkpoint
 from engine.runs import RunFolder
 from models import build_model
-from ops import backend
 from tests.engine.pack.packs import with_facts
 
 
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take most of the time; other tests choose their operators."""
-    monkeypatch.setattr(backend, "_form", backend._form)
+    """Figures take most of the time."""
     figures = ("report.plot_case", "page.plot_curves", "report.plot_scores", "classification_report.plot_activation")
     figures += tuple(f"uncertainty.report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty"))
     for plot in (*figures, "classification_report.plot_confusion", "classification_report.plot_roc"):

@@ -13,13 +13,7 @@ import plan
 import train
 from configs import Config, load_config
 from data.dataset import open_data
-from ops import backend
 from tests.data.layouts import write_folders, write_layout, write_volume
-
-
-@pytest.fixture(autouse=True)
-def _other_tests_choose_their_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_form", backend._form)
 
 
 def planned(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Path, str]:

@@ -10,7 +10,6 @@ import train
 from configs import Config, load_config
 from data.labelled import open_labelled
 from engine.runs import RunFolder
-from ops import backend
 from tests.data.clip_files import numbered, write_clip
 from tests.data.layouts import write_folders, write_volume
 
@@ -20,8 +19,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests draw figures, and choose their operators."""
-    monkeypatch.setattr(backend, "_form", backend._form)
+    """Other tests draw figures."""
     monkeypatch.setattr("engine.page.plot_curves", lambda *_, **__: "data:image/png;base64,")
 
 

@@ -13,13 +13,7 @@ import evaluate
 import train
 from data.phantoms import write_phantoms
 from engine.runs import RunFolder
-from ops import backend
 from tests import processes
-
-
-@pytest.fixture(autouse=True)
-def _other_tests_choose_their_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_form", backend._form)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ import pytest
 import train
 from data.phantoms import write_phantoms
 from engine.runs import RunFolder
-from ops import backend
 
 ROOT = Path(__file__).parents[1]
 STEPS = 40
@@ -28,11 +27,6 @@ def phantoms(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms") / "data"
     write_phantoms(folder, 5, seed=0)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _other_tests_choose_their_operators(monkeypatch) -> None:
-    monkeypatch.setattr(backend, "_form", backend._form)
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,8 @@ from engine.runs import RunFolder
 from engine.uncertainty.members import sample_seed
 from models import build_model
 from models.dropout import held_masks
-from ops import backend
 
 MAPS = ("entropy", "mutual_information", "variance")
-
-
-@pytest.fixture(autouse=True)
-def _other_tests_choose_their_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_form", backend._form)
 
 
 @pytest.fixture(autouse=True)
