@@ -1,6 +1,7 @@
 """Who may import whom: the layers of the house."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,13 @@ def test_data_never_imports_mlx_core() -> None:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(n == "mlx" or n.startswith(("mlx.core", "mlx.nn")) for n in names), file
+
+
+def test_git_ignores_no_source_file() -> None:
+    found = [str(f.relative_to(ROOT)) for package in PACKAGES for f in sorted((ROOT / package).rglob("*.py"))]
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "check-ignore", "--stdin"], input="\n".join(found), text=True, capture_output=True
+    )
+    if done.returncode == 128:
+        pytest.skip(f"not a git checkout: {done.stderr.strip()}")
+    assert done.stdout == ""
