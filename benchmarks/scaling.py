@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from machine.resources import available_cores
+
 LINKS_GBIT = (1, 10, 40)
 
 
@@ -142,13 +144,6 @@ def format_report(row: dict[str, Any], samples: int, patch: int) -> str:
         ]
         lines.append(f"{processes:<11}" + "".join(f"{f'{100 * share:.1f} %':>10}" for share in shares))
     return "\n".join(lines)
-
-
-def available_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 if __name__ == "__main__":
