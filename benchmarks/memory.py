@@ -4,7 +4,8 @@
 
 Trains a U-Net 16/32/64 with Dropout3d on volumes of 16 to 40 voxels an axis, of twelve shapes that come in random
 order, twice in one process. Prints resident memory at step 100 and at the last, and exits with 1 where it grew by more
-than 2 %, or where any loss or gradient norm of the two runs differs.
+than 2 %, or where any loss or gradient norm of the two runs differs. On a GPU this is the host's memory alone; with
+MLX_VOLUMES_DEVICE=cpu in the environment all of it.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """How much faster two processes train than one: python -m benchmarks.scaling [--json FILE]
 
-Weak scaling on this machine: every process has a core of its own and as many samples as one process alone. The runs
-take turns. From the measured step and the bytes sent follows, by arithmetic, what slower links would leave.
+Weak scaling on the CPU of this machine, under Linux: every process has a core of its own and as many samples as one
+process alone. The runs take turns. From the measured step and the bytes sent follows, by arithmetic, what slower links
+would leave.
 """
 
 import argparse
@@ -33,6 +34,8 @@ def main() -> None:
     if arguments.worker is not None:
         work(arguments)
         return
+    if not hasattr(os, "sched_setaffinity"):
+        sys.exit("benchmarks.scaling: keeps each process on a core of its own, which macOS does not offer; use Linux")
     cores = available_cores()
     if len(cores) < 2:
         sys.exit(f"benchmarks.scaling: needs two cores, this process may use {len(cores)}")
@@ -62,7 +65,7 @@ def launch(count: int, cores: list[int], arguments: argparse.Namespace) -> dict[
         command += [f"--{name}={getattr(arguments, name)}" for name in ("patch", "samples", "steps")]
         workers = []
         for rank in range(count):
-            variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+            variables = {**os.environ, "OMP_NUM_THREADS": "1", "MLX_VOLUMES_DEVICE": "cpu"}
             if count > 1:
                 variables |= {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
             workers.append(
@@ -78,7 +81,7 @@ def launch(count: int, cores: list[int], arguments: argparse.Namespace) -> dict[
 
 def work(arguments: argparse.Namespace) -> None:
     """Train on random patches, on one core, and print the median step's seconds."""
-    if hasattr(os, "sched_setaffinity"):
+    if hasattr(os, "sched_setaffinity"):  # mypy knows a Mac
         os.sched_setaffinity(0, {arguments.worker})
     import mlx.core as mx
     import numpy as np

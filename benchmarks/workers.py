@@ -23,7 +23,8 @@ class Worker:
     def __init__(self, module: str, job: dict[str, Any]) -> None:
         self.job = job
         self.finite = True  # whether all that it computed were numbers
-        environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
+        # PyTorch's side is on the CPU.
+        environment = {"MLX_VOLUMES_DEVICE": "cpu", **os.environ, "OMP_NUM_THREADS": str(job["threads"])}
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, "--worker", json.dumps(job)],
             stdin=subprocess.PIPE,
