@@ -97,14 +97,13 @@ class Stream:
     def _build(self) -> Any:
         plan, batch_size, workers, prefetch = self._settings
         items = [{"position": position, "batch": i // batch_size} for i, position in enumerate(plan)]
+        _OPEN.add(self)
         try:
             import mlx.data
         except ModuleNotFoundError:
-            _OPEN.add(self)
             return _Threads(items, self._call, batch_size, prefetch, workers)
         buffer = mlx.data.buffer_from_vector(items)
         buffer = buffer.sample_transform(self._call).batch(batch_size)
-        _OPEN.add(self)
         # A depth beyond the number of batches would compute samples twice.
         return buffer.ordered_prefetch(min(prefetch, self.num_batches), workers)
 
@@ -164,13 +163,20 @@ class _Threads:
 
     def next(self) -> Sample:
         """The next batch; empty after the last one."""
-        while len(self._ahead) < self._prefetch and (batch := next(self._batches, None)) is not None:
-            self._ahead.append(self._pool.submit(self._make, batch))
-        return self._ahead.popleft().result() if self._ahead else {}
+        self._fill()
+        if not self._ahead:
+            return {}
+        batch = self._ahead.popleft()
+        self._fill()
+        return batch.result()
 
     def close(self) -> None:
         """Stop the threads, once each has ended its batch."""
         self._pool.shutdown(cancel_futures=True)
+
+    def _fill(self) -> None:
+        while len(self._ahead) < self._prefetch and (batch := next(self._batches, None)) is not None:
+            self._ahead.append(self._pool.submit(self._make, batch))
 
     def _make(self, batch: Sequence[dict[str, int]]) -> Sample:
         samples = [self._call(item) for item in batch]
