@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import machine  # noqa: F401  # it tells how to start where packages are missing
+
 if TYPE_CHECKING:  # imported where they are needed, so that --help and wrong paths are answered at once
     import mlx.nn as nn
     import numpy as np

@@ -8,6 +8,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+import machine  # noqa: F401  # it tells how to start where packages are missing
+
 if TYPE_CHECKING:  # imported where it is needed, so that --help is told at once
     from data.plan.fine_tune import Trained
 

@@ -10,6 +10,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+import machine  # noqa: F401  # it tells how to start where packages are missing
+
 if TYPE_CHECKING:  # imported where they are needed, so that --help and a config's mistakes are told at once
     from configs import Config
     from data.dataset import VolumeData

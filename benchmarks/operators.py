@@ -11,7 +11,6 @@ missing: then there is no ratio.
 import argparse
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from benchmarks.operator_cases import OPERATORS, our_commands, torch_commands
 from benchmarks.workers import Worker, ratio_interval, serve, take_turns
+from machine.resources import available_threads
 
 MODULE = "benchmarks.operators"
 PRECISIONS = ("float32", "bfloat16")
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_threads())
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,7 +1,8 @@
 """How much faster two processes train than one: python -m benchmarks.scaling [--json FILE]
 
-Weak scaling on this machine: every process has a core of its own and as many samples as one process alone. The runs
-take turns. From the measured step and the bytes sent follows, by arithmetic, what slower links would leave.
+Weak scaling on the CPU of this machine, under Linux: every process has a core of its own and as many samples as one
+process alone. The runs take turns. From the measured step and the bytes sent follows, by arithmetic, what slower links
+would leave.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from machine.resources import available_cores
 
 LINKS_GBIT = (1, 10, 40)
 
@@ -31,6 +34,8 @@ def main() -> None:
     if arguments.worker is not None:
         work(arguments)
         return
+    if not hasattr(os, "sched_setaffinity"):
+        sys.exit("benchmarks.scaling: keeps each process on a core of its own, which macOS does not offer; use Linux")
     cores = available_cores()
     if len(cores) < 2:
         sys.exit(f"benchmarks.scaling: needs two cores, this process may use {len(cores)}")
@@ -60,7 +65,7 @@ def launch(count: int, cores: list[int], arguments: argparse.Namespace) -> dict[
         command += [f"--{name}={getattr(arguments, name)}" for name in ("patch", "samples", "steps")]
         workers = []
         for rank in range(count):
-            variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+            variables = {**os.environ, "OMP_NUM_THREADS": "1", "MLX_VOLUMES_DEVICE": "cpu"}
             if count > 1:
                 variables |= {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
             workers.append(
@@ -76,7 +81,7 @@ def launch(count: int, cores: list[int], arguments: argparse.Namespace) -> dict[
 
 def work(arguments: argparse.Namespace) -> None:
     """Train on random patches, on one core, and print the median step's seconds."""
-    if hasattr(os, "sched_setaffinity"):
+    if hasattr(os, "sched_setaffinity"):  # mypy knows a Mac
         os.sched_setaffinity(0, {arguments.worker})
     import mlx.core as mx
     import numpy as np
@@ -142,13 +147,6 @@ def format_report(row: dict[str, Any], samples: int, patch: int) -> str:
         ]
         lines.append(f"{processes:<11}" + "".join(f"{f'{100 * share:.1f} %':>10}" for share in shares))
     return "\n".join(lines)
-
-
-def available_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ masks. Validation is the mean Dice over the validation cases.
 import argparse
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from benchmarks.cases import Step, TorchTrainer
 from benchmarks.workers import Worker, serve
+from machine.resources import available_threads
 
 MODULE = "benchmarks.time_to_dice"
 OVERRIDES = (
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--every", type=int, default=100, help="validate every so many steps")
     parser.add_argument("--memory-format", default="channels_last", help="PyTorch's: see benchmarks.train_step")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_threads())
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -10,11 +10,11 @@ need at the peak rate measured in the same run.
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from benchmarks.workers import Worker, ratio_interval, serve, take_turns
+from machine.resources import available_threads
 
 MODULE = "benchmarks.train_step"
 PRECISIONS = ("float32", "bfloat16")
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--rounds", type=int, default=20, help="timed pairs (at least 20 for a number to quote)")
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_threads())
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from machine.resources import peak_resident_bytes
+
 
 class Worker:
     """A child process that runs `python -m MODULE --worker JSON` and does one step each time it is asked."""
@@ -21,7 +23,8 @@ class Worker:
     def __init__(self, module: str, job: dict[str, Any]) -> None:
         self.job = job
         self.finite = True  # whether all that it computed were numbers
-        environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
+        # PyTorch's side is on the CPU.
+        environment = {"MLX_VOLUMES_DEVICE": "cpu", **os.environ, "OMP_NUM_THREADS": str(job["threads"])}
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, "--worker", json.dumps(job)],
             stdin=subprocess.PIPE,
@@ -70,27 +73,18 @@ def serve(build: Callable[[], dict[str, Callable[[], float]]], import_libraries:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to stderr, not into the answers
     import_libraries()
-    before = _peak_bytes()
+    before = peak_resident_bytes()
     commands = build()
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         name = line.strip()
         if name == "memory":
-            print(json.dumps({"bytes": _peak_bytes() - before}), file=answers, flush=True)
+            print(json.dumps({"bytes": peak_resident_bytes() - before}), file=answers, flush=True)
             continue
         start = time.perf_counter()
         value = commands[name]()
         seconds = time.perf_counter() - start
         print(json.dumps({"seconds": seconds, "value": value}), file=answers, flush=True)
-
-
-def _peak_bytes() -> int:
-    """VmHWM of this process; 0 where the system has no /proc."""
-    try:
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-    except OSError:
-        return 0
 
 
 def take_turns(workers: list[Worker], warmup: int, rounds: int, command: str = "step") -> np.ndarray:

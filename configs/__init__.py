@@ -1,5 +1,8 @@
 """Configuration of a run: the schema, its loader and the YAML experiments."""
 
+import machine  # noqa: F401  # first: it tells how to start where packages are missing
+
+# isort: split
 from configs.load import ConfigError, apply_overrides, load_config
 from configs.schema import Config
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from data.problems import readable_size
+from machine import disk
 
 log = logging.getLogger("mlx_volumes")
 
@@ -119,14 +120,14 @@ class Cache:
                 "arrays": {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()},
                 "facts": dict(facts),
             }
-            _write(temporary / "facts.json", json.dumps(stored, allow_nan=False).encode())
-            _flush_folder(temporary)
+            disk.write_flushed(temporary / "facts.json", json.dumps(stored, allow_nan=False).encode())
+            disk.flush_folder(temporary)
             try:
                 temporary.rename(self.folder / key)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-            _flush_folder(self.folder)
+            disk.flush_folder(self.folder)
         except OSError as error:
             raise ValueError(self._cannot_store(needed, error)) from error
         finally:
@@ -285,19 +286,4 @@ def _write_array(path: Path, array: np.ndarray) -> None:
         file.write(_npy_header(array.shape, array.dtype))
         file.write(array.reshape(-1).view(np.uint8).data)  # ndarray.tofile would lose the error's number
         file.flush()
-        os.fsync(file.fileno())
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        disk.flush(file.fileno())

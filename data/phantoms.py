@@ -95,7 +95,7 @@ def _anatomy(points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
     texture = _waves(points, rng, 16, (9, 30), 1.0)
     head = _ellipsoid(points, np.zeros(3), (28, 33, 26))
     brain = _ellipsoid(points, np.zeros(3), (23, 28, 21))
-    side = rng.choice([-1, 1])
+    side = int(rng.choice([-1, 1]))
     nucleus = _ellipsoid(points, near(side * 8, 10, -5), rng.uniform(7, 10, 3))
     crescent = _arc(points, near(0, -6, -7), 13.0, -90, 65, axes=(0, 1)) - rng.uniform(5, 6.5)
     vessel = _arc(points, near(0, -1, 7), 15.0, rng.uniform(0, 360), 150, axes=(0, 1)) - rng.uniform(2.4, 2.9)

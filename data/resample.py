@@ -138,7 +138,7 @@ def _taps(size: int, source_size: int, scale: float, offset: float, interpolatio
         low = np.floor(position).astype(np.intp)
         part = position - low
         index = np.stack([low, np.minimum(low + 1, source_size - 1)], axis=1)
-        weight = np.stack([1 - part, part], axis=1)
+        weight: np.ndarray = np.stack([1 - part, part], axis=1)
     else:
         low = np.floor(position).astype(np.intp)
         t = position - low

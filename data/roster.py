@@ -1,7 +1,6 @@
 """Which cases can be used: checks over all of them, and what becomes of the bad ones."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import Generic, Literal, TypeVar
 from data.cases import AnyCase, Case
 from data.checks import Problem, check_case
 from data.files import FileProblem, read_header
+from machine.resources import available_threads
 
 log = logging.getLogger("mlx_volumes")
 
@@ -92,7 +92,7 @@ class Roster(Generic[AnyCase]):
         """
         results: dict[str, Result] = {}
         problems = []
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_threads()
         pool = ThreadPoolExecutor(max(1, min(cores, _MEMORY_BYTES // max(bytes_each, 1))))
         try:
             futures = {case_id: pool.submit(work, self.cases[case_id]) for case_id in ids}

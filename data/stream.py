@@ -1,10 +1,15 @@
-"""Batches through mlx-data: in the plan's order, the same whatever the number of threads."""
+"""Batches through mlx-data: in the plan's order, the same whatever the number of threads.
+
+Where mlx-data has no wheel (Linux on Arm), plain threads make the same batches.
+"""
 
 import atexit
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -75,7 +80,9 @@ class Stream:
     def close(self) -> None:
         """Stops the threads and frees the batches that wait. Safe to call again."""
         self._stopped.set()
-        # Dropping the stream joins its threads; what is queued returns at once, as the flag is set.
+        # Dropping mlx-data's stream joins its threads; what is queued returns at once, as the flag is set.
+        if isinstance(self._stream, _Threads):
+            self._stream.close()
         self._stream = None
         _OPEN.discard(self)
 
@@ -88,13 +95,15 @@ class Stream:
         self.close()
 
     def _build(self) -> Any:
-        import mlx.data
-
         plan, batch_size, workers, prefetch = self._settings
         items = [{"position": position, "batch": i // batch_size} for i, position in enumerate(plan)]
+        _OPEN.add(self)
+        try:
+            import mlx.data
+        except ModuleNotFoundError:
+            return _Threads(items, self._call, batch_size, prefetch, workers)
         buffer = mlx.data.buffer_from_vector(items)
         buffer = buffer.sample_transform(self._call).batch(batch_size)
-        _OPEN.add(self)
         # A depth beyond the number of batches would compute samples twice.
         return buffer.ordered_prefetch(min(prefetch, self.num_batches), workers)
 
@@ -133,6 +142,45 @@ class Stream:
                 f"samples of one stream must agree in shape and dtype; expected {_readable(self._expected)}, "
                 f"got {_readable(found)}; give all the same patch size and dtype"
             )
+
+
+class _Threads:
+    """What `buffer.sample_transform(call).batch(batch_size).ordered_prefetch(prefetch, workers)` is in mlx-data."""
+
+    def __init__(
+        self,
+        items: Sequence[dict[str, int]],
+        call: Callable[[dict[str, int]], Sample],
+        batch_size: int,
+        prefetch: int,
+        workers: int,
+    ) -> None:
+        self._batches = iter([items[i : i + batch_size] for i in range(0, len(items), batch_size)])
+        self._call = call
+        self._prefetch = max(1, prefetch)
+        self._pool = ThreadPoolExecutor(workers)
+        self._ahead: deque[Future[Sample]] = deque()
+
+    def next(self) -> Sample:
+        """The next batch; empty after the last one."""
+        self._fill()
+        if not self._ahead:
+            return {}
+        batch = self._ahead.popleft()
+        self._fill()
+        return batch.result()
+
+    def close(self) -> None:
+        """Stop the threads, once each has ended its batch."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _fill(self) -> None:
+        while len(self._ahead) < self._prefetch and (batch := next(self._batches, None)) is not None:
+            self._ahead.append(self._pool.submit(self._make, batch))
+
+    def _make(self, batch: Sequence[dict[str, int]]) -> Sample:
+        samples = [self._call(item) for item in batch]
+        return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
 def make_stream(

@@ -12,7 +12,6 @@ A checkpoint is a folder named after its step:
 
 import json
 import logging
-import os
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from engine.runs import without_nan
+from machine import disk
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -53,8 +53,8 @@ def save_checkpoint(
         for name, arrays in tensors.items():
             files[f"{name}.safetensors"] = _write_tensors(temporary / f"{name}.safetensors", arrays)
         text = json.dumps(without_nan({**state, "files": files}), indent=1, allow_nan=False)
-        _write_flushed(temporary / STATE_FILE, text.encode())
-        _flush_folder(temporary)
+        disk.write_flushed(temporary / STATE_FILE, text.encode())
+        disk.flush_folder(temporary)
     except (OSError, RuntimeError) as error:  # MLX reports a failed write as RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
@@ -76,7 +76,7 @@ def _write_tensors(path: Path, arrays: Mapping[str, mx.array]) -> dict[str, int]
     if facts["bytes"] < expected:
         raise OSError(f"{path.name} holds {facts['bytes']} bytes of {expected}")
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        disk.flush(file.fileno())
     return facts
 
 
@@ -89,21 +89,6 @@ def _size_and_checksum(path: Path) -> dict[str, int]:
     return {"bytes": size, "crc32": checksum}
 
 
-def _write_flushed(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _replace_folder(source: Path, target: Path) -> None:
     """Rename `source` to `target`; a folder of that name (the same step, saved again) is moved aside before.
 
@@ -114,7 +99,7 @@ def _replace_folder(source: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         target.rename(aside)
     source.rename(target)
-    _flush_folder(target.parent)
+    disk.flush_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -136,7 +121,7 @@ def point(folder: Path, name: str, target: str) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(target, target_is_directory=True)
     link.replace(folder / name)
-    _flush_folder(folder)
+    disk.flush_folder(folder)
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -1,9 +1,7 @@
 """Where and with what a run was made: versions, device, command, git revision."""
 
 import importlib.metadata
-import os
 import platform
-import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -15,6 +13,8 @@ import mlx.core as mx
 from configs import Config
 from engine.distributed import Group
 from engine.runs import RunFolder
+from machine.cpu import cpu_features, cpu_name
+from machine.resources import available_threads, peak_resident_bytes
 from ops import backend
 
 _PACKAGES = ("mlx", "mlx-data", "numpy", "scipy", "nibabel", "numba", "onednn-cpu-gomp", "pydantic")
@@ -32,8 +32,9 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": str(mx.default_device().type).removeprefix("DeviceType."),
         "device_name": mx.device_info().get("device_name"),
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": cpu_name(),
+        "cpu_features": cpu_features(),
+        "cores": available_threads(),
         "operators": backend.active(),
     }
 
@@ -58,8 +59,7 @@ def peak_memory_gb() -> float:
     """Return the most memory held so far, in 10^9 bytes: MLX's own on a GPU, the process's on a CPU."""
     if mx.default_device().type == mx.DeviceType.gpu:
         return mx.get_peak_memory() / 1e9
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9  # Linux counts in KiB
+    return peak_resident_bytes() / 1e9
 
 
 def _version(package: str) -> str | None:
@@ -81,11 +81,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _cpu_name() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)

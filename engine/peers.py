@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +27,11 @@ class Peers:
         if not self.is_here(rank):
             return True
         pid = self.addresses[rank].rpartition(":")[2]
-        if sys.platform == "linux":  # where one that ended stays, as a zombie, until its parent asks
+        # One that ended stays, as a zombie, until its parent asks: to os.kill it is there.
+        if sys.platform == "linux":
             try:
                 return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
             except OSError:
                 return False
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return False
-        return True
+        shown = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True, check=False)
+        return shown.stdout.strip()[:1] not in ("", "Z")

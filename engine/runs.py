@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +9,7 @@ from typing import Any, Self
 import yaml
 
 from configs import Config
+from machine import disk
 
 
 class RunFolder:
@@ -154,7 +154,7 @@ def write_atomically(path: Path, text: str) -> None:
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        disk.flush(file.fileno())
     temporary.replace(path)
 
 

@@ -1,5 +1,8 @@
 """Networks of Conv3d blocks with dropout."""
 
+import machine  # noqa: F401  # first: it tells how to start where packages are missing
+
+# isort: split
 import math
 from collections.abc import Callable
 from functools import partial

@@ -6,9 +6,12 @@ from ops.class_sums import ClassSums, class_sums
 from ops.concat import concat_channels
 from ops.conv3d import conv3d
 from ops.conv_transpose3d import conv_transpose3d
+from ops.device import obey_environment
 from ops.norm_act_dropout import norm_act_dropout
 from ops.pooling import avg_pool3d, max_pool3d
 from ops.upsample import upsample3d
+
+obey_environment()  # before any array is made
 
 __all__ = [
     "ClassSums",

@@ -8,6 +8,7 @@ import sys
 
 import mlx.core as mx
 
+from machine.resources import available_threads
 from ops import allocator
 
 FORMS = ("mlx", "onednn")
@@ -37,7 +38,7 @@ def choose(name: str = "auto", threads: int | None = None) -> str:
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     if not on_gpu:
         allocator.keep_pages()
-    _threads = threads or _available_threads()
+    _threads = threads or available_threads()
     if name == "auto":
         _form = _choose_automatically(on_gpu, _threads)
     elif name == "onednn":
@@ -60,7 +61,7 @@ def active() -> str:
 def threads() -> int:
     """How many threads oneDNN and Numba use."""
     active()
-    return _threads or _available_threads()
+    return _threads or available_threads()
 
 
 def supports_bfloat16() -> bool:
@@ -98,7 +99,3 @@ def _load(threads: int) -> None:
         importlib.import_module("numba")
     except ImportError as error:
         raise OSError(f"cannot import numba ({error}): pip install numba") from error
-
-
-def _available_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,1 +1,3 @@
 """Many runs as one study."""
+
+import machine  # noqa: F401  # first: it tells how to start where packages are missing

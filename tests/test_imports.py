@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("configs", "data", "models", "ops", "engine", "studies", "benchmarks")
+PACKAGES = ("machine", "configs", "data", "models", "ops", "engine", "studies", "benchmarks")
 MAY_IMPORT = {
-    "configs": {"configs"},
-    "ops": {"ops"},
-    "data": {"data", "configs"},
-    "models": {"models", "ops", "configs"},
-    "engine": {"engine", "ops", "configs"},
-    "studies": {"studies", "engine", "models", "ops", "configs"},
+    "machine": {"machine"},
+    "configs": {"configs", "machine"},
+    "ops": {"ops", "machine"},
+    "data": {"data", "configs", "machine"},
+    "models": {"models", "ops", "configs", "machine"},
+    "engine": {"engine", "ops", "configs", "machine"},
+    "studies": {"studies", "engine", "models", "ops", "configs", "machine"},
 }
 
 

@@ -1,6 +1,5 @@
 """Decisions that every plan begins with: the run's name, where the cases are, and who trains."""
 
-import os
 import re
 from collections.abc import Iterator
 
@@ -9,6 +8,7 @@ from data.cases import some
 from data.plan.decisions import Decision
 from data.survey.labelled import LabelledSurvey
 from data.survey.take import Survey
+from machine.resources import available_threads
 
 
 def run_name(survey: Survey | LabelledSurvey) -> str:
@@ -57,5 +57,5 @@ def share_out(survey: Survey | LabelledSurvey, split: Split, num_train: int, num
 
 def count_workers() -> Decision:
     """Threads that read and augment."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_threads()
     return Decision("data.workers", max(1, min(8, cores - 1)), f"threads that augment; planned on {cores} cores")

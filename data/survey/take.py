@@ -1,7 +1,6 @@
 """A data set measured, case by case: shapes, spacings, intensities, labels, and what is wrong with them."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from data.checks import Problem, check_case
 from data.sources import find_cases
 from data.survey.case_facts import CaseFacts, read_headers, read_voxels, scan_of
 from data.survey.remarks import Remark, find_remarks
+from machine.resources import available_threads
 
 log = logging.getLogger("mlx_volumes")
 
@@ -115,7 +115,7 @@ def _made_up_names(cases: Sequence[CaseFacts], ignore_label: int | None) -> tupl
 
 def num_threads(asked: int | None, bytes_each: int) -> int:
     """As many as asked for, or four, as long as cores and memory allow."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_threads()
     return max(1, min(asked or 4, cores, _MEMORY_BYTES // bytes_each))
 
 

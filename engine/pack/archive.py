@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from machine import disk
+
 MiB = 1 << 20
 LIMITS = {
     "pack.json": 4 * MiB,
@@ -61,7 +63,7 @@ def write_archive(path: Path, members: Mapping[str, bytes]) -> None:
                     info.external_attr = (stat.S_IFREG | 0o644) << 16
                     archive.writestr(info, content)
             file.flush()
-            os.fsync(file.fileno())
+            disk.flush(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

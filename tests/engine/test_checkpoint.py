@@ -64,7 +64,7 @@ def test_a_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path, monkeypatch, 
             case "mx.save_safetensors":
                 patch.setattr(module.mx, "save_safetensors", kill)
             case "write state":
-                patch.setattr(module, "_write_flushed", kill)
+                patch.setattr(module.disk, "write_flushed", kill)
             case "rename":
                 patch.setattr(module, "_replace_folder", kill)
             case "replace":  # the old folder of this step is aside, the new one not yet in place

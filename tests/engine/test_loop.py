@@ -21,13 +21,14 @@ from engine.progress import Position
 from engine.runs import RunFolder
 from engine.signals import StopRequest
 from engine.step import TrainStep
+from machine import disk
 from tests.engine.doubles import TinyData, tiny_config, tiny_step
 
 
 @pytest.fixture(autouse=True)
 def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flushing to a busy disk takes most of these tests' time, and no power fails here."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(disk, "flush", lambda descriptor: None)
 
 
 def _train(

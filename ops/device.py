@@ -1,0 +1,20 @@
+"""The device that all is computed on: MLX's default one, or the one that the environment names."""
+
+import os
+
+import mlx.core as mx
+
+VARIABLE = "MLX_VOLUMES_DEVICE"
+
+
+def obey_environment() -> None:
+    """Make `cpu` or `gpu` MLX's default device where MLX_VOLUMES_DEVICE names it. Raises ValueError for others."""
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return
+    if name not in ("cpu", "gpu"):
+        raise ValueError(f"{VARIABLE}={name} is unknown: expected cpu or gpu")
+    device = mx.Device(getattr(mx, name))
+    if not mx.is_available(device):
+        raise ValueError(f"{VARIABLE}={name}: this machine, or this build of MLX, has no {name}; unset it")
+    mx.set_default_device(device)
