@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         set_up_logging(group)
         with group.together():
             overrides = [*arguments.overrides, *(["resume=true"] if arguments.resume else [])]
-            config = load_config(arguments.config, overrides)
+            config = settle(load_config(arguments.config, overrides), group)
             if config.sweep is not None:
                 return sweep(config, arguments, group)
             if arguments.only is not None:
@@ -77,6 +77,15 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     finally:
         group.leave()
+
+
+def settle(config: "Config", group: "Group") -> "Config":
+    """Choose the operators; return the config with the precision in which they train."""
+    from engine.precision import settle_training
+    from ops import backend
+
+    backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    return settle_training(config, group)
 
 
 def train(config: "Config", group: "Group") -> int:
@@ -163,6 +172,7 @@ def dry_run(config: "Config", group: "Group") -> int:
 def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> int:
     """Train all runs of the sweep, or say what there is to do; return the exit code."""
     from data.splits import count_validation_cases
+    from ops import backend
     from studies.estimate import list_sweep, rehearse_run
     from studies.sweep import run_sweep
 
@@ -172,6 +182,7 @@ def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> in
         return run_sweep(config, arguments.only, count_validation_cases)
 
     def rehearse(cell: "Config") -> "Pace":
+        backend.choose(cell.ops, cell.threads)
         start = read_weights(cell, group)
         data = prepare_data(cell, None, group)
         step = build_step(cell, data, group, start)
@@ -184,9 +195,7 @@ def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> in
 def prepare_data(config: "Config", run: "RunFolder | None", group: "Group") -> "Data":
     """Open the data and prepare every case; a resumed run, given in rank 0, keeps its splits and statistics."""
     from engine.progress import ShowPreparation
-    from ops import backend
 
-    backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
     kept = {} if run is None else {name: run.read_json(name) for name in ("statistics", "splits")}
     kept = group.share_json(kept)
     data: Data

@@ -24,7 +24,6 @@ from engine.uncertainty.measures import MEASURES
 from engine.uncertainty.members import Member, predict_together, window_settings
 from engine.uncertainty.temperature import scale
 from engine.uncertainty.voxels import VoxelCounter, VoxelFacts
-from ops import backend
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -244,13 +243,7 @@ def evenly_spaced(items: Sequence[Any], count: int | None) -> list[Any]:
 
 
 def make_predict(model: nn.Module, precision: str) -> Predict:
-    """Return images float32 -> the model's logits, computed in `train.precision`.
-
-    Where this machine has no bfloat16, a run trained in it is evaluated in float32, with a warning.
-    """
-    if precision == "bfloat16" and not backend.supports_bfloat16():
-        _log.warning("train.precision=bfloat16: this machine has no bfloat16 arithmetic; evaluating in float32")
-        precision = "float32"
+    """Return images float32 -> the model's logits, computed in `train.precision`."""
     dtype = compute_dtype(precision)
 
     def predict(x: mx.array) -> mx.array:
