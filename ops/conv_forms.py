@@ -70,15 +70,13 @@ def _input_gradient(g: Geometry, itemsize: int, on: Device) -> Literal["mlx", "p
 
 
 def _weight_gradient(g: Geometry, itemsize: int, on: Device) -> Literal["mlx", "rows", "cudnn"]:
-    if on == "cuda":
-        # MLX's own unfolds on CUDA too, except with dilation, where it calls what we call: cuDNN's weight gradient,
-        # which needs no memory. Not measured yet.
-        return "mlx" if weight_unfold_bytes(g, itemsize) < SMALL_UNFOLD_BYTES else "cudnn"
-    if math.prod(g.dilation) > 1:
+    if on != "cuda" and math.prod(g.dilation) > 1:
         return "rows"  # MLX's own is a convolution by a kernel of the output's size, over batch as channels
     if g.x_shape[-1] <= IMAGE_CHANNELS or weight_unfold_bytes(g, itemsize) < SMALL_UNFOLD_BYTES:
         return "mlx"  # by rows a stem of 7×7×7 would read the gradient 343 times
-    return "rows"
+    # On CUDA MLX's own unfolds too, except with dilation, where it makes the call that "cudnn" makes. That needs no
+    # memory and is what PyTorch runs; not measured yet.
+    return "cudnn" if on == "cuda" else "rows"
 
 
 def weight_unfold_bytes(g: Geometry, itemsize: int) -> int:
