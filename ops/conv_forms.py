@@ -38,8 +38,7 @@ def device() -> Device:
 def choose(g: Geometry, itemsize: int, on: Device) -> Forms:
     """Return the forms of a convolution with activations of `itemsize` bytes a number.
 
-    A plain CPU runs Metal's forms, so that their values and memory are settled where no GPU is at hand; the
-    exception is named below.
+    A plain CPU runs Metal's forms, so that their values and memory are settled where no GPU is at hand.
     """
     if g.operator == "conv_transpose3d":
         # MLX dilates the input, unfolds it and multiplies by 8 times as many numbers, 7 in 8 of them zeros.
@@ -63,10 +62,8 @@ def _tiles_exactly(g: Geometry) -> bool:
 def _input_gradient(g: Geometry, itemsize: int, on: Device) -> Literal["mlx", "phases"]:
     if on == "cuda" or math.prod(g.stride) == 1:
         return "mlx"  # cuDNN's data gradient; Metal's implicit convolution by the flipped kernel
-    if on == "metal" and _input_unfold_bytes(g, itemsize) < SMALL_UNFOLD_BYTES:
-        return "mlx"
-    # Metal unfolds a dilated input, zeros and all. A CPU loops over it, 300 times slower than a product: always.
-    return "phases"
+    # Metal unfolds the gradient dilated by the stride, zeros and all
+    return "mlx" if _input_unfold_bytes(g, itemsize) < SMALL_UNFOLD_BYTES else "phases"
 
 
 def _weight_gradient(g: Geometry, itemsize: int, on: Device) -> Literal["mlx", "rows", "cudnn"]:

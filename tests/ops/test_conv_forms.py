@@ -45,8 +45,7 @@ NO_GPU_LIBRARY = ("metal", "cpu")
         (conv(size=16), EVERYWHERE, Forms("mlx", "mlx", "mlx")),  # 14 MB unfolded
         (conv(stride=2), NO_GPU_LIBRARY, Forms("mlx", "phases", "rows")),
         (conv(stride=2), ("cuda",), Forms("mlx", "mlx", "cudnn")),
-        (conv(size=16, stride=2), ("metal", "cuda"), Forms("mlx", "mlx", "mlx")),
-        (conv(size=16, stride=2), ("cpu",), Forms("mlx", "phases", "mlx")),
+        (conv(size=16, stride=2), EVERYWHERE, Forms("mlx", "mlx", "mlx")),
         (conv(channels=(1, 32)), EVERYWHERE, Forms("mlx", "mlx", "mlx")),
         (conv(channels=(4, 64), kernel=7, stride=2), NO_GPU_LIBRARY, Forms("mlx", "phases", "mlx")),
         (conv(channels=(5, 32)), NO_GPU_LIBRARY, Forms("mlx", "mlx", "rows")),
