@@ -118,7 +118,7 @@ def by_unfolding(g: Geometry, x: mx.array, dy: mx.array, w: mx.array) -> mx.arra
     unfold = conv_forms.weight_unfold_bytes(g, x.dtype.size)
     depth, (stride, padding, dilation) = g.y_shape[1], (p[0] for p in (g.stride, g.padding, g.dilation))
     slabs = min(depth, math.ceil(unfold / conv_forms.SMALL_UNFOLD_BYTES))
-    total = None
+    total = mx.zeros(w.shape)
     for first, last in itertools.pairwise(depth * i // slabs for i in range(slabs + 1)):
         start, stop = first * stride - padding, (last - 1) * stride - padding + dilation * (w.shape[1] - 1) + 1
         low, high = max(0, -start), max(0, stop - x.shape[1])
@@ -126,7 +126,7 @@ def by_unfolding(g: Geometry, x: mx.array, dy: mx.array, w: mx.array) -> mx.arra
         slab = x[:, start + low : stop - high]
         convolution = functools.partial(mx.conv_general, stride=g.stride, padding=pads, kernel_dilation=g.dilation)
         part = mx.vjp(lambda w, f=convolution, x=slab: f(x, w), [w], [dy[:, first:last]])[1][0].astype(mx.float32)
-        total = part if total is None else total + part
+        total = total + part
         x, dy = mx.depends([x, dy], [total])
     return total
 
@@ -215,13 +215,16 @@ def by_phases(g: Geometry, dy: mx.array, w: mx.array) -> mx.array:
         kernel = w[(slice(None), *(t.slice for t in taps))]  # (O, ..., I)
         if math.prod(kernel.shape[1:4]) == 1 and not any(t.low or t.high for t in taps):
             return dy @ kernel.reshape(kernel.shape[0], -1)
-        return mx.conv_general(
+        # MLX 0.32 on Metal reads past dy where only the end of D is padded (docs/gpu.md): pad both, drop the surplus
+        surplus = 1 - taps[0].low if taps[0].low <= 0 < taps[0].high else 0
+        dx = mx.conv_general(
             dy,
             kernel.swapaxes(0, -1),
-            padding=([t.low for t in taps], [t.high for t in taps]),
+            padding=([taps[0].low + surplus, taps[1].low, taps[2].low], [t.high for t in taps]),
             kernel_dilation=[t.dilation for t in taps],
             flip=True,
         )
+        return dx[:, surplus:]
 
     return interleave(())
 

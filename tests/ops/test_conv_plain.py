@@ -242,6 +242,23 @@ def test_input_gradient_of_a_strided_convolution_unfolds_nothing(monkeypatch, un
     assert peak(ours, x, w, dy) < 2.2 * x.nbytes  # the phases, and the phases interleaved
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_no_phase_is_padded_at_the_end_of_its_depth_alone(monkeypatch, unfold_nothing, case):
+    """MLX's Metal backend takes a convolution without padding before D for one without any, and reads past the end."""
+    use(monkeypatch, "mlx")
+    paddings = []
+    convolve = mx.conv_general
+
+    def spy(*arrays, padding, **options):
+        paddings.append((padding[0][0], padding[1][0]))
+        return convolve(*arrays, padding=padding, **options)
+
+    operator, arrays, dy, _ = convolution(case, mx.float32)
+    monkeypatch.setattr(mx, "conv_general", spy)
+    mx.vjp(lambda x: operator(x, *arrays[1:], weight_grad=False), arrays[:1], [dy])
+    assert not [pad for pad in paddings if pad[0] <= 0 < pad[1]]
+
+
 def test_gradients_of_a_chain_come_layer_by_layer(monkeypatch, unfold_nothing):
     """The weights' gradients are not left for the end, when every layer's input and gradient would still be held."""
     use(monkeypatch, "mlx")
