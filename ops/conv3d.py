@@ -1,4 +1,4 @@
-"""3-D convolution: MLX's own, or oneDNN's on the CPU."""
+"""3-D convolution: in plain MLX, or by oneDNN on the CPU."""
 
 import mlx.core as mx
 

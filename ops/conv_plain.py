@@ -31,7 +31,8 @@ def convolve(
 ) -> mx.array:
     """Run the convolution whose shapes `g` holds, differentiable in bias and, unless told not to, x and weight.
 
-    forward(x, weight) is MLX's own. The result has x's dtype, gradients that of what they belong to.
+    forward(x, weight) is MLX's own. The result has x's dtype, gradients that of what they belong to. Asking for x's
+    gradient computes the weight's too, unless weight_grad is False.
     """
     forms = conv_forms.choose(g, x.dtype.size, conv_forms.device())
     parameters = [p for p in (weight, bias) if p is not None]
