@@ -10,6 +10,8 @@ from studies.comparison import Comparison, compare
 from studies.comparison_plots import Band, band, plot_bands, plot_differences
 from studies.comparison_text import (
     COLUMNS,
+    DOSE_NOTE,
+    DROPOUT_COLUMNS,
     OTHER_TESTS,
     cells_of,
     dropout_rows,
@@ -126,12 +128,11 @@ def _bands(comparison: Comparison, choose: Callable[[Run], Curve]) -> dict[str, 
 def _dropout(comparison: Comparison) -> list[str]:
     rows = []
     for result in comparison.results:
-        for i, row in enumerate(dropout_rows(result)):
-            name = result.cell.name if i == 0 else ""
+        for name, *row in dropout_rows(result):
             rows.append(f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("cell", "kind", "rate", "place", "layers"))
+    head = "".join(f"<th>{name}</th>" for name in DROPOUT_COLUMNS)
     table = f'<div class="wide"><table><tr>{head}</tr>'
-    return ["<h2>Dropout layers</h2>", "<p>As the networks have them.</p>", table, *rows, "</table></div>"]
+    return ["<h2>Dropout layers</h2>", f"<p>{escape(DOSE_NOTE)}</p>", table, *rows, "</table></div>"]
 
 
 def _other_tests(comparison: Comparison) -> list[str]:

@@ -157,12 +157,32 @@ def facts(comparison: Comparison) -> list[str]:
     ]
 
 
-def dropout_rows(result: CellResult) -> list[tuple[str, str, str, str]]:
-    """The dropout layers that the cell's network has, those alike in one row: kind, rate, place, layers."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for path, kind, rate, place in result.cell.dropout:
-        groups.setdefault((str(kind), f"{rate:g}", str(place)), []).append(str(path))
-    return [(*key, ", ".join(paths)) for key, paths in groups.items()] or [("none", "–", "–", "–")]
+DROPOUT_COLUMNS = ("cell", "dose", "kind", "rate", "place", "position", "layers")
+
+DOSE_NOTE = (
+    "As the networks have them. Dose: how many layers drop, and the expected share of channels (of voxels, for element) "
+    "that is kept on the way from one convolution to the next, out of each place; the encoder's is the way down. "
+    "Places differ in dose: a difference between them is of both."
+)
+
+
+def dropout_rows(result: CellResult) -> list[tuple[str, ...]]:
+    """DROPOUT_COLUMNS of the dropout layers that the cell's network has, those alike in one row."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for path, kind, rate, place, *position in result.cell.dropout:
+        groups.setdefault((str(kind), f"{rate:g}", str(place), *(position or [""])), []).append(str(path))
+    rows = [(*key, ", ".join(paths)) for key, paths in groups.items()] or [("none", *["–"] * 4)]
+    heads = [(result.cell.name, dose(result)), *[("", "")] * (len(rows) - 1)]
+    return [(*head, *row) for head, row in zip(heads, rows, strict=True)]
+
+
+def dose(result: CellResult) -> str:
+    """`6 layers; encoder 0.8, skip 0.8`: paths that lose nothing are left out."""
+    found = result.cell.dose
+    if found is None:
+        return "–"
+    kept = ", ".join(f"{path} {share:g}" for path, share in found["kept"].items() if share < 1)
+    return f"{found['layers']} layers; {kept}" if kept else "keeps all"
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -176,8 +196,8 @@ def to_markdown(comparison: Comparison) -> str:
     lines += [f"- **{result.cell.name}**: {sentence(result, comparison)}" for result in comparison.results]
     lines += [line for words in method(comparison) for line in ("", words)]
     lines += ["", "## Dropout layers", ""]
-    layers = [[result.cell.name, *row] for result in comparison.results for row in dropout_rows(result)]
-    lines += [*_table(("cell", "kind", "rate", "place", "layers"), layers), ""]
+    layers = [row for result in comparison.results for row in dropout_rows(result)]
+    lines += [DOSE_NOTE, "", *_table(DROPOUT_COLUMNS, layers), ""]
     if tests := other_tests(comparison):
         lines += [
             "## Other tests",
