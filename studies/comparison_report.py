@@ -10,11 +10,8 @@ from studies.comparison import Comparison, compare
 from studies.comparison_plots import Band, band, plot_bands, plot_differences
 from studies.comparison_text import (
     COLUMNS,
-    DOSE_NOTE,
-    DROPOUT_COLUMNS,
     OTHER_TESTS,
     cells_of,
-    dropout_rows,
     facts,
     method,
     notes,
@@ -25,6 +22,7 @@ from studies.comparison_text import (
     to_json,
     to_markdown,
 )
+from studies.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
 from studies.gather import Curve, Run, read_study
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.runs import without_nan
 from studies.comparison import CellResult, Comparison
+from studies.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
 from studies.numbers import format_p, format_spread, number
 
 COLUMNS = ("cell", "runs", "score", "difference", "p", "gap", "minutes", "memory")
@@ -155,34 +156,6 @@ def facts(comparison: Comparison) -> list[str]:
         f"{study.metric} of {len(cases)} validation cases",
         "last checkpoint",
     ]
-
-
-DROPOUT_COLUMNS = ("cell", "dose", "kind", "rate", "place", "position", "layers")
-
-DOSE_NOTE = (
-    "As the networks have them. Dose: how many layers drop, and the expected share of channels (of voxels, for element) "
-    "that is kept on the way from one convolution to the next, out of each place; the encoder's is the way down. "
-    "Places differ in dose: a difference between them is of both."
-)
-
-
-def dropout_rows(result: CellResult) -> list[tuple[str, ...]]:
-    """DROPOUT_COLUMNS of the dropout layers that the cell's network has, those alike in one row."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for path, kind, rate, place, *position in result.cell.dropout:
-        groups.setdefault((str(kind), f"{rate:g}", str(place), *(position or [""])), []).append(str(path))
-    rows = [(*key, ", ".join(paths)) for key, paths in groups.items()] or [("none", *["–"] * 4)]
-    heads = [(result.cell.name, dose(result)), *[("", "")] * (len(rows) - 1)]
-    return [(*head, *row) for head, row in zip(heads, rows, strict=True)]
-
-
-def dose(result: CellResult) -> str:
-    """`6 layers; encoder 0.8, skip 0.8`: paths that lose nothing are left out."""
-    found = result.cell.dose
-    if found is None:
-        return "–"
-    kept = ", ".join(f"{path} {share:g}" for path, share in found["kept"].items() if share < 1)
-    return f"{found['layers']} layers; {kept}" if kept else "keeps all"
 
 
 def to_markdown(comparison: Comparison) -> str:

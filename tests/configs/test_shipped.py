@@ -58,7 +58,7 @@ def test_an_ablation_compares_with_none_and_differs_in_dropout_alone(name: str, 
     assert len(plan.runs) == 3 * trained
     assert next(cell for cell in plan.cells if cell.name == plan.baseline).dropout == []
     assert {path for cell in plan.cells for path in cell.settings} <= {
-        f"model.args.dropout.{key}" for key in ("kind", "rate", "places")
+        f"model.args.dropout.{key}" for key in ("kind", "rate", "places", "position")
     }
 
 

@@ -81,12 +81,20 @@ def test_cells_that_train_the_same_run_once(tmp_path) -> None:
 
 def test_sweep_json_holds_each_cells_own_table(tmp_path) -> None:
     written = describe(make_plan(tiny_sweep(tmp_path)))
-    assert written["cells"][0] == {"name": "kind=none", "settings": {KIND: "none"}, "dropout": [], "same_as": None}
+    assert written["cells"][0] == {
+        "name": "kind=none",
+        "settings": {KIND: "none"},
+        "dropout": [],
+        "dose": {"layers": 0, "kept": dict.fromkeys(("encoder", "skip", "bottleneck", "decoder"), 1.0)},
+        "same_as": None,
+    }
     assert written["cells"][1]["dropout"] == [
-        ["encoder.0.blocks.0.drop", "channel", 0.1, "encoder"],
-        ["bottleneck.blocks.0.drop", "channel", 0.1, "bottleneck"],
-        ["decoder.0.blocks.0.drop", "channel", 0.1, "decoder"],
+        ["encoder.0.blocks.0.drop", "channel", 0.1, "encoder", "after_activation"],
+        ["bottleneck.blocks.0.drop", "channel", 0.1, "bottleneck", "after_activation"],
+        ["decoder.0.blocks.0.drop", "channel", 0.1, "decoder", "after_activation"],
     ]
+    kept = {"encoder": 0.9, "skip": 0.9, "bottleneck": 0.9, "decoder": 0.9}  # the encoder's mask is on the skips too
+    assert written["cells"][1]["dose"] == {"layers": 3, "kept": kept}
     assert (written["metric"], written["mode"], written["baseline"]) == ("dice.mean", "max", "kind=none")
     assert (written["seeds"], written["folds"], written["train_cases"]) == ([0, 1], [0], 0)
     run = written["runs"][0]
