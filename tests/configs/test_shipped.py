@@ -48,6 +48,7 @@ def test_it_trains_a_step(path: Path) -> None:
         ("channel_dropout", 31, 31),  # none, and kind × rate × place: 2 × 3 × 5
         ("channel_dropout_quick", 5, 5),
         ("channel_dropout_reduced", 8, 8),
+        ("dropout_position", 13, 9),  # 2 × 2 × 3, of which after_norm is after_activation under leaky ReLU
         ("head_dropout", 13, 10),  # 2 × 3 × 2, of which the head's elements are channels
         ("head_dropout_quick", 5, 4),
     ],
