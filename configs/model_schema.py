@@ -55,7 +55,7 @@ class UNet3dArgs(Section):
     activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "leaky_relu"
     residual: bool = False
     upsampling: Literal["transposed", "resize"] = "transposed"
-    deep_supervision: bool = False
+    deep_supervision: bool = False  # a loss at every level on the way up; see loss.supervise_coarsest
     recompute: bool = False  # trade time for memory: keep block inputs only (gradient checkpointing)
     dropout: Dropout = Dropout()
 

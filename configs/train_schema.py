@@ -21,8 +21,8 @@ class LossConfig(Section):
     class_weights: tuple[NonNegative, ...] | Literal["balanced"] | None = None
     ignore_label: int | None = None  # voxels of this label count nowhere
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    # Of deep supervision: false gives the coarsest level no loss, as nnU-Net. True, since of the two or three levels
-    # of the networks here one or two would be left, and all results were measured so.
+    # Of deep supervision: false gives the coarsest of several levels no loss, as nnU-Net does (2/3, 1/3, 0). True by
+    # default: nnU-Net has five or more levels, our networks two or three, and the results here were measured so.
     supervise_coarsest: bool = True
 
 

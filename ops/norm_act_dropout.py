@@ -215,7 +215,7 @@ def _cpu(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any:
     return operator
 
 
-def _like(parameter: mx.array, total: np.ndarray) -> np.ndarray:
+def _like(parameter: mx.array, total: Any) -> Any:
     """(N, C) -> the gradient of a parameter that all samples share, or that each has its own of."""
     return total if parameter.ndim == 2 else total.sum(axis=0)
 
