@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from benchmarks.variance_shift import shifts
 from configs import Config
 from configs.finetune_schema import FreezeConfig
 from configs.model_schema import ClassifierDropout, CNN3dArgs, UNet3dArgs
@@ -50,27 +51,6 @@ def make_step(config: Config, freeze: FreezeConfig | None = None) -> TrainStep:
 def classifier_config(folder: Any, **train: Any) -> Config:
     train = {"compile": "never", "validate_every_steps": 4, **train}
     return tiny_config(folder, loss={"name": "cross_entropy"}, train=train, checkpoint={"metric": "dice.mean"})
-
-
-class Spy(BatchNorm3d):
-    """Keeps the variance, per channel, of what it is given."""
-
-    def normalise(self, x: mx.array, *rest: Any) -> mx.array:
-        self.seen = (np.array(x.var((0, 1, 2, 3))),)
-        return super().normalise(x, *rest)
-
-
-def shifts(model: nn.Module, x: mx.array) -> np.ndarray:
-    """For each batch norm the mean over channels of running variance over the variance in evaluation."""
-    norms = [block.norm for block in model.blocks]
-    for norm in norms:
-        norm.__class__ = Spy
-    model.eval()
-    mx.eval(model(x))
-    ratios = [float((np.array(norm.running_var) / norm.seen[0]).mean()) for norm in norms]
-    for norm in norms:
-        norm.__class__ = BatchNorm3d
-    return np.array(ratios)
 
 
 def batches(count: int) -> list[dict[str, np.ndarray]]:
