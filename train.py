@@ -221,10 +221,10 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     from engine.loop import Plan
     from engine.losses import balanced_weights, build_loss
     from engine.optim import build_optimizer
-    from engine.recalibrate import check_norms
     from engine.start import loaded_parameters
     from engine.step import TrainStep
     from models import build_model
+    from models.dropout import check_norms
     from models.norms import synchronise_batch_norms
 
     check_fits_the_data(config, data)

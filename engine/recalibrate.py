@@ -1,6 +1,5 @@
-"""Batch norms behind dropout: what to know of them before training, and their statistics taken anew after it."""
+"""The running statistics of batch norms, taken anew after training with dropout."""
 
-import logging
 from collections.abc import Iterable
 
 import mlx.core as mx
@@ -9,28 +8,6 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from engine.distributed import ALONE, Group, running_statistics
 from engine.step import Batch, TrainStep
-from models.dropout import dropout_table
-
-_log = logging.getLogger("mlx_volumes")
-
-
-def check_norms(model: nn.Module, recalibrates: bool) -> None:
-    """Warn of dropout before batch norms, and of a recalibration that has nothing to do.
-
-    In training such a norm measures the variance that the masks bring along; in evaluation they are gone, and it
-    divides by too much (Li et al. 2019, arXiv:1801.05134).
-    """
-    has_batch_norm = any(isinstance(layer, nn.BatchNorm) for layer in model.modules())
-    if recalibrates and not has_batch_norm:
-        _log.warning("train.recalibrate_norms=true: this network has no batch norm, so nothing will be taken anew")
-    before = [row for row in dropout_table(model) if row.rate > 0 and row.place != "head"]
-    if has_batch_norm and before and not recalibrates:
-        _log.warning(
-            "%d dropout layers (%s, rate %g) lie before batch norms, whose statistics from training, masks and all, do "
-            "not fit evaluation, which has none (Li et al. 2019, arXiv:1801.05134); set model.args.norm to instance or "
-            "group, keep dropout to the head of a classifier, or set train.recalibrate_norms=true",
-            *(len(before), ", ".join(dict.fromkeys(row.place for row in before)), max(row.rate for row in before)),
-        )
 
 
 def recalibrate_norms(step: TrainStep, batches: Iterable[Batch], group: Group = ALONE) -> int:

@@ -1,5 +1,6 @@
 """Dropout layers of a network: made from the config, drawn, listed, and changed during a run."""
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from mlx.utils import tree_flatten
 
 from configs.model_schema import ClassifierDropout, Dropout
 from models.recompute import draw_once, is_recomputing
+
+_log = logging.getLogger("mlx_volumes")
 
 _KINDS = {nn.Dropout: "element", nn.Dropout2d: "channel", nn.Dropout3d: "channel"}
 
@@ -158,6 +161,25 @@ def format_table(rows: list[DropoutRow]) -> str:
     lines += [(row.path, row.kind, f"{row.rate:g}", row.place, row.position) for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def check_norms(model: nn.Module, recalibrates: bool) -> None:
+    """Warn of dropout before batch norms, and of a recalibration that has nothing to do.
+
+    In training such a norm measures the variance that the masks bring along; in evaluation they are gone, and it
+    divides by too much (Li et al. 2019, arXiv:1801.05134).
+    """
+    has_batch_norm = any(isinstance(layer, nn.BatchNorm) for layer in model.modules())
+    if recalibrates and not has_batch_norm:
+        _log.warning("train.recalibrate_norms=true: this network has no batch norm, so nothing will be taken anew")
+    before = [row for row in dropout_table(model) if row.rate > 0 and row.place != "head"]
+    if has_batch_norm and before and not recalibrates:
+        _log.warning(
+            "%d dropout layers (%s, rate %g) lie before batch norms, whose statistics from training, masks and all, do "
+            "not fit evaluation, which has none (Li et al. 2019, arXiv:1801.05134); set model.args.norm to instance or "
+            "group, keep dropout to the head of a classifier, or set train.recalibrate_norms=true",
+            *(len(before), ", ".join(dict.fromkeys(row.place for row in before)), max(row.rate for row in before)),
+        )
 
 
 def _draw(drop: nn.Module, shape: tuple[int, ...]) -> mx.array:

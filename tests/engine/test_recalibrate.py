@@ -12,14 +12,14 @@ from mlx.utils import tree_flatten
 from benchmarks.variance_shift import shifts
 from configs import Config
 from configs.finetune_schema import FreezeConfig
-from configs.model_schema import ClassifierDropout, CNN3dArgs, UNet3dArgs
+from configs.model_schema import ClassifierDropout, CNN3dArgs
 from engine.checkpoint import load_weights
 from engine.freeze import Freezing
 from engine.loop import fit, restore
 from engine.losses import build_loss
 from engine.optim import build_optimizer
 from engine.progress import Position
-from engine.recalibrate import check_norms, recalibrate_norms
+from engine.recalibrate import recalibrate_norms
 from engine.runs import RunFolder
 from engine.signals import StopRequest
 from engine.step import TrainStep
@@ -173,24 +173,3 @@ def test_a_run_that_stops_early_has_them_too(tmp_path) -> None:
     run, position = train(config, scores=[0.5, 0.4, 0.3])
     assert (position.step, position.recalibrated_step) == (8, 8)
     assert run.checkpoint("last").resolve().name == "8"
-
-
-def test_dropout_before_batch_norms_is_warned_of_with_the_ways_out(caplog) -> None:
-    def said(model: nn.Module, recalibrates: bool = False) -> str:
-        caplog.clear()
-        check_norms(model, recalibrates)
-        return caplog.text
-
-    def cnn(**args: Any) -> nn.Module:
-        return build_model("cnn3d", CNN3dArgs(widths=(4, 8), **args), 1, 2)
-
-    text = said(cnn(dropout=BODY))
-    assert "2 dropout layers (body, rate 0.5) lie before batch norms" in text
-    assert "set model.args.norm to instance or group, keep dropout to the head" in text
-    assert "train.recalibrate_norms=true" in text
-    assert said(cnn(dropout=BODY), recalibrates=True) == ""
-    assert said(cnn(dropout=BODY, norm="group", groups=4)) == said(cnn()) == ""
-    assert said(cnn(dropout=ClassifierDropout(rate=0.0, places=("body",)))) == ""
-    assert "encoder, bottleneck, decoder" in said(build_model("unet3d", UNet3dArgs(widths=(4, 8), norm="batch"), 1, 2))
-    nothing = "train.recalibrate_norms=true: this network has no batch norm, so nothing will be taken anew"
-    assert nothing in said(build_model("unet3d", UNet3dArgs(widths=(4, 8)), 1, 2), recalibrates=True)

@@ -8,11 +8,12 @@ import pytest
 from mlx.utils import tree_flatten
 
 from configs import ConfigError, load_config
-from configs.model_schema import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs
+from configs.model_schema import ClassifierDropout, CNN3dArgs, Dropout, ResNet3dArgs, UNet3dArgs
 from models import build_model
 from models.dropout import (
     apply_dropout,
     channel_mask,
+    check_norms,
     dropout_layers,
     dropout_table,
     format_table,
@@ -216,3 +217,26 @@ def test_masks_of_other_layers_cannot_be_held() -> None:
     model.encoder[0].blocks[0].drop = nn.Dropout2d(0.5)
     with pytest.raises(ValueError, match=r"encoder\.0\.blocks\.0\.drop: masks of nn.Dropout and"), held_masks(model, 0):
         pass
+
+
+def test_dropout_before_batch_norms_is_warned_of_with_the_ways_out(caplog) -> None:
+    body = ClassifierDropout(rate=0.5, places=("body",))
+
+    def said(model: nn.Module, recalibrates: bool = False) -> str:
+        caplog.clear()
+        check_norms(model, recalibrates)
+        return caplog.text
+
+    def cnn(**args: Any) -> nn.Module:
+        return build_model("cnn3d", CNN3dArgs(widths=(4, 8), **args), 1, 2)
+
+    text = said(cnn(dropout=body))
+    assert "2 dropout layers (body, rate 0.5) lie before batch norms" in text
+    assert "set model.args.norm to instance or group, keep dropout to the head" in text
+    assert "train.recalibrate_norms=true" in text
+    assert said(cnn(dropout=body), recalibrates=True) == ""
+    assert said(cnn(dropout=body, norm="group", groups=4)) == said(cnn()) == ""
+    assert said(cnn(dropout=ClassifierDropout(rate=0.0, places=("body",)))) == ""
+    assert "encoder, bottleneck, decoder" in said(build_model("unet3d", UNet3dArgs(widths=(4, 8), norm="batch"), 1, 2))
+    nothing = "train.recalibrate_norms=true: this network has no batch norm, so nothing will be taken anew"
+    assert nothing in said(build_model("unet3d", UNet3dArgs(widths=(4, 8)), 1, 2), recalibrates=True)
