@@ -235,6 +235,7 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     from engine.start import loaded_parameters
     from engine.step import TrainStep
     from models import build_model
+    from models.dropout import check_norms
     from models.norms import synchronise_batch_norms
 
     check_fits_the_data(config, data)
@@ -248,6 +249,8 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     loss = build_loss(loss_config, data.num_outputs, group.gather if group.size > 1 else None)
     mx.random.seed(config.seed)
     model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
+    if group.writes:
+        check_norms(model, config.train.recalibrate_norms)
     if config.init is not None:
         begin_from(model, start, config.init, data.class_names, group)
     if group.size > 1 and config.distributed.batch_norm == "synchronised":

@@ -7,30 +7,37 @@ from pydantic import Field, model_validator
 from configs.fields import Count, Section, Triple
 
 DropoutKind = Literal["none", "element", "channel"]
+# In a block: before_norm as nnU-Net, after_norm as MONAI. With a residual before the sum, in the branch, always.
+DropoutPosition = Literal["after_activation", "before_norm", "after_norm"]
 DropoutRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Dropout(Section):
-    """Dropout of a U-Net: after the activation of each block at the named places, or on the skips.
+    """Dropout of a U-Net: in each block at the named places, or on the skips. docs/ablations.md tells more.
 
     `channel` drops whole feature maps (`mlx.nn.Dropout3d`: what papers call spatial or channel dropout),
-    `element` single voxels (`mlx.nn.Dropout`), `none` builds no dropout layer.
+    `element` single voxels (`mlx.nn.Dropout`), `none` builds no dropout layer. With `skip` among the places the
+    skips leave before the encoder's last dropout, otherwise behind it.
     """
 
     kind: DropoutKind = "channel"
     rate: DropoutRate = 0.1
     places: tuple[Literal["encoder", "bottleneck", "decoder", "skip"], ...] = ("encoder", "bottleneck", "decoder")
+    position: DropoutPosition = "after_activation"
 
 
 class ClassifierDropout(Section):
-    """Dropout of a classifier: after each block of the body, or on the pooled features before the last layer.
+    """Dropout of a classifier: in each block of the body, or on the pooled features before the last layer.
 
-    Kinds as in `Dropout`. Pooled features have one value a channel, so both kinds are the same in the head.
+    Kinds and position, which is the body's, as in `Dropout`. Pooled features have one value a channel, so both kinds
+    are the same in the head. The body is no default: dropout before batch norm makes training's variance another than
+    evaluation's, see `train.recalibrate_norms`.
     """
 
     kind: DropoutKind = "channel"
     rate: DropoutRate = 0.1
     places: tuple[Literal["body", "head"], ...] = ("head",)
+    position: DropoutPosition = "after_activation"
 
 
 class UNet3dArgs(Section):
@@ -48,7 +55,7 @@ class UNet3dArgs(Section):
     activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "leaky_relu"
     residual: bool = False
     upsampling: Literal["transposed", "resize"] = "transposed"
-    deep_supervision: bool = False
+    deep_supervision: bool = False  # a loss at every level on the way up; see loss.supervise_coarsest
     recompute: bool = False  # trade time for memory: keep block inputs only (gradient checkpointing)
     dropout: Dropout = Dropout()
 
@@ -64,6 +71,13 @@ class UNet3dArgs(Section):
             raise ValueError(f"kernels must be odd; got {self.kernels}")
         if self.norm == "group" and any(w % self.groups for w in self.widths):
             raise ValueError(f"widths {self.widths} must be multiples of groups={self.groups}")
+        dropout = self.dropout
+        if self.norm == "batch" and dropout.position == "before_norm" and {"encoder", "skip"} <= set(dropout.places):
+            raise ValueError(
+                "dropout.position=before_norm with encoder and skip among dropout.places normalises a level's end with "
+                "and without dropout, and batch norm has statistics for one of them; use norm=instance or group, or "
+                "leave out a place"
+            )
         return self
 
     def level_strides(self) -> tuple[tuple[int, int, int], ...]:
@@ -95,7 +109,7 @@ class CNN3dArgs(Section):
     pool: Triple = (2, 2, 2)  # max pooling between blocks; [1, 2, 2] keeps a video's frames
     norm: Literal["instance", "batch", "group", "none"] = "batch"
     groups: Count = 8  # of group norm
-    dropout: ClassifierDropout = ClassifierDropout(places=("body", "head"))
+    dropout: ClassifierDropout = ClassifierDropout()
 
     @model_validator(mode="after")
     def _widths_fit(self) -> "CNN3dArgs":

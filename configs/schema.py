@@ -183,6 +183,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _deep_supervision_has_levels(self) -> "Config":
+        if not self.loss.supervise_coarsest and not getattr(self.model.args, "deep_supervision", False):
+            raise ValueError(
+                "loss.supervise_coarsest=false is of deep supervision, and this network has one output; set "
+                "model.args.deep_supervision=true, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _class_counts_agree(self) -> "Config":
         names, weights = self.data.class_names, self.loss.class_weights
         if names is not None and isinstance(weights, tuple) and len(names) != len(weights):

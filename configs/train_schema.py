@@ -21,6 +21,9 @@ class LossConfig(Section):
     class_weights: tuple[NonNegative, ...] | Literal["balanced"] | None = None
     ignore_label: int | None = None  # voxels of this label count nowhere
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Of deep supervision: false gives the coarsest of several levels no loss, as nnU-Net does (2/3, 1/3, 0). True by
+    # default: nnU-Net has five or more levels, our networks two or three, and the results here were measured so.
+    supervise_coarsest: bool = True
 
 
 class OptimConfig(Section):
@@ -56,6 +59,9 @@ class TrainConfig(Section):
     validate_every_steps: Count | None = None  # null: ten times in a run
     early_stop_validations: Count | None = None  # stop after so many without a better score
     compile: Literal["auto", "always", "never"] = "auto"  # auto: on a GPU
+    # At the end take batch norms' statistics anew over an epoch, dropout off, for the last checkpoint; costs about a
+    # third of an epoch. For dropout before batch norms, whose training statistics do not fit evaluation.
+    recalibrate_norms: bool = False
     mixup_alpha: NonNegative = 0.0  # blend cases and labels by Beta(alpha, alpha), in classification; 0: no mixup
 
     @model_validator(mode="after")

@@ -223,8 +223,8 @@ class Group:
             return gradients, dict(statistics)
         trees = {"gradients": gradients, "statistics": dict(statistics)}
         means = nn.average_gradients(trees, self._communicator)
-        total = [(name, g * self.size) for name, g in tree_flatten(means["gradients"])]
-        return tree_unflatten(total), means.get("statistics", {})
+        total = [(name, g * self.size) for name, g in tree_flatten(means.get("gradients", {}))]
+        return tree_unflatten(total) if total else {}, means.get("statistics", {})
 
     def mean(self, numbers: Any) -> Any:
         """Return the mean over the processes of a tree of scalars."""

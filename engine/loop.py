@@ -15,6 +15,7 @@ from engine.checkpoint import latest_whole, save_checkpoint
 from engine.distributed import ALONE, Group
 from engine.feed import Feed, TrainingData
 from engine.progress import Position, Progress
+from engine.recalibrate import recalibrate_norms
 from engine.resume import check_data_unchanged
 from engine.runs import RunFolder
 from engine.signals import StopRequest, StopRequested
@@ -73,8 +74,9 @@ def fit(
     """Train from `position`, which moves along, to the end of the budget.
 
     Each step's batches, rates and random numbers follow from the position alone, so that a run that was stopped
-    or killed and resumed equals an uninterrupted one. `validate` scores the model, in evaluation mode; the best
-    checkpoint is that of `checkpoint.metric`. A request to `stop` ends the run after the step, with a
+    or killed and resumed equals an uninterrupted one. With `train.recalibrate_norms` batch norms take their statistics
+    anew at the end, on the epoch of batches that would come next. `validate` scores the model, in evaluation mode; the
+    best checkpoint is that of `checkpoint.metric`. A request to `stop` ends the run after the step, with a
     checkpoint; it may also raise StopRequested within `validate`, which then is made up for on resuming.
     `name_case` names the case of a batch's `index`. In a `group` all processes call this alike, each with its
     share of the data: rank 0 saves, and all end together.
@@ -103,15 +105,32 @@ def fit(
         save_checkpoint(run.checkpoints, step.tensors(), state, best, config.checkpoint.keep)
         position.seconds += time.perf_counter() - started
 
+    def recalibrate() -> None:
+        """Take the norms' statistics anew where the run ends; a request to stop leaves it for later."""
+        if not recalibration_is_due(config, plan, position) or group.is_asked_to_stop(stop):
+            return
+        started = time.perf_counter()
+        steps = range(position.step, position.step + plan.steps_per_epoch)
+        count = recalibrate_norms(step, (batch for i in steps for batch in next_batches(i)[0]), group)
+        position.recalibrated_step = position.step
+        position.seconds += time.perf_counter() - started
+        _log.info("took the statistics of %d batch norms anew, dropout off, over %d steps' batches", count, len(steps))
+
+    def next_batches(number: int) -> tuple[list[Batch], float]:
+        with group.together():
+            return feed.next(number)
+
     def finish_step() -> bool:
-        """Validate and save where due; return whether the run ends here."""
+        """Recalibrate, validate and save where due; return whether the run ends here."""
         improved = False
+        recalibrate()
         if validate is not None and validation_is_due(plan, position) and not group.is_asked_to_stop(stop):
             try:
                 with group.together():
                     improved = run_validation(step, validate, position, progress, config)
             except StopRequested:
                 _log.info("the validation at step %d is left for later", position.step)
+        recalibrate()  # patience may have ended
         # asked once: a request may come at any time
         ends = group.is_asked_to_stop(stop) or out_of_patience(config, position)
         if improved or ends or plan.due(plan.save_every, position.step):
@@ -122,12 +141,12 @@ def fit(
     progress = Progress(run, position, plan.total_steps, plan.steps_per_epoch)
     with group.watchdog(config.distributed.timeout_seconds), progress, feed:
         ended = out_of_patience(config, position)
-        if validate is not None and validation_is_due(plan, position):
-            ended = finish_step()  # the run was stopped before this validation
+        validation_left = validate is not None and validation_is_due(plan, position)
+        if validation_left or recalibration_is_due(config, plan, position):
+            ended = finish_step()  # the run was stopped before that
         while not ended and position.step < plan.total_steps:
             started = time.perf_counter()
-            with group.together():
-                batches, waited = feed.next(position.step)
+            batches, waited = next_batches(position.step)
             group.seed_step(config.seed, position.step)
             with group.waiting(f"the other processes' gradients in step {position.step + 1}"):
                 result = step(batches)
@@ -170,6 +189,11 @@ def _read_last(step: TrainStep, data: TrainingData, run: RunFolder) -> Position:
 
 def validation_is_due(plan: Plan, position: Position) -> bool:
     return plan.due(plan.validate_every, position.step) and position.validated_step < position.step
+
+
+def recalibration_is_due(config: Config, plan: Plan, position: Position) -> bool:
+    at_end = position.step >= plan.total_steps or out_of_patience(config, position)
+    return config.train.recalibrate_norms and at_end and position.recalibrated_step < position.step
 
 
 def out_of_patience(config: Config, position: Position) -> bool:

@@ -91,7 +91,8 @@ def build_loss(config: LossConfig, num_outputs: int, gather: Gather | None = Non
     """Return loss(logits, y) -> (float32 scalar, {term: float32 scalar before its weight}).
 
     logits: (N, D, H, W, K), or a list of them, finest first, each weighted half of the one before (deep
-    supervision, Lee et al. 2015, arXiv:1409.5185); the target is then sampled down to each by nearest neighbour.
+    supervision, Lee et al. 2015, arXiv:1409.5185), and the coarsest of several 0 where `supervise_coarsest` is false,
+    as in nnU-Net: 2/3, 1/3 and 0 of three. The target is sampled down to each by nearest neighbour.
     y: (N, D, H, W) integers in 0..K-1, and the ignored label.
     Of whole cases logits are (N, K) and y is (N,), or for binary_cross_entropy (N, K).
     gather: joins (n, ...) of all processes to (N, ...), which makes the loss that of their batches together.
@@ -112,6 +113,8 @@ def build_loss(config: LossConfig, num_outputs: int, gather: Gather | None = Non
 
     def loss(logits: mx.array | Sequence[mx.array], y: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         levels = [logits] if isinstance(logits, mx.array) else list(logits)
+        if len(levels) > 1 and not config.supervise_coarsest:
+            levels.pop()
         norm = sum(0.5**i for i in range(len(levels)))
         parts = {name: mx.array(0.0) for name in terms}
         for i, level in enumerate(levels):

@@ -50,6 +50,7 @@ class Position:
     waiting_seconds: float = 0.0  # of these, spent waiting for data
     validation_seconds: float = 0.0
     validated_step: int = 0
+    recalibrated_step: int = 0  # at whose end the norms' statistics were taken anew
     best_score: float | None = None
     best_step: int | None = None
     validations_since_best: int = 0

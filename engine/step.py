@@ -122,6 +122,10 @@ class TrainStep:
             total, total_parts = self._group.mean((total, total_parts))
         return total, total_parts, gradients
 
+    def predict(self, x: np.ndarray) -> Any:
+        """Return what the model makes of x (N, D, H, W, C), in its mode and the run's precision."""
+        return self.model(mx.array(x).astype(self._dtype))
+
     def _forward(self, x: mx.array, y: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         if self._mixup is None:
             return self._loss(self.model(x.astype(self._dtype)), y)

@@ -5,13 +5,16 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
-from models.fused import apply_conv, norm_act_drop
+from configs.model_schema import DropoutPosition
+from models.fused import apply_conv, effective_position, norm_act_drop, norm_act_split
 
 Triple = tuple[int, int, int]  # (D, H, W)
 
 
 class ConvBlock(nn.Module):
     """Convolution – normalisation – activation – dropout; any of the last three may be None.
+
+    position: of the dropout, which otherwise follows the convolution (before_norm) or the norm (after_norm).
 
     Maps (N, D, H, W, in_channels) to (N, D', H', W', out_channels), D' = ceil(D / stride) for odd kernels.
     """
@@ -27,6 +30,7 @@ class ConvBlock(nn.Module):
         norm: nn.Module | None = None,
         act: nn.Module | None = None,
         drop: nn.Module | None = None,
+        position: DropoutPosition = "after_activation",
         bias: bool | None = None,
         input_grad: bool = True,
     ) -> None:
@@ -38,12 +42,30 @@ class ConvBlock(nn.Module):
         self.norm = norm
         self.act = act
         self.drop = drop
+        self.position = position
         self.input_grad = input_grad  # False for a network's first layer: nothing needs the image's gradient
 
     def __call__(self, x: mx.array, residual: mx.array | None = None) -> mx.array:
-        """Return drop(act(norm(conv(x)) + residual))."""
+        """Return drop(act(norm(conv(x)))); with a residual act(drop(norm(conv(x))) + residual).
+
+        Dropout lies inside a residual branch, never behind its sum: the identity path carries signal and gradient
+        whole through all blocks, and networks with dropout on it train badly (He et al. 2016, arXiv:1603.05027).
+        """
         x = apply_conv(self.conv, x, self.input_grad)
-        return norm_act_drop(self.norm, self.act, self.drop, x, residual)
+        return norm_act_drop(self.norm, self.act, self.drop, x, residual, self.position)
+
+    def split(self, x: mx.array, residual: mx.array | None = None) -> tuple[mx.array, mx.array]:
+        """Return what a call returns, and the same without dropout."""
+        if self.drop is None or not self.drop.training:
+            y = self(x, residual)
+            return y, y
+        x = apply_conv(self.conv, x, self.input_grad)
+        return norm_act_split(self.norm, self.act, self.drop, x, residual, self.position)
+
+    @property
+    def effective_position(self) -> DropoutPosition:
+        """The dropout's position; after_activation where that is the same function, see docs/ablations.md."""
+        return effective_position(self.norm, self.act, self.position)
 
 
 ACTIVATIONS = {
@@ -67,6 +89,8 @@ def he_normal(model: nn.Module, slope: float = 0.0, mode: str = "fan_in") -> Non
     The variance is 2 / (1 + slope²) / fan, fan being the number of weights that reach one output value
     (fan_in) or, with "fan_out", that leave one input value. MLX's own default is uniform in
     ±1/sqrt(fan_in), six times smaller in variance. Biases stay 0. Depends on the state of `mx.random` alone.
+
+    PyTorch's kaiming_normal_, and so nnU-Net, takes outputs × taps for the fan-in of a transposed convolution.
     """
     gain = math.sqrt(2 / (1 + slope**2))
     for _, conv in sorted(model.named_modules()):

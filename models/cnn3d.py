@@ -29,6 +29,7 @@ class CNN3d(nn.Module):
                 norm=make_norm(args.norm, width, args.groups),
                 act=nn.ReLU(),
                 drop=make_dropout(args.dropout, "body"),
+                position=args.dropout.position,
                 input_grad=i > 0,
             )
             for i, width in enumerate(args.widths)
@@ -40,6 +41,10 @@ class CNN3d(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.head(self.features(x))
+
+    def dropout_paths(self) -> dict[str, tuple[str, ...]]:
+        """As `dropout.kept_shares` takes it; the head's mask follows the last block's."""
+        return {"body": ("body",), "head": ("body", "head")}
 
     def features(self, x: mx.array) -> mx.array:
         """Return the last block's output, (N, D', H', W', widths[-1])."""

@@ -1,5 +1,7 @@
 """Dropout layers of a network: made from the config, drawn, listed, and changed during a run."""
 
+import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from mlx.utils import tree_flatten
 
 from configs.model_schema import ClassifierDropout, Dropout
 from models.recompute import draw_once, is_recomputing
+
+_log = logging.getLogger("mlx_volumes")
 
 _KINDS = {nn.Dropout: "element", nn.Dropout2d: "channel", nn.Dropout3d: "channel"}
 
@@ -121,6 +125,7 @@ class DropoutRow:
     kind: str  # element | channel
     rate: float
     place: str  # encoder | bottleneck | decoder | skip | body | head
+    position: str  # in its block, as ConvBlock.effective_position; empty where it is in none
 
 
 def dropout_table(model: nn.Module) -> list[DropoutRow]:
@@ -128,23 +133,53 @@ def dropout_table(model: nn.Module) -> list[DropoutRow]:
 
     The kind is that of the layer's class, the place that of its path.
     """
-    rows = []
+    rows, modules = [], dict(model.named_modules())
     for path, layer in dropout_layers(model):
         kind = next(name for cls, name in _KINDS.items() if isinstance(layer, cls))
         place = path.split(".")[0]
         place = place if place in ("encoder", "bottleneck", "decoder", "skip", "head") else "body"
-        rows.append(DropoutRow(path, kind, round(1 - float(layer._p_1), 6), place))
+        position = getattr(modules.get(path.rpartition(".")[0]), "effective_position", "")
+        rows.append(DropoutRow(path, kind, round(1 - float(layer._p_1), 6), place, position))
     return rows
+
+
+def kept_shares(model: nn.Module) -> dict[str, float]:
+    """Return the expected share of channels kept on each path from one convolution to the next.
+
+    model.dropout_paths() names for each path the places whose masks lie on it; a place has one rate.
+    """
+    kept = {row.place: 1 - row.rate for row in dropout_table(model)}
+    paths: dict[str, tuple[str, ...]] = model.dropout_paths()
+    return {path: round(math.prod(kept.get(place, 1.0) for place in places), 6) for path, places in paths.items()}
 
 
 def format_table(rows: list[DropoutRow]) -> str:
     """Return the rows as aligned text, one line a layer."""
     if not rows:
         return "no dropout layers"
-    lines = [("layer", "kind", "rate", "place")]
-    lines += [(row.path, row.kind, f"{row.rate:g}", row.place) for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    lines = [("layer", "kind", "rate", "place", "position")]
+    lines += [(row.path, row.kind, f"{row.rate:g}", row.place, row.position) for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(5)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def check_norms(model: nn.Module, recalibrates: bool) -> None:
+    """Warn of dropout before batch norms, and of a recalibration that has nothing to do.
+
+    In training such a norm measures the variance that the masks bring along; in evaluation they are gone, and it
+    divides by too much (Li et al. 2019, arXiv:1801.05134).
+    """
+    has_batch_norm = any(isinstance(layer, nn.BatchNorm) for layer in model.modules())
+    if recalibrates and not has_batch_norm:
+        _log.warning("train.recalibrate_norms=true: this network has no batch norm, so nothing will be taken anew")
+    before = [row for row in dropout_table(model) if row.rate > 0 and row.place != "head"]
+    if has_batch_norm and before and not recalibrates:
+        _log.warning(
+            "%d dropout layers (%s, rate %g) lie before batch norms, whose statistics from training, masks and all, do "
+            "not fit evaluation, which has none (Li et al. 2019, arXiv:1801.05134); set model.args.norm to instance or "
+            "group, keep dropout to the head of a classifier, or set train.recalibrate_norms=true",
+            *(len(before), ", ".join(dict.fromkeys(row.place for row in before)), max(row.rate for row in before)),
+        )
 
 
 def _draw(drop: nn.Module, shape: tuple[int, ...]) -> mx.array:

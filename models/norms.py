@@ -65,10 +65,10 @@ class BatchNorm3d(nn.BatchNorm):
         y = (x32 - mean) * mx.rsqrt(var + self.eps)
         if "weight" in self:
             y = y * self.weight + self.bias
-        y = y if residual is None else y + residual
-        y = mx.where(y > 0, y, slope * y)
         if mask is not None:
             y = y * mask.reshape(mask.shape[0], *[1] * (x.ndim - 2), -1)
+        y = y if residual is None else y + residual
+        y = mx.where(y > 0, y, slope * y)
         if self.training and self.track_running_stats:
             self._update(mean, var, x.size // x.shape[-1] * means.shape[0])
         return y.astype(x.dtype)

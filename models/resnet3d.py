@@ -28,8 +28,10 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int, dilation: int, args: ResNet3dArgs) -> None:
         super().__init__()
         norm = partial(make_norm, args.norm, width, args.groups)
-        drop = make_dropout(args.dropout, "body")
-        self.conv1 = ConvBlock(in_channels, width, 3, stride, dilation, norm=norm(), act=nn.ReLU(), drop=drop)
+        drop, position = make_dropout(args.dropout, "body"), args.dropout.position
+        self.conv1 = ConvBlock(
+            in_channels, width, 3, stride, dilation, norm=norm(), act=nn.ReLU(), drop=drop, position=position
+        )
         self.conv2 = ConvBlock(width, width, 3, 1, dilation, norm=norm(), act=nn.ReLU())
         self.shortcut = make_shortcut(in_channels, width, stride, args)
 
@@ -49,9 +51,11 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int, dilation: int, args: ResNet3dArgs) -> None:
         super().__init__()
         norm = partial(make_norm, args.norm, groups=args.groups)
-        drop = make_dropout(args.dropout, "body")
+        drop, position = make_dropout(args.dropout, "body"), args.dropout.position
         self.conv1 = ConvBlock(in_channels, width, 1, norm=norm(width), act=nn.ReLU())
-        self.conv2 = ConvBlock(width, width, 3, stride, dilation, norm=norm(width), act=nn.ReLU(), drop=drop)
+        self.conv2 = ConvBlock(
+            width, width, 3, stride, dilation, norm=norm(width), act=nn.ReLU(), drop=drop, position=position
+        )
         self.conv3 = ConvBlock(width, 4 * width, 1, norm=norm(4 * width), act=nn.ReLU())
         self.shortcut = make_shortcut(in_channels, 4 * width, stride, args)
 
@@ -108,6 +112,10 @@ class ResNet3d(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.head(self.features(x))
+
+    def dropout_paths(self) -> dict[str, tuple[str, ...]]:
+        """As `dropout.kept_shares` takes it; the shortcuts keep all channels."""
+        return {"body": ("body",), "head": ("head",)}
 
     def features(self, x: mx.array) -> mx.array:
         """Return the last convolution's output, (N, D', H', W', channels)."""

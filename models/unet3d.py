@@ -1,5 +1,7 @@
 """3-D U-Net: blocks of Conv3d, norm, activation and Dropout3d on a way down and a way up."""
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -16,11 +18,21 @@ class Level(nn.Module):
     """The convolutions at one resolution; the first one may be strided.
 
     With `residual` a shortcut leads around all of them: y = act(block(x) + shortcut(x)), the shortcut being
-    a 1×1×1 convolution where shapes differ.
+    a 1×1×1 convolution where shapes differ. Dropout lies in the branch alone, see `ConvBlock`.
+
+    splits: whether a call returns (y, skip), the skip being y without the last block's dropout.
     """
 
     def __init__(
-        self, in_channels: int, level: int, args: UNet3dArgs, *, place: str, stride: Triple, first: bool = False
+        self,
+        in_channels: int,
+        level: int,
+        args: UNet3dArgs,
+        *,
+        place: str,
+        stride: Triple,
+        first: bool = False,
+        splits: bool = False,
     ) -> None:
         super().__init__()
         width, kernel = args.widths[level], args.level_kernels()[level]
@@ -33,22 +45,24 @@ class Level(nn.Module):
                 norm=make_norm(args.norm, width, args.groups),
                 act=make_activation(args.activation),
                 drop=make_dropout(args.dropout, place),
+                position=args.dropout.position,
                 input_grad=bool(i) or not first,
             )
             for i in range(args.convolutions)
         ]
-        self.residual = args.residual
+        self.residual, self.splits = args.residual, splits
         self.shortcut = None
         if args.residual and (in_channels != width or stride != (1, 1, 1)):
             norm = make_norm(args.norm, width, args.groups)
             self.shortcut = ConvBlock(in_channels, width, 1, stride, norm=norm, input_grad=not first)
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array) -> mx.array | tuple[mx.array, mx.array]:
         shortcut = x if self.shortcut is None else self.shortcut(x)
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        return last(x, shortcut if self.residual else None)
+        residual = shortcut if self.residual else None
+        return last.split(x, residual) if self.splits else last(x, residual)
 
 
 class Resize(nn.Module):
@@ -72,7 +86,11 @@ class UNet3d(nn.Module):
 
     Level 0 has the image's resolution, each further one starts with a strided convolution, and the last is
     the bottleneck. On the way up a level is upsampled, put beside the skip from the same resolution, and
-    convolved again. Weights are drawn as `blocks.he_normal` says, as nnU-Net's are.
+    convolved again. Weights are drawn as `blocks.he_normal` says: convolutions as nnU-Net's are, transposed ones with
+    4 times the variance (at half the width and stride 2), so that they keep that of what they enlarge.
+
+    Where dropout's places name both, skips leave before the encoder's last dropout: each path from one convolution
+    to the next has one mask then. Without "skip" that dropout is on the skips too, as in nnU-Net.
 
     model(x) maps (N, D, H, W, in_channels), float32 or bfloat16, to logits (N, D, H, W, num_outputs) in
     float32. With deep supervision, in training, it returns a list of logits, finest first: one for each level
@@ -92,6 +110,7 @@ class UNet3d(nn.Module):
                 place="encoder" if i < bottom else "bottleneck",
                 stride=strides[i],
                 first=i == 0,
+                splits=i < bottom and {"encoder", "skip"} <= set(args.dropout.places),
             )
             for i in range(len(widths))
         ]
@@ -112,8 +131,9 @@ class UNet3d(nn.Module):
         self._check(x)
         skips = []
         for level in self.encoder:
-            x = self._run(level, x)  # (N, D/s, H/s, W/s, width)
-            skips.append(x)
+            y = self._run(level, x)  # (N, D/s, H/s, W/s, width)
+            x, skip = y if level.splits else (y, y)
+            skips.append(skip)
         x = self._run(self.bottleneck, x)
 
         logits = []
@@ -127,7 +147,12 @@ class UNet3d(nn.Module):
             logits.append(self._head(0, x))
         return logits[::-1] if self.deep_supervision and self.training else logits[-1]
 
-    def _run(self, level: Level, x: mx.array) -> mx.array:
+    def dropout_paths(self) -> dict[str, tuple[str, ...]]:
+        """As `dropout.kept_shares` takes it; "encoder" is the way down."""
+        skip = ("skip",) if self.encoder and self.encoder[0].splits else ("encoder", "skip")
+        return {"encoder": ("encoder",), "skip": skip, "bottleneck": ("bottleneck",), "decoder": ("decoder",)}
+
+    def _run(self, level: Level, x: mx.array) -> Any:
         return recomputed(level, x) if self.recompute and self.training else level(x)
 
     def _head(self, i: int, x: mx.array) -> mx.array:

@@ -9,7 +9,7 @@ from typing import Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
-from configs.model_schema import VideoResNetArgs
+from configs.model_schema import DropoutPosition, VideoResNetArgs
 from models.blocks import ConvBlock, he_normal
 from models.classifier import Head, check_input, run_blocks
 from models.dropout import make_dropout
@@ -27,25 +27,41 @@ class MakeConv(Protocol):
 
 
 def conv_3d(
-    in_channels: int, out_channels: int, stride: int, *, middle: int, drop: nn.Module | None, kernel_time: int = 3
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    *,
+    middle: int,
+    drop: nn.Module | None,
+    position: DropoutPosition = "after_activation",
+    kernel_time: int = 3,
 ) -> ConvBlock:
     """A convolution over `kernel_time` × 3 × 3; without extent in time it has no stride there either."""
     kernel, strides = (kernel_time, 3, 3), (stride if kernel_time > 1 else 1, stride, stride)
     norm = BatchNorm3d(out_channels)
-    return ConvBlock(in_channels, out_channels, kernel, strides, norm=norm, act=nn.ReLU(), drop=drop)
+    return ConvBlock(in_channels, out_channels, kernel, strides, norm=norm, act=nn.ReLU(), drop=drop, position=position)
 
 
 class Conv2Plus1d(nn.Module):
     """A 1×3×3 convolution in space to `middle` channels, then a 3×1×1 convolution in time."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, *, middle: int, drop: nn.Module | None
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        middle: int,
+        drop: nn.Module | None,
+        position: DropoutPosition = "after_activation",
     ) -> None:
         super().__init__()
         norm, act = BatchNorm3d(middle), nn.ReLU()
         self.spatial = ConvBlock(in_channels, middle, (1, 3, 3), (1, stride, stride), norm=norm, act=act)
         norm, act = BatchNorm3d(out_channels), nn.ReLU()
-        self.temporal = ConvBlock(middle, out_channels, (3, 1, 1), (stride, 1, 1), norm=norm, act=act, drop=drop)
+        self.temporal = ConvBlock(
+            middle, out_channels, (3, 1, 1), (stride, 1, 1), norm=norm, act=act, drop=drop, position=position
+        )
 
     def __call__(self, x: mx.array, residual: mx.array | None = None) -> mx.array:
         return self.temporal(self.spatial(x), residual)
@@ -87,9 +103,8 @@ class VideoResNet(nn.Module):
         channels = WIDTHS[0]
         for i, width in enumerate(WIDTHS):
             has_time = kind != "mc3_18" or i == 0
-            conv: MakeConv = (
-                Conv2Plus1d if kind == "r2plus1d_18" else partial(conv_3d, kernel_time=3 if has_time else 1)
-            )
+            make = Conv2Plus1d if kind == "r2plus1d_18" else partial(conv_3d, kernel_time=3 if has_time else 1)
+            conv: MakeConv = partial(make, position=args.dropout.position)
             drops = [make_dropout(args.dropout, "body") for _ in range(2)]
             self[f"layer{i + 1}"] = [
                 VideoBlock(channels, width, 2 if i else 1, conv, has_time, drops[0]),
@@ -106,6 +121,10 @@ class VideoResNet(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.head(self.features(x))
+
+    def dropout_paths(self) -> dict[str, tuple[str, ...]]:
+        """As `dropout.kept_shares` takes it; the shortcuts keep all channels."""
+        return {"body": ("body",), "head": ("head",)}
 
     def features(self, x: mx.array) -> mx.array:
         """Return the last convolution's output, (N, T', H', W', 512)."""

@@ -1,7 +1,8 @@
 """Normalisation, activation and channel dropout in one call: two passes over the volume, two more backward.
 
 A channel mask of zeros and a positive constant commutes with (leaky) ReLU, so it folds into the scale and
-shift of the normalisation, and nothing but the input is needed for the gradients.
+shift of the normalisation, and nothing but the input is needed for the gradients. What is multiplied before a
+residual is added folds into weight and bias.
 """
 
 import functools
@@ -31,14 +32,15 @@ def norm_act_dropout(
     residual: mx.array | None = None,
     statistics: Statistics | None = None,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Return y = act(normalise(x) * weight + bias + residual) * mask, and the mean and variance it used.
+    """Return y = act((normalise(x) * weight + bias) * mask + residual), and the mean and variance it used.
 
-    x: (N, ..., C) float32 or bfloat16; y has its shape and dtype. weight, bias: (C,) float32.
+    x: (N, ..., C) float32 or bfloat16; y has its shape and dtype.
+    weight, bias: (C,) float32, or (N, C) for each sample its own.
     mask: (N, C) float32 of zeros and one positive constant, 1 / (1 - p); no gradient flows to it.
     norm: over space ("instance"), space and samples ("batch"), or space and the channels of one of `groups`
         groups ("group").
     slope: of the activation where its argument is negative: 0 ReLU, 1 none.
-    residual: as x, added before the activation.
+    residual: as x, added before the activation, and not masked.
     statistics: mean and variance, (C,) each, to use in place of x's own: batch norm in evaluation.
 
     The statistics are float32, the variance the biased one: (N, C) for instance, (C,) for batch, (N, groups)
@@ -48,6 +50,10 @@ def norm_act_dropout(
     Raises ValueError for arguments that do not fit x.
     """
     _check(x, weight, bias, mask, norm, groups, residual, statistics)
+    if residual is not None and mask is not None:
+        mask = mx.stop_gradient(mask)
+        weight = mask if weight is None else weight * mask  # (N, C)
+        bias, mask = None if bias is None else bias * mask, None
     channels = x.shape[-1]
     ones, zeros = mx.ones((channels,)), mx.zeros((channels,))
     mean, variance = statistics or (zeros, ones)
@@ -86,11 +92,14 @@ def _check(
     if statistics is not None and norm != "batch":
         raise ValueError(f"norm_act_dropout: statistics are for norm='batch', got norm={norm!r}")
     mean, variance = statistics or (None, None)
-    expected = [("weight", weight, (channels,)), ("bias", bias, (channels,)), ("mask", mask, (samples, channels))]
-    expected += [("mean", mean, (channels,)), ("variance", variance, (channels,)), ("residual", residual, x.shape)]
-    for name, array, shape in expected:
-        if array is not None and array.shape != shape:
-            raise ValueError(f"norm_act_dropout: {name} must be {shape} for x {x.shape}, got {array.shape}")
+    one, each = (channels,), (samples, channels)
+    expected: list[tuple[str, mx.array | None, tuple[tuple[int, ...], ...]]]
+    expected = [("weight", weight, (one, each)), ("bias", bias, (one, each)), ("mask", mask, (each,))]
+    expected += [("mean", mean, (one,)), ("variance", variance, (one,)), ("residual", residual, (x.shape,))]
+    for name, array, shapes in expected:
+        if array is not None and array.shape not in shapes:
+            wanted = " or ".join(map(str, shapes))
+            raise ValueError(f"norm_act_dropout: {name} must be {wanted} for x {x.shape}, got {array.shape}")
     if residual is not None and residual.dtype != x.dtype:
         raise ValueError(f"norm_act_dropout: residual must be {x.dtype} as x is, got {residual.dtype}")
 
@@ -118,7 +127,7 @@ def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Cal
             mean, variance = v.mean(axis=axes, keepdims=True), v.var(axis=axes, keepdims=True)
             v = ((v - mean) * mx.rsqrt(variance + eps)).reshape(samples, -1, channels)
             mean, variance = mean.squeeze(axes), variance.squeeze(axes)
-        v = v * weight + bias
+        v = v * weight[..., None, :] + bias[..., None, :]
         if residual is not None:
             v = v + residual.astype(mx.float32).reshape(v.shape)
         if slope != 1:
@@ -200,10 +209,15 @@ def _cpu(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any:
             by_x, constant = -rstd * rstd * mean_gx, -rstd * mean_g
         vectors = [layout.repeat(v) for v in (by_u, by_x, constant)]
         kernels.gradient_input(layout.tasks, volume, g, out, mean, scale, shift, slope, *vectors, *layout.arguments)
-        dw, db = (mx.array(total.sum(axis=0).astype(np.float32)) for total in (dot, sum_u))
+        dw, db = (mx.array(_like(p, t).astype(np.float32)) for p, t in ((weight, dot), (bias, sum_u)))
         return dx, dw, db, *(mx.zeros_like(a) for a in primals[3:6]), *behind
 
     return operator
+
+
+def _like(parameter: mx.array, total: Any) -> Any:
+    """(N, C) -> the gradient of a parameter that all samples share, or that each has its own of."""
+    return total if parameter.ndim == 2 else total.sum(axis=0)
 
 
 def _over(norm: str, groups: int, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

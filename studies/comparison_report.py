@@ -12,7 +12,6 @@ from studies.comparison_text import (
     COLUMNS,
     OTHER_TESTS,
     cells_of,
-    dropout_rows,
     facts,
     method,
     notes,
@@ -23,6 +22,7 @@ from studies.comparison_text import (
     to_json,
     to_markdown,
 )
+from studies.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
 from studies.gather import Curve, Run, read_study
 
 
@@ -126,12 +126,11 @@ def _bands(comparison: Comparison, choose: Callable[[Run], Curve]) -> dict[str, 
 def _dropout(comparison: Comparison) -> list[str]:
     rows = []
     for result in comparison.results:
-        for i, row in enumerate(dropout_rows(result)):
-            name = result.cell.name if i == 0 else ""
+        for name, *row in dropout_rows(result):
             rows.append(f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("cell", "kind", "rate", "place", "layers"))
+    head = "".join(f"<th>{name}</th>" for name in DROPOUT_COLUMNS)
     table = f'<div class="wide"><table><tr>{head}</tr>'
-    return ["<h2>Dropout layers</h2>", "<p>As the networks have them.</p>", table, *rows, "</table></div>"]
+    return ["<h2>Dropout layers</h2>", f"<p>{escape(DOSE_NOTE)}</p>", table, *rows, "</table></div>"]
 
 
 def _other_tests(comparison: Comparison) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.runs import without_nan
 from studies.comparison import CellResult, Comparison
+from studies.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
 from studies.numbers import format_p, format_spread, number
 
 COLUMNS = ("cell", "runs", "score", "difference", "p", "gap", "minutes", "memory")
@@ -157,14 +158,6 @@ def facts(comparison: Comparison) -> list[str]:
     ]
 
 
-def dropout_rows(result: CellResult) -> list[tuple[str, str, str, str]]:
-    """The dropout layers that the cell's network has, those alike in one row: kind, rate, place, layers."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for path, kind, rate, place in result.cell.dropout:
-        groups.setdefault((str(kind), f"{rate:g}", str(place)), []).append(str(path))
-    return [(*key, ", ".join(paths)) for key, paths in groups.items()] or [("none", "–", "–", "–")]
-
-
 def to_markdown(comparison: Comparison) -> str:
     """comparison.md."""
     rows = [cells_of(result, comparison) for result in comparison.results]
@@ -176,8 +169,8 @@ def to_markdown(comparison: Comparison) -> str:
     lines += [f"- **{result.cell.name}**: {sentence(result, comparison)}" for result in comparison.results]
     lines += [line for words in method(comparison) for line in ("", words)]
     lines += ["", "## Dropout layers", ""]
-    layers = [[result.cell.name, *row] for result in comparison.results for row in dropout_rows(result)]
-    lines += [*_table(("cell", "kind", "rate", "place", "layers"), layers), ""]
+    layers = [row for result in comparison.results for row in dropout_rows(result)]
+    lines += [DOSE_NOTE, "", *_table(DROPOUT_COLUMNS, layers), ""]
     if tests := other_tests(comparison):
         lines += [
             "## Other tests",

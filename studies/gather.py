@@ -48,8 +48,9 @@ class Cell:
 
     name: str
     settings: Mapping[str, Any]
-    dropout: Sequence[Sequence[Any]]  # rows of path, kind, rate, place
+    dropout: Sequence[Sequence[Any]]  # rows of path, kind, rate, place and position; older sweeps lack the last
     same_as: str | None
+    dose: Mapping[str, Any] | None = None  # layers, and by path the share of channels "kept"; None in older sweeps
 
     @property
     def source(self) -> str:
@@ -111,7 +112,7 @@ def read_study(folder: str | Path) -> Study:
             f"--compare {folder}: not a sweep: expected a sweep.json, written by train.py (sweep: section)"
         )
     plan = RunFolder(folder).read_json("sweep")
-    cells = [Cell(c["name"], c["settings"], c["dropout"], c["same_as"]) for c in plan["cells"]]
+    cells = [Cell(c["name"], c["settings"], c["dropout"], c["same_as"], c.get("dose")) for c in plan["cells"]]
     by_name = {cell.name: cell for cell in cells}
     runs, configs, settings = [], {}, {}
     for entry in plan["runs"]:

@@ -13,16 +13,20 @@ from configs import Config
 from configs.load import apply_overrides, check_config
 from configs.sweep_schema import Settings, SweepConfig
 from models import build_model
-from models.dropout import DropoutRow, dropout_table
+from models.dropout import DropoutRow, dropout_table, kept_shares
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting of a sweep, and the dropout layers that its network really has."""
+    """One setting of a sweep, and the dropout layers that its network really has.
+
+    kept: the expected share of channels (of voxels, for element) that each path keeps, as `kept_shares` says
+    """
 
     name: str
     settings: Settings
     dropout: list[DropoutRow]
+    kept: dict[str, float]
     same_as: str | None  # an earlier cell that trains exactly the same
 
 
@@ -101,9 +105,10 @@ def make_plan(config: Config) -> SweepPlan:
     seen: dict[str, str] = {}
     for name in settings:
         resolved = planned[name, sweep.seeds[0], folds[0]].config
-        table = _table_of(resolved)
+        model = build_model(resolved.model.name, resolved.model.args, in_channels=1, num_outputs=2)
+        table = dropout_table(model)
         same_as = seen.setdefault(_what_is_trained(resolved, table), name)
-        cells[name] = Cell(name, settings[name], table, None if same_as == name else same_as)
+        cells[name] = Cell(name, settings[name], table, kept_shares(model), None if same_as == name else same_as)
     order = [key for block in _blocks(list(settings), sweep.seeds, folds, sweep.order_seed) for key in block]
     return SweepPlan(
         config, sweep, list(cells.values()), [planned[key] for key in order if cells[key[0]].same_as is None]
@@ -127,20 +132,19 @@ def _blocks(
             yield [(names[i], seed, fold) for i in order]
 
 
-def _table_of(config: Config) -> list[DropoutRow]:
-    return dropout_table(build_model(config.model.name, config.model.args, in_channels=1, num_outputs=2))
-
-
 def _what_is_trained(config: Config, table: list[DropoutRow]) -> str:
     """Equal for configs under which training is the same, number for number.
 
     Of dropout, what its layers do counts: a rate of 0 draws nothing, and the pooled features before a head have
-    one value a channel, so that both kinds draw the same masks there.
+    one value a channel, so that both kinds draw the same masks there. After a norm is after the activation where that
+    is a (leaky) ReLU.
     """
     rest = config.model_dump(mode="json")
     del rest["name"]
     del rest["model"]["args"]["dropout"]
-    layers = [(row.path, "" if row.place == "head" else row.kind, row.rate) for row in table if row.rate > 0]
+    layers = [
+        (row.path, "" if row.place == "head" else row.kind, row.rate, row.position) for row in table if row.rate > 0
+    ]
     return json.dumps([rest, layers], sort_keys=True)
 
 
@@ -162,6 +166,7 @@ def describe(plan: SweepPlan) -> dict[str, Any]:
             "name": cell.name,
             "settings": cell.settings,
             "dropout": [list(astuple(row)) for row in cell.dropout],
+            "dose": {"layers": sum(row.rate > 0 for row in cell.dropout), "kept": cell.kept},
             "same_as": cell.same_as,
         }
         for cell in plan.cells

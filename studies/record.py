@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.load import check_config
 from engine.checkpoint import CheckpointError, read_state
-from engine.loop import Plan, out_of_patience
+from engine.loop import Plan, out_of_patience, recalibration_is_due
 from engine.progress import Position
 from engine.resume import flatten, is_within
 from engine.runs import RunFolder
@@ -80,7 +80,7 @@ def is_finished(plan: SweepPlan, run: PlannedRun) -> bool:
 
 
 def is_trained(run: PlannedRun, folder: RunFolder) -> bool:
-    """Whether the run came to the end of its budget, or stopped early as its config wants."""
+    """Whether the run came to the end of its budget, or stopped early as its config wants, with nothing left to do."""
     last = folder.checkpoints / "last"
     if not folder.exists() or not last.exists():
         return False
@@ -89,8 +89,10 @@ def is_trained(run: PlannedRun, folder: RunFolder) -> bool:
     except CheckpointError:
         return False  # training falls back to the one before
     batches = len(folder.read_json("splits")["train"]) // run.config.train.batch_size
-    total = Plan.of(run.config, batches).total_steps
-    return position.step >= total or out_of_patience(run.config, position)
+    length = Plan.of(run.config, batches)
+    if recalibration_is_due(run.config, length, position):
+        return False
+    return position.step >= length.total_steps or out_of_patience(run.config, position)
 
 
 def is_evaluated(folder: RunFolder, split: str) -> bool:

@@ -66,9 +66,9 @@ def _model(c: Cohort, network: Classifier) -> Iterator[Decision]:
     yield Decision("model.name", network.name, network.why)
     for key, value in network.args.items():
         yield Decision(f"model.args.{key}", value)
-    places = ["body", "head"] if network.name == "cnn3d" else ["head"]
-    dropout = {"kind": "channel", "rate": 0.2, "places": places}
-    yield Decision("model.args.dropout", dropout, "with few cases, against learning them by heart")
+    dropout = {"kind": "channel", "rate": 0.2, "places": ["head"]}
+    why = "with few cases, against learning them by heart; not in the body, whose batch norms it would lead astray"
+    yield Decision("model.args.dropout", dropout, why)
 
 
 def _training(c: Cohort, chosen: VolumeInput | ClipInput) -> Iterator[Decision]:

@@ -68,6 +68,11 @@ def test_arguments_of_another_model_are_not_mixed() -> None:
         ("init.head=new", r"init\.from: required, but not set"),
         ("name=../elsewhere", r"name: string should match pattern"),
         ("model.name=unet", r"model\.name: unknown, 'unet'; did you mean unet3d\?"),
+        (
+            "loss.supervise_coarsest=false",
+            r"loss\.supervise_coarsest=false is of deep supervision, .*; set model\.args\.deep_supervision=true",
+        ),
+        ("model.args.dropout.position=first", r"position: input should be 'after_activation', 'before_norm' or"),
         ("model.name=vit", r"model\.name: unknown, 'vit'; known: unet3d, cnn3d, resnet3d, r3d_18"),
         ("model.name=cnn3d", r"model\.name=cnn3d classifies; use unet3d, or set task=classification"),
         ("data.source=classes", r"data\.source=classes gives classes of whole cases; set task=classification"),

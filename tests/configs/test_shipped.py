@@ -61,6 +61,7 @@ def test_the_device_decides_its_precision(path: Path, tmp_path: Path, request: p
         ("channel_dropout", 31, 31),  # none, and kind × rate × place: 2 × 3 × 5
         ("channel_dropout_quick", 5, 5),
         ("channel_dropout_reduced", 8, 8),
+        ("dropout_position", 13, 9),  # 2 × 2 × 3, of which after_norm is after_activation under leaky ReLU
         ("head_dropout", 13, 10),  # 2 × 3 × 2, of which the head's elements are channels
         ("head_dropout_quick", 5, 4),
     ],
@@ -71,7 +72,7 @@ def test_an_ablation_compares_with_none_and_differs_in_dropout_alone(name: str, 
     assert len(plan.runs) == 3 * trained
     assert next(cell for cell in plan.cells if cell.name == plan.baseline).dropout == []
     assert {path for cell in plan.cells for path in cell.settings} <= {
-        f"model.args.dropout.{key}" for key in ("kind", "rate", "places")
+        f"model.args.dropout.{key}" for key in ("kind", "rate", "places", "position")
     }
 
 

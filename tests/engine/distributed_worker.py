@@ -18,6 +18,7 @@ from configs.train_schema import LossConfig, OptimConfig, TrainConfig
 from engine.distributed import Group, join_group
 from engine.losses import build_loss
 from engine.optim import build_optimizer
+from engine.recalibrate import recalibrate_norms
 from engine.step import TrainStep
 from models.dropout import channel_mask
 from models.norms import BatchNorm3d, synchronise_batch_norms
@@ -52,7 +53,7 @@ def batch(step: int, group: Group) -> dict[str, np.ndarray]:
     return {"x": x[group.rank :: group.size], "y": y[group.rank :: group.size]}
 
 
-def train(group: Group, norm: str, accumulate: int = 1, **loss: Any) -> dict[str, Any]:
+def train(group: Group, norm: str, accumulate: int = 1, recalibrates: bool = False, **loss: Any) -> dict[str, Any]:
     mx.random.seed(0)
     net = Net(BatchNorm3d(4) if "batch" in norm else nn.InstanceNorm(4, affine=True))
     if norm == "batch":
@@ -73,7 +74,10 @@ def train(group: Group, norm: str, accumulate: int = 1, **loss: Any) -> dict[str
     for number in range(STEPS):
         result = step([batch(number * accumulate + i, group) for i in range(accumulate)])
         results.append([result.loss, result.grad_norm, *result.parts.values()])
-    weights = {name: np.array(a).ravel().tolist() for name, a in tree_flatten(net.parameters())}
+    if recalibrates:
+        assert recalibrate_norms(step, [batch(STEPS + i, group) for i in range(2)], group) == 1
+    average = {f"ema.{name}": a for name, a in step.tensors()["ema"].items()}
+    weights = {name: np.array(a).ravel().tolist() for name, a in [*tree_flatten(net.parameters()), *average.items()]}
     return {"steps": results, "weights": weights}
 
 
@@ -86,6 +90,8 @@ def equality(group: Group) -> dict[str, Any]:
         "smoothed": train(group, "instance", name="cross_entropy", label_smoothing=0.2),
         "accumulated": train(group, "instance", accumulate=2, batch_dice=True),
         "batch_norm": train(group, "batch"),
+        "recalibrated": train(group, "batch", recalibrates=True),
+        "recalibrated_local": train(group, "local batch", recalibrates=True),
         "local_batch_norm": train(group, "local batch"),
     }
 

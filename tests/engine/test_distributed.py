@@ -23,8 +23,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return results
 
 
+CASES = ("dice_ce", "batch_dice", "focal", "smoothed", "accumulated", "batch_norm", "recalibrated")
+
+
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("case", ["dice_ce", "batch_dice", "focal", "smoothed", "accumulated", "batch_norm"])
+@pytest.mark.parametrize("case", CASES)
 def test_several_processes_train_as_one_does(found: Results, count: int, case: str) -> None:
     alone = found[1][0]["equality"][case]
     for rank in range(count):

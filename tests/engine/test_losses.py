@@ -116,6 +116,18 @@ def test_deep_supervision_weighs_levels_by_halves_and_takes_every_second_voxel()
     assert loss(levels, y)[0].item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_coarsest_level_can_go_without_a_loss_as_nnunets() -> None:
+    mx.random.seed(0)
+    y = mx.random.randint(0, 3, (2, 4, 4, 4)).astype(mx.uint8)
+    levels = [mx.random.normal((2, s, s, s, 3)) for s in (4, 2, 1)]
+    loss = build_loss(LossConfig(name="dice_ce", supervise_coarsest=False), 3)
+    fine, middle = (loss(level, y[:, ::s, ::s, ::s])[0].item() for level, s in zip(levels[:2], (1, 2), strict=True))
+    assert loss(levels, y)[0].item() == pytest.approx(2 / 3 * fine + 1 / 3 * middle, abs=1e-6)
+    assert loss(levels[:1], y)[0].item() == pytest.approx(fine, abs=1e-6)  # one output is the finest
+    *_, coarsest = mx.grad(lambda *levels: loss(levels, y)[0], argnums=(0, 1, 2))(*levels)
+    assert not coarsest.any()
+
+
 def test_targets_of_anisotropic_levels() -> None:
     y = mx.arange(16).reshape(1, 2, 4, 2)
     assert sample_down(y, (2, 2, 2)).tolist() == [[[[0, 1], [4, 5]], [[8, 9], [12, 13]]]]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -6,9 +8,11 @@ from pydantic import ValidationError
 
 from configs.model_schema import ClassifierDropout, CNN3dArgs, ResNet3dArgs, VideoResNetArgs
 from models import build_model, count_parameters
-from models.dropout import dropout_table
+from models.dropout import dropout_table, kept_shares
 from models.names import monai_name, torchvision_name
 from models.resnet3d import PadShortcut
+
+BODY_AND_HEAD = ClassifierDropout(places=("body", "head"))
 
 
 @pytest.mark.parametrize(
@@ -19,7 +23,7 @@ def test_video_networks_have_as_many_parameters_as_torchvisions(name: str, param
 
 
 def test_cnn_pools_between_blocks() -> None:
-    model = build_model("cnn3d", CNN3dArgs(widths=(4, 8, 16), pool=(1, 2, 2)), 2, 5)
+    model = build_model("cnn3d", CNN3dArgs(widths=(4, 8, 16), pool=(1, 2, 2), dropout=BODY_AND_HEAD), 2, 5)
     x = mx.random.normal((3, 4, 8, 9, 2))
     assert model.features(x).shape == (3, 4, 2, 2, 16)
     assert model(x).shape == (3, 5)
@@ -110,3 +114,35 @@ def test_bad_arguments_are_refused() -> None:
         ResNet3dArgs(width=12, norm="group")
     with pytest.raises(ValidationError, match="places"):
         ClassifierDropout(places=("encoder",))
+
+
+@pytest.mark.parametrize("name", ["cnn3d", "resnet3d", "r3d_18"])
+def test_no_default_puts_dropout_before_a_batch_norm(name: str) -> None:
+    args = {"cnn3d": CNN3dArgs(), "resnet3d": ResNet3dArgs(width=4), "r3d_18": VideoResNetArgs()}[name]
+    assert [row.place for row in dropout_table(build_model(name, args, 1, 2))] == ["head"]
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("cnn3d", CNN3dArgs(widths=(4, 8))),
+        ("resnet3d", ResNet3dArgs(depth=10, width=4)),
+        ("resnet3d", ResNet3dArgs(depth=50, width=4)),
+        ("r3d_18", VideoResNetArgs()),
+        ("r2plus1d_18", VideoResNetArgs()),
+    ],
+)
+def test_position_reaches_every_block_with_dropout(name: str, args: Any) -> None:
+    dropout = ClassifierDropout(places=("body", "head"), position="before_norm")
+    *body, head = dropout_table(build_model(name, args.model_copy(update={"dropout": dropout}), 1, 2))
+    assert len(body) > 1
+    assert {row.position for row in body} == {"before_norm"}
+    assert (head.place, head.position) == ("head", "")
+
+
+def test_kept_shares_count_every_mask_on_a_path() -> None:
+    dropout = ClassifierDropout(rate=0.2, places=("body", "head"))
+    cnn = build_model("cnn3d", CNN3dArgs(dropout=dropout), 1, 2)
+    assert kept_shares(cnn) == {"body": 0.8, "head": 0.64}  # the last block's channels are pooled, and masked again
+    resnet = build_model("resnet3d", ResNet3dArgs(depth=10, width=4, dropout=dropout), 1, 2)
+    assert kept_shares(resnet) == {"body": 0.8, "head": 0.8}  # a block's end drops nothing

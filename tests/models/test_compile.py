@@ -46,9 +46,10 @@ def _losses(args: UNet3dArgs, compiled: bool, change_rate: bool = True) -> list[
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile on a CPU calls g++")
-def test_compiled_step_honours_a_changed_rate(mlx_ops: None) -> None:
+@pytest.mark.parametrize("position", ["after_activation", "before_norm"])
+def test_compiled_step_honours_a_changed_rate(mlx_ops: None, position: Any) -> None:
     # One level: MLX compiles each fused kernel with a C++ compiler, half a second apiece.
-    dropout = Dropout(rate=0.2, places=("bottleneck",))
+    dropout = Dropout(rate=0.2, places=("bottleneck",), position=position)
     args = UNet3dArgs(widths=(8,), convolutions=1, norm="batch", activation="relu", dropout=dropout, recompute=True)
     plain, compiled = _losses(args, compiled=False), _losses(args, compiled=True)
     np.testing.assert_allclose(compiled, plain, rtol=2e-5)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -7,11 +8,12 @@ import pytest
 from mlx.utils import tree_flatten
 
 from configs import ConfigError, load_config
-from configs.model_schema import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs
+from configs.model_schema import ClassifierDropout, CNN3dArgs, Dropout, ResNet3dArgs, UNet3dArgs
 from models import build_model
 from models.dropout import (
     apply_dropout,
     channel_mask,
+    check_norms,
     dropout_layers,
     dropout_table,
     format_table,
@@ -99,17 +101,17 @@ def test_mask_holds_zeros_and_one_constant() -> None:
 
 def test_table_lists_the_layers_that_are_there() -> None:
     model = _unet(rate=0.3, places=("encoder", "bottleneck", "decoder", "skip"))
-    rows = [(row.path, row.kind, row.rate, row.place) for row in dropout_table(model)]
+    rows = [(row.path, row.kind, row.rate, row.place, row.position) for row in dropout_table(model)]
     assert rows == [
-        ("encoder.0.blocks.0.drop", "channel", 0.3, "encoder"),
-        ("bottleneck.blocks.0.drop", "channel", 0.3, "bottleneck"),
-        ("skip.0", "channel", 0.3, "skip"),
-        ("decoder.0.blocks.0.drop", "channel", 0.3, "decoder"),
+        ("encoder.0.blocks.0.drop", "channel", 0.3, "encoder", "after_activation"),
+        ("bottleneck.blocks.0.drop", "channel", 0.3, "bottleneck", "after_activation"),
+        ("skip.0", "channel", 0.3, "skip", ""),
+        ("decoder.0.blocks.0.drop", "channel", 0.3, "decoder", "after_activation"),
     ]
     model.encoder[0].blocks[0].drop = nn.Dropout(0.6)  # whatever the config said
     assert format_table(dropout_table(model)).splitlines()[:2] == [
-        "layer                     kind     rate  place",
-        "encoder.0.blocks.0.drop   element  0.6   encoder",
+        "layer                     kind     rate  place       position",
+        "encoder.0.blocks.0.drop   element  0.6   encoder     after_activation",
     ]
     assert format_table(dropout_table(_unet(kind="none"))) == "no dropout layers"
     assert [row.rate for row in dropout_table(_unet(rate=0.0))] == [0.0]  # there, and the identity
@@ -143,14 +145,31 @@ def test_rate_outside_its_range_is_refused_with_its_path(rate: str) -> None:
         load_config(demo, [f"model.args.dropout.rate={rate}"])
 
 
+@pytest.mark.parametrize("position", ["after_activation", "after_norm", "before_norm"])
+def test_a_rate_set_later_counts_in_each_position(position: Any) -> None:
+    """Of 0 it changes nothing, of almost 1 it leaves what the biases make."""
+    dropout = Dropout(rate=0.5, places=("bottleneck",), position=position)
+    model = build_model("unet3d", UNet3dArgs(widths=(8,), convolutions=1, dropout=dropout), 1, 2)
+    x = mx.random.normal((1, 4, 4, 4, 1))
+    model.eval()
+    whole = model(x)
+    model.train()
+    set_rate(model, 0.0)
+    np.testing.assert_allclose(np.array(model(x)), np.array(whole), atol=1e-5)
+    set_rate(model, 0.999999)
+    np.testing.assert_allclose(np.array(model(x)), np.broadcast_to(np.array(model.heads[0].bias), (1, 4, 4, 4, 2)))
+
+
 def _held(model: nn.Module, x: mx.array, seed: int) -> np.ndarray:
     with held_masks(model, seed):
         return np.array(model(x))
 
 
 @pytest.mark.parametrize("kind", ["element", "channel"])
-def test_held_masks_are_one_for_all_samples_and_calls(kind: str) -> None:
-    model = _unet(kind=kind, rate=0.5, places=("encoder", "bottleneck", "decoder", "skip"))
+@pytest.mark.parametrize("position", ["after_activation", "before_norm"])
+def test_held_masks_are_one_for_all_samples_and_calls(kind: str, position: Any) -> None:
+    dropout = Dropout(kind=kind, rate=0.5, places=("encoder", "bottleneck", "decoder", "skip"), position=position)
+    model = build_model("unet3d", UNet3dArgs(widths=(8, 16), convolutions=1, dropout=dropout), 1, 2)
     model.eval()
     x = mx.random.normal((1, 4, 4, 4, 1))
     plain, first = np.array(model(x)), _held(model, x, 3)
@@ -198,3 +217,26 @@ def test_masks_of_other_layers_cannot_be_held() -> None:
     model.encoder[0].blocks[0].drop = nn.Dropout2d(0.5)
     with pytest.raises(ValueError, match=r"encoder\.0\.blocks\.0\.drop: masks of nn.Dropout and"), held_masks(model, 0):
         pass
+
+
+def test_dropout_before_batch_norms_is_warned_of_with_the_ways_out(caplog) -> None:
+    body = ClassifierDropout(rate=0.5, places=("body",))
+
+    def said(model: nn.Module, recalibrates: bool = False) -> str:
+        caplog.clear()
+        check_norms(model, recalibrates)
+        return caplog.text
+
+    def cnn(**args: Any) -> nn.Module:
+        return build_model("cnn3d", CNN3dArgs(widths=(4, 8), **args), 1, 2)
+
+    text = said(cnn(dropout=body))
+    assert "2 dropout layers (body, rate 0.5) lie before batch norms" in text
+    assert "set model.args.norm to instance or group, keep dropout to the head" in text
+    assert "train.recalibrate_norms=true" in text
+    assert said(cnn(dropout=body), recalibrates=True) == ""
+    assert said(cnn(dropout=body, norm="group", groups=4)) == said(cnn()) == ""
+    assert said(cnn(dropout=ClassifierDropout(rate=0.0, places=("body",)))) == ""
+    assert "encoder, bottleneck, decoder" in said(build_model("unet3d", UNet3dArgs(widths=(4, 8), norm="batch"), 1, 2))
+    nothing = "train.recalibrate_norms=true: this network has no batch norm, so nothing will be taken anew"
+    assert nothing in said(build_model("unet3d", UNet3dArgs(widths=(4, 8)), 1, 2), recalibrates=True)

@@ -31,9 +31,11 @@ def _run(name: str, args: Any, steps: int = 2) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 @pytest.mark.parametrize("kind", ["channel", "element"])
-def test_unet_recomputed_is_the_unet(form: str, kind: str, norm: str) -> None:
+@pytest.mark.parametrize("position", ["after_activation", "before_norm"])
+def test_unet_recomputed_is_the_unet(form: str, kind: str, norm: str, position: Any) -> None:
     def run(recompute: bool) -> dict[str, np.ndarray]:
-        dropout = Dropout(kind=kind, rate=0.5, places=EVERYWHERE)
+        places = EVERYWHERE if norm == "instance" else EVERYWHERE[:3]
+        dropout = Dropout(kind=kind, rate=0.5, places=places, position=position)
         args = UNet3dArgs(widths=(8, 16), norm=norm, residual=kind == "element", recompute=recompute, dropout=dropout)
         return _run("unet3d", args)
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -8,6 +10,7 @@ from pydantic import ValidationError
 import ops
 from configs.model_schema import Dropout, UNet3dArgs
 from models import build_model, count_parameters
+from models.dropout import apply_dropout, kept_shares
 from models.unet3d import Resize
 
 
@@ -85,6 +88,74 @@ def test_both_forms_agree(args: dict[str, object]) -> None:
     ops.choose("auto")
     for name, value in results[0].items():
         np.testing.assert_allclose(results[1][name], value, atol=1e-4 * np.abs(value).max() + 1e-6, err_msg=name)
+
+
+def test_transposed_convolutions_have_four_times_the_variance_of_nnunets() -> None:
+    """PyTorch's kaiming_normal_ takes the second axis of (in, out, 2, 2, 2) for inputs, and counts all taps."""
+    weight = _parameters(_build(widths=(32, 64)))["up.0.weight"]
+    nnunets = 2 / (1 + 0.01**2) / (32 * 8)
+    assert weight.var() == pytest.approx(4 * nnunets, rel=0.05)
+
+
+PLACES = ("encoder", "bottleneck", "decoder", "skip")
+ALL = {"encoder": 0.8, "skip": 0.8, "bottleneck": 0.8, "decoder": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("places", "kept"),
+    [
+        (("encoder",), {"encoder": 0.8, "skip": 0.8, "bottleneck": 1, "decoder": 1}),  # the encoder's is on both
+        (("skip",), {"encoder": 1, "skip": 0.8, "bottleneck": 1, "decoder": 1}),
+        (("encoder", "skip"), {"encoder": 0.8, "skip": 0.8, "bottleneck": 1, "decoder": 1}),
+        (PLACES, ALL),
+    ],
+)
+@pytest.mark.parametrize("position", ["after_activation", "after_norm", "before_norm"])
+@pytest.mark.parametrize("args", [{}, {"residual": True}, {"activation": "gelu"}])
+def test_each_path_has_one_mask(form: str, places: Any, kept: dict[str, float], position: Any, args: Any) -> None:
+    """What arrives at the decoder, and at the next level, as the dose in sweep.json has it."""
+    dropout = Dropout(rate=0.2, places=places, position=position)
+    model = _build(widths=(256, 8), convolutions=1, dropout=dropout, **args)
+    assert kept_shares(model) == kept
+    x = mx.random.normal((1, 4, 4, 4, 1))
+    level, y = model.encoder[0], model.encoder[0](x)
+    down, skip = y if level.splits else (y, y)
+    skip = apply_dropout(model.skip[0], skip) if model.skip else skip
+    level.eval()
+    whole = level(x)
+    whole = whole[0] if level.splits else whole
+    residual = level.shortcut(x) if level.residual else mx.zeros_like(whole)
+    for y, share in ((down, kept["encoder"]), (skip, kept["skip"])):
+        nothing = mx.zeros_like(y) if "skip" in places and y is skip else nn.leaky_relu(residual)
+        is_kept = np.abs(np.array(y - nothing)).max((0, 1, 2, 3)) > 1e-6
+        assert is_kept.mean() == pytest.approx(share, abs=0.075)
+
+
+def test_batch_norm_cannot_normalise_with_and_without_dropout() -> None:
+    message = r"position=before_norm with encoder and skip .* batch norm has statistics for one of them; use norm=inst"
+    with pytest.raises(ValidationError, match=message):
+        UNet3dArgs(norm="batch", dropout=Dropout(position="before_norm", places=("encoder", "skip")))
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_a_split_level_counts_its_batch_once(norm: str) -> None:
+    kwargs = {"widths": (8, 16), "norm": norm, "activation": "gelu"}
+    split = _build(dropout=Dropout(rate=0.5, places=("encoder", "skip"), position="after_norm"), **kwargs)
+    plain = _build(dropout=Dropout(kind="none"), **kwargs)
+    x = mx.random.normal((2, 4, 4, 4, 1))
+    split.encoder[0].blocks[0].drop = None
+    dropped, whole = split.encoder[0](x)
+    np.testing.assert_allclose(np.array(whole), np.array(plain.encoder[0](x)), atol=1e-5)
+    assert not mx.allclose(dropped, whole, atol=0.1)
+    for name, value in _parameters(plain.encoder[0]).items():
+        np.testing.assert_allclose(_parameters(split.encoder[0])[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_residual_levels_drop_in_the_branch_alone(form: str) -> None:
+    model = _build(residual=True, dropout=Dropout(rate=0.999999, places=("encoder",)))
+    x = mx.random.normal((1, 4, 4, 4, 1))
+    level = model.encoder[0]
+    np.testing.assert_allclose(np.array(level(x)), np.array(nn.leaky_relu(level.shortcut(x))), atol=1e-6)
 
 
 def test_strides_and_kernels_are_those_asked_for() -> None:

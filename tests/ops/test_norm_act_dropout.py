@@ -48,10 +48,10 @@ def reference(x, weight, bias, residual, mask, norm, groups, slope, statistics):
         variance = ((v - mean) ** 2).mean(axes, keepdims=True)
     else:
         mean, variance = (s.reshape(1, 1, groups, -1) for s in statistics)
-    v = ((v - mean) / mx.sqrt(variance + 1e-5)).reshape(x.shape) * weight + bias
+    weight, bias, mask = (a.reshape(-1, *[1] * (x.ndim - 2), c) for a in (weight, bias, mask))
+    v = (((v - mean) / mx.sqrt(variance + 1e-5)).reshape(x.shape) * weight + bias) * mask
     v = v if residual is None else v + residual
-    v = mx.where(v > 0, v, slope * v)
-    return v * mask.reshape(n, *[1] * (x.ndim - 2), c), mean, variance
+    return mx.where(v > 0, v, slope * v), mean, variance
 
 
 def values_and_gradients(function, inputs, with_residual):
@@ -66,16 +66,19 @@ def values_and_gradients(function, inputs, with_residual):
     return {name: np.array(a.astype(mx.float64)) for name, a in results.items()}
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group", "given"])
 @pytest.mark.parametrize(("shape", "slope"), SHAPES_AND_SLOPES)
-def test_matches_float64(form, shape, norm, with_residual, slope):
+def test_matches_float64(form, shape, norm, with_residual, slope, per_sample):
     inputs = draw(shape)
     channels, groups, statistics = shape[-1], 1, None
     if norm == "group":
         groups = 3 if channels % 3 == 0 else 2
     if norm == "given":
         norm, statistics = "batch", (inputs["bias"] * 0.1, inputs["weight"] ** 2 + 0.5)
+    if per_sample:
+        inputs["weight"] = inputs["weight"] * mx.arange(1, shape[0] + 1)[:, None]
 
     def ours(x, weight, bias, residual, mask, g):
         keywords = {"norm": norm, "groups": groups, "slope": slope, "statistics": statistics}

@@ -54,10 +54,12 @@ def write_plan(
         for cell in cells
         if cell not in same
     ]
-    rows = [
-        {"name": name, "settings": settings, "dropout": dropout_of(settings), "same_as": same.get(name)}
-        for name, settings in cells.items()
-    ]
+    rows = []
+    for name, settings in cells.items():
+        layers = dropout_of(settings)
+        kept = {"encoder": 1 - layers[0][2] if layers else 1.0, "decoder": 1.0}
+        dose = {"layers": len(layers), "kept": kept}
+        rows.append({"name": name, "settings": settings, "dropout": layers, "dose": dose, "same_as": same.get(name)})
     head = {"name": folder.name, "mode": "max", "baseline": next(iter(cells)), "seeds": list(seeds), "train_cases": 4}
     folder.mkdir(parents=True)
     tree = {**head, "folds": list(folds), **plan, "cells": rows, "runs": runs}
@@ -67,7 +69,11 @@ def write_plan(
 
 def dropout_of(settings: dict[str, Any]) -> list[list[Any]]:
     kind, rate = settings.get("model.args.dropout.kind"), settings.get("model.args.dropout.rate", 0.0)
-    return [] if kind == "none" else [[f"encoder.{i}.dropout", kind, rate, "encoder"] for i in range(2)]
+    return (
+        []
+        if kind == "none"
+        else [[f"encoder.{i}.dropout", kind, rate, "encoder", "after_activation"] for i in range(2)]
+    )
 
 
 def write_run(folder: Path, run: dict[str, Any], settings: dict[str, Any], **config: Any) -> Path:

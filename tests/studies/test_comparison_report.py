@@ -118,8 +118,10 @@ def test_seeds_that_agree_are_not_tested(tmp_path: Path) -> None:
 
 def test_markdown_names_layers_and_caveats(sweep: Path) -> None:
     text = to_markdown(compare(read_study(sweep)))
-    assert "| rate=0.1 | channel | 0.1 | encoder | encoder.0.dropout, encoder.1.dropout |" in text
-    assert "| none | none | – | – | – |" in text
+    row = "channel | 0.1 | encoder | after_activation | encoder.0.dropout, encoder.1.dropout |"
+    assert f"| rate=0.1 | 2 layers; encoder 0.9 | {row}" in text
+    assert "| none | keeps all | none | – | – | – | – |" in text
+    assert "2 layers; encoder 0.9" in write_comparison_page(sweep / "page.html", compare(read_study(sweep))).read_text()
     assert "says nothing of training noise" in text
     assert "p is that of Dunnett's test for 2 comparisons with one baseline" in text
     assert "5 cells · 3 seeds · 9 of 9 runs finished · dice.mean of 12 validation cases" in text
@@ -195,3 +197,12 @@ def test_format_p(p: float, expected: str) -> None:
 
 def test_numbers_have_a_true_minus() -> None:
     assert (number(-0.01234), number(0.5, 1, "+"), number(np.nan)) == ("−0.0123", "+0.5", "–")
+
+
+def test_sweeps_from_before_doses_were_written_are_compared_without(sweep: Path) -> None:
+    plan = json.loads((sweep / "sweep.json").read_text())
+    for cell in plan["cells"]:
+        del cell["dose"]
+        cell["dropout"] = [row[:4] for row in cell["dropout"]]
+    (sweep / "sweep.json").write_text(json.dumps(plan))
+    assert "| rate=0.1 | – | channel | 0.1 | encoder |  | encoder.0.dropout" in to_markdown(compare(read_study(sweep)))

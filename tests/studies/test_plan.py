@@ -14,7 +14,7 @@ from data.phantoms import write_phantoms
 from engine.step import random_key
 from models import build_model
 from studies.plan import describe, make_plan
-from tests.studies.tiny import KIND, PLACES, RATE, tiny_sweep
+from tests.studies.tiny import KIND, PLACES, POSITION, RATE, tiny_sweep
 
 FOLDER = Path(__file__).parents[2] / "configs" / "ablations"
 
@@ -81,16 +81,45 @@ def test_cells_that_train_the_same_run_once(tmp_path) -> None:
 
 def test_sweep_json_holds_each_cells_own_table(tmp_path) -> None:
     written = describe(make_plan(tiny_sweep(tmp_path)))
-    assert written["cells"][0] == {"name": "kind=none", "settings": {KIND: "none"}, "dropout": [], "same_as": None}
+    assert written["cells"][0] == {
+        "name": "kind=none",
+        "settings": {KIND: "none"},
+        "dropout": [],
+        "dose": {"layers": 0, "kept": dict.fromkeys(("encoder", "skip", "bottleneck", "decoder"), 1.0)},
+        "same_as": None,
+    }
     assert written["cells"][1]["dropout"] == [
-        ["encoder.0.blocks.0.drop", "channel", 0.1, "encoder"],
-        ["bottleneck.blocks.0.drop", "channel", 0.1, "bottleneck"],
-        ["decoder.0.blocks.0.drop", "channel", 0.1, "decoder"],
+        ["encoder.0.blocks.0.drop", "channel", 0.1, "encoder", "after_activation"],
+        ["bottleneck.blocks.0.drop", "channel", 0.1, "bottleneck", "after_activation"],
+        ["decoder.0.blocks.0.drop", "channel", 0.1, "decoder", "after_activation"],
     ]
+    kept = {"encoder": 0.9, "skip": 0.9, "bottleneck": 0.9, "decoder": 0.9}  # the encoder's mask is on the skips too
+    assert written["cells"][1]["dose"] == {"layers": 3, "kept": kept}
     assert (written["metric"], written["mode"], written["baseline"]) == ("dice.mean", "max", "kind=none")
     assert (written["seeds"], written["folds"], written["train_cases"]) == ([0, 1], [0], 0)
     run = written["runs"][0]
     assert run["folder"] == f"{run['cell']}/seed{run['seed']}"
+
+
+def test_positions_are_cells_and_one_runs_once_where_it_is_the_same_function(tmp_path) -> None:
+    grid = {POSITION: ["after_activation", "after_norm", "before_norm"]}
+    same = {"position=after_activation": None, "position=after_norm": "position=after_activation"}
+    plan = make_plan(tiny_sweep(tmp_path, {"grid": grid, "seeds": [0]}))
+    assert {cell.name: cell.same_as for cell in plan.cells} == {**same, "position=before_norm": None}
+    plan = make_plan(tiny_sweep(tmp_path, {"grid": grid, "seeds": [0]}, model={"args": {"activation": "gelu"}}))
+    assert [cell.same_as for cell in plan.cells] == [None] * 3
+
+
+def test_all_places_have_one_mask_a_path_and_say_how_many_layers(tmp_path) -> None:
+    places = {name: [name] for name in ("encoder", "bottleneck", "decoder", "skip")}
+    grid = {PLACES: {**places, "all": list(places)}}
+    model = {"args": {"convolutions": 2, "dropout": {"rate": 0.2}}}
+    written = describe(make_plan(tiny_sweep(tmp_path, {"grid": grid, "seeds": [0]}, model=model)))
+    doses = {cell["name"].removeprefix("places="): cell["dose"] for cell in written["cells"]}
+    assert [dose["layers"] for dose in doses.values()] == [2, 2, 2, 1, 7]
+    assert set(doses["all"]["kept"].values()) == {0.8}
+    assert doses["encoder"]["kept"] == {"encoder": 0.8, "skip": 0.8, "bottleneck": 1.0, "decoder": 1.0}
+    assert doses["skip"]["kept"] == {"encoder": 1.0, "skip": 0.8, "bottleneck": 1.0, "decoder": 1.0}
 
 
 def test_a_cell_that_does_not_fit_the_schema_is_named(tmp_path) -> None:

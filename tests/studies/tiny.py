@@ -6,7 +6,7 @@ from typing import Any
 from configs import Config
 from configs.load import check_config, merge
 
-KIND, RATE, PLACES = (f"model.args.dropout.{key}" for key in ("kind", "rate", "places"))
+KIND, RATE, PLACES, POSITION = (f"model.args.dropout.{key}" for key in ("kind", "rate", "places", "position"))
 
 
 def tiny_sweep(folder: Path, sweep: dict[str, Any] | None = None, **sections: Any) -> Config:
