@@ -21,13 +21,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from benchmarks.cases import CASES, Case, our_network
 from ops import backend
+
+Convolution = Callable[[mx.array, mx.array], mx.array]  # of x and weight
 
 SHAPES = {
     "unet16": (1, 32, 32, 32, 1),
@@ -120,7 +122,7 @@ def stand_in_for_metal(voxels: int) -> None:
     )
 
 
-def stand_in(convolution: Callable[[mx.array, mx.array], mx.array]) -> Callable[[mx.array, mx.array], mx.array]:
+def stand_in(convolution: Convolution) -> Convolution:
     """Return a function of x (N, D, H, W, I) and weight (O, kD, kH, kW, I) that allocates what Metal's implicit
     kernel does for it and for its gradient of stride 1 for x, holds zeros, and whose other gradients are true.
     """
@@ -137,7 +139,7 @@ def stand_in(convolution: Callable[[mx.array, mx.array], mx.array]) -> Callable[
             return mx.vjp(lambda x: convolution(x, w), [x], [dy])[1][0], dw
         return _allocate(x.shape, dy, w), dw
 
-    return function
+    return cast(Convolution, function)
 
 
 def _allocate(shape: tuple[int, ...], x: mx.array, w: mx.array) -> mx.array:

@@ -5,6 +5,7 @@ dropout masks (wrong gradients, no error) and moves batch-norm statistics twice.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -75,5 +76,4 @@ def recomputed(block: nn.Module, x: mx.array) -> mx.array:
         dx, *others = mx.vjp(lambda *inputs: run(list(inputs)), inputs, [cotangent])[1]
         return [*(mx.depends([dx], others) if others else [dx]), *others]
 
-    y: mx.array = function([x, *(array for _, array in flat)])
-    return y
+    return cast(mx.array, function([x, *(array for _, array in flat)]))

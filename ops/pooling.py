@@ -91,18 +91,18 @@ def _plain_max(kernel: Triple, stride: Triple, padding: Triple) -> Any:
         pads = [(p, max(0, end - n)) for p, n, end in zip(padding, size, ends, strict=True)]
         volume = _pad(inside, pads, math.nan)  # which equals no maximum
 
-        def phase(first: Triple) -> mx.array:
+        def phase(first: Sequence[int]) -> mx.array:
             return volume[(slice(None), *(slice(f, None, s) for f, s in zip(first, stride, strict=True)))]
 
         count: mx.array | float = 0.0
         for tap in itertools.product(*map(range, kernel)):
-            first = triple(tuple(t % s for t, s in zip(tap, stride, strict=True)))
+            first = [t % s for t, s in zip(tap, stride, strict=True)]
             count = count + (_window_at(phase(first), [t // s for t, s in zip(tap, stride, strict=True)], output) == y)
         share = cotangent.astype(mx.float32) / mx.maximum(count, 1)
         around = [(r, r) for r in reach]
         maxima, share = _pad(y, around, math.nan), _pad(share, around, 0.0)
 
-        def share_of(first: Triple, at: list[int]) -> mx.array:
+        def share_of(first: Sequence[int], at: list[int]) -> mx.array:
             return mx.where(phase(first) == _window_at(maxima, at, grid), _window_at(share, at, grid), 0.0)
 
         return _from_windows(x, y, share_of, kernel, stride, padding)
@@ -148,7 +148,7 @@ def _grid(y: mx.array, kernel: Triple, stride: Triple) -> tuple[list[int], list[
 def _from_windows(
     x: mx.array,
     y: mx.array,
-    part: Callable[[Triple, list[int]], mx.array],
+    part: Callable[[Sequence[int], list[int]], mx.array],
     kernel: Triple,
     stride: Triple,
     padding: Triple,
