@@ -100,8 +100,8 @@ def _check(
 def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any:
     """Return the operator in MLX's operations: all of it is float32, and x alone, or y, is kept for the gradients.
 
-    Between passes over the volume stands `mx.depends`: otherwise mx.compile finds the cast of x to float32 in all
-    of them, and keeps that one from the first pass to the gradient.
+    Between passes over the volume stands `mx.depends`. Otherwise mx.compile would share what passes have in common:
+    one float32 copy of x, from the first pass to the gradient. To read x and the gradient again costs less than that.
     """
 
     def over_space(vector: mx.array, x: mx.array) -> mx.array:
@@ -165,17 +165,17 @@ def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any
 
         (g,) = cotangents[:1]
         (v,) = mx.depends([x], [g])
+        sum_u = total(behind(v, g))
+        v, g = mx.depends([x, g], [sum_u])
+        dot = total(behind(v, g) * deviation(v, centre)) * rstd
+        if not given:  # else the sums may be of no use to anyone
+            v, g = mx.depends([x, g], [dot])
         u = behind(v, g)
-        sum_u, dot = total(u), total(u * deviation(v, centre)) * rstd
-        du = over_space(rstd * weight, x)
-        if given:
-            dx = u * du
-        else:
-            v, g = mx.depends([x, g], [sum_u, dot])
-            u = behind(v, g)
+        dx = u * over_space(rstd * weight, x)
+        if not given:
             count = math.prod(x.shape[1:-1])
             mean_gx, mean_g = (_average(norm, groups, weight * total_ / count) for total_ in (dot, sum_u))
-            dx = u * du - (deviation(v, centre) * over_space(rstd * rstd * mean_gx, x) + over_space(rstd * mean_g, x))
+            dx = dx - (deviation(v, centre) * over_space(rstd * rstd * mean_gx, x) + over_space(rstd * mean_g, x))
         behind_ = [u.astype(x.dtype)] if residual else []
         return (
             dx.astype(x.dtype),
