@@ -35,11 +35,12 @@ def test_the_stand_in_has_the_shapes_and_the_weight_gradient_of_a_convolution(st
 def test_the_stand_in_allocates_what_metal_does(channels, outputs, expected) -> None:
     x, w = mx.zeros((1, 16, 16, 16, channels)), mx.zeros((outputs, 3, 3, 3, channels))
     mx.eval(x, w)
+    mx.clear_cache()  # a larger buffer that is taken from there counts whole
     mx.reset_peak_memory()
     before = mx.get_active_memory()
     y = step_memory.stand_in(lambda x, w: mx.conv3d(x, w, 1, 1))(x, w)
     mx.eval(y)
-    assert (mx.get_peak_memory() - before) / (16**3 * 4) == pytest.approx(expected, rel=0.01)
+    assert (mx.get_peak_memory() - before) / (16**3 * 4) == pytest.approx(expected, abs=0.5)
 
 
 def test_a_row(monkeypatch) -> None:
