@@ -18,7 +18,8 @@ from data.checks import grid_mismatch
 from data.files import FileProblem, read_image, read_label, require_classes, require_finite
 from data.grid import Grid, Shape, Source
 from data.normalise import Intensities, Normalisation, normalise
-from data.resample import Interpolation, resample_image, resample_label
+from data.resample import Interpolation, resample_image
+from data.resample_labels import resample_label
 
 MAX_FOREGROUND = 10_000  # coordinates kept per class and case
 MAX_VOXELS = 1 << 30  # of one resampled case, channels included: 4 GiB in float32
