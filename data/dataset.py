@@ -282,7 +282,7 @@ class VolumeData:
             grid = read_header(self.roster.cases[case_id].images[0]).grid
             target = working_grid(grid, self._preparation.spacing_mm)
             voxels = max(voxels, int(np.prod(grid.shape)) + int(np.prod(target.shape)))
-        return voxels * 4 * (self.file_channels + 1)  # float32 before and after, a channel of temporaries
+        return voxels * 4 * (self.file_channels + 2)  # float32 before and after, temporaries of image and label
 
 
 def _size_and_digest(prepared: Prepared) -> tuple[int, str]:

@@ -72,12 +72,7 @@ def resample_label(label: np.ndarray, source: "Grid", target: "Grid") -> np.ndar
 
 
 def _shares(
-    label: np.ndarray,
-    value: int,
-    box: tuple[slice, ...],
-    taps: list[Taps],
-    sigmas: Sequence[float],
-    shape: Sequence[int],
+    label: np.ndarray, value: int, box: Box, taps: list[Taps], sigmas: Sequence[float], shape: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(flat target voxels, shares) where `value`, all of which lies in `box` of the source, has a share."""
     reads, writes = [], []

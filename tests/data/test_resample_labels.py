@@ -136,6 +136,16 @@ def test_one_label_and_the_same_grid():
     assert copy is not label
 
 
+def test_a_label_outside_the_target_is_lost():
+    source = square_grid((1, 1, 40))
+    target = source.crop((0, 0, 0), (1, 1, 20))
+    label = np.zeros(source.shape, np.uint8)
+    label[..., 30:35] = 1
+    assert not resample_label(label, source, target).any()
+    label[..., 5:9] = 2  # where both grids have the same voxels
+    assert resample_label(label, source, target).tolist() == label[..., :20].tolist()
+
+
 def test_many_labels_at_one_place():
     """More than two labels share most voxels, and each still gets its own."""
     label = np.random.default_rng(3).integers(0, 6, (8, 8, 8)).astype(np.uint8).repeat(2, 0).repeat(2, 1).repeat(2, 2)
