@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field
 
-from configs.fields import Count, Positive, Probability, Section
+from configs.fields import Positive, Probability, Section
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -35,7 +35,7 @@ class Rotate(Section):
 
 
 class Scale(Section):
-    """Zoom by a factor from the range; above 1 enlarges. One factor for all axes, or one each."""
+    """Zoom by a factor, drawn evenly in its logarithm; above 1 enlarges. One factor for all axes, or one each."""
 
     probability: Probability = 0.0
     factor: PositiveRange = (0.8, 1.25)
@@ -43,11 +43,11 @@ class Scale(Section):
 
 
 class Elastic(Section):
-    """Smooth random displacement: a coarse grid of control points, moved by up to `displacement_voxels`."""
+    """Smooth random displacement: a coarse grid of control points, moved by up to `displacement_mm` along each axis."""
 
     probability: Probability = 0.0
-    displacement_voxels: NonNegativeRange = (1.0, 4.0)
-    control_spacing_voxels: Count = 12
+    displacement_mm: NonNegativeRange = (1.0, 4.0)
+    control_spacing_mm: Positive = 12.0  # folds nothing where it is over 2.5 times the displacement
 
 
 class Noise(Section):
@@ -79,7 +79,10 @@ class Contrast(Section):
 
 
 class Gamma(Section):
-    """Gamma curve on each channel scaled to 0..1, mean and deviation kept; inverted with `invert`."""
+    """Gamma curve on each channel scaled to 0..1, mean and deviation kept; inverted with `invert`.
+
+    The exponent is drawn evenly in its logarithm.
+    """
 
     probability: Probability = 0.0
     gamma: PositiveRange = (0.7, 1.5)
@@ -87,7 +90,10 @@ class Gamma(Section):
 
 
 class LowResolution(Section):
-    """Sample down by a factor from the range and up again (simulated low resolution)."""
+    """Simulated low resolution, as nnU-Net's: down by a factor, nearest voxels, and up again linearly.
+
+    Each channel has a factor of its own, drawn evenly in its inverse, the resolution that is left.
+    """
 
     probability: Probability = 0.0
     factor: Annotated[tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]], AfterValidator(_ordered)] = (
@@ -98,7 +104,7 @@ class LowResolution(Section):
 
 
 class BiasField(Section):
-    """Multiply by exp of a smooth random polynomial field, as MRI coils do."""
+    """Multiply by exp of a smooth random polynomial field, as MRI coils do; the darkest 1 % of the patch count as 0."""
 
     probability: Probability = 0.0
     strength: NonNegativeRange = (0.0, 0.3)

@@ -11,7 +11,10 @@ Colour = tuple[float, ...]  # one for all channels, or one each of red, green an
 
 
 class ClipAugment(Section):
-    """Random changes of training clips, one draw for all frames of a clip; a range of [1, 1] is off."""
+    """Random changes of training clips, one draw for all frames of a clip; a range of [1, 1] is off.
+
+    Zoom, aspect and speed are drawn evenly in their logarithms.
+    """
 
     flip: Probability = 0.0  # left/right; off, as it turns moving left into moving right
     zoom: PositiveRange = (1.0, 1.0)  # of the cut-out, enlarged or reduced to crop_pixels; above 1 enlarges

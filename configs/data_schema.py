@@ -28,6 +28,7 @@ class Split(Section):
     ratio: tuple[Positive, NonNegative, NonNegative] = (0.8, 0.2, 0.0)  # train, val, test
     seed: int = 0  # apart from the run's seed: seeds of one ablation share their folds
     by_group: bool = True  # keep a group's cases together, where the source has groups
+    allow_copies: bool = False  # train on a case whose voxels or frames are those of one in another split
     train: tuple[str, ...] = ()  # case ids, with kind: lists
     val: tuple[str, ...] = ()
     test: tuple[str, ...] = ()

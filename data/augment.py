@@ -25,8 +25,8 @@ class Augment:
 
     Rotation, scaling and elastic deformation are interpolated once, together with the patch's cut; flips
     follow. Then, on the image alone and in the order of image formation as nnU-Net keeps it: bias field,
-    noise, blur, brightness, contrast, low resolution, gamma, channel drop. Brightness, contrast and gamma are
-    drawn per channel. Safe to call from several threads: it holds no state.
+    noise, blur, brightness, contrast, low resolution, gamma, channel drop. Brightness, contrast, low resolution
+    and gamma are drawn per channel. Safe to call from several threads: it holds no state.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
@@ -73,11 +73,10 @@ class Augment:
         if rng.random() < rotate.probability:
             degrees = rng.uniform(*np.transpose(rotate.degrees))
         if rng.random() < scale.probability:
-            low, high = scale.factor
-            factors = rng.uniform(low, high, 3) if scale.per_axis else np.full(3, rng.uniform(low, high))
+            factors = np.broadcast_to(intensity.draw_factor(scale.factor, rng, 3 if scale.per_axis else 1), 3)
         if rng.random() < elastic.probability:
-            amplitude = rng.uniform(*elastic.displacement_voxels)
-            displacement = elastic_displacement(size, amplitude, elastic.control_spacing_voxels, rng)
+            amplitude = rng.uniform(*elastic.displacement_mm)
+            displacement = elastic_displacement(size, amplitude, elastic.control_spacing_mm, spacing_mm, rng)
         if displacement is None and not degrees.any() and (factors == 1).all():
             return Cut(offset, size, flips)
         matrix = rotation_scaling(degrees, factors, spacing_mm)
@@ -101,11 +100,12 @@ class Augment:
         if rng.random() < c.contrast.probability:
             patch = intensity.change_contrast(patch, rng.uniform(*c.contrast.factor, channels))
         if rng.random() < c.low_resolution.probability:
-            factor = rng.uniform(*c.low_resolution.factor)
-            patch = intensity.lower_resolution(patch, factor, c.low_resolution.axes)
+            low, high = c.low_resolution.factor
+            factors = 1 / rng.uniform(1 / high, 1 / low, channels)
+            patch = intensity.lower_resolution(patch, factors, c.low_resolution.axes)
         if rng.random() < c.gamma.probability:
             invert = rng.random() < c.gamma.invert
-            patch = intensity.change_gamma(patch, rng.uniform(*c.gamma.gamma, channels), invert)
+            patch = intensity.change_gamma(patch, intensity.draw_factor(c.gamma.gamma, rng, channels), invert)
         if rng.random() < c.channel_drop.probability:
             patch = intensity.drop_channel(patch, int(rng.integers(channels)))
         return np.ascontiguousarray(patch)

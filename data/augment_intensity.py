@@ -11,6 +11,12 @@ from scipy import ndimage
 Factor = float | np.ndarray
 
 
+def draw_factor(bounds: tuple[float, float], rng: np.random.Generator, count: int = 1) -> np.ndarray:
+    """Factors (count,) drawn evenly in their logarithm: between 1/2 and 2 one below 1 is as likely as one above."""
+    low, high = np.log(bounds)
+    return np.exp(rng.uniform(low, high, count))
+
+
 def add_noise(patch: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:
     """The patch with Gaussian noise of the standard deviation `std` added."""
     noise = rng.standard_normal(patch.shape, dtype=np.float32)
@@ -65,14 +71,22 @@ def change_gamma(patch: np.ndarray, gamma: Factor, invert: bool = False) -> np.n
     return _each_channel(patch, bend, gamma)
 
 
-def lower_resolution(patch: np.ndarray, factor: float, axes: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
-    """The patch sampled down by `factor` along `axes` and up again, both linearly; same shape."""
-    shape = patch.shape
-    for axis in axes:
-        patch = _resize_linear(patch, axis, max(round(shape[axis] / factor), 1))
-    for axis in axes:
-        patch = _resize_linear(patch, axis, shape[axis])
-    return patch
+def lower_resolution(patch: np.ndarray, factor: Factor, axes: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
+    """The patch sampled down by `factor` along `axes`, to the nearest voxels, and up again linearly; same shape.
+
+    As nnU-Net does it (batchgeneratorsv2, SimulateLowResolutionTransform): fine detail aliases, as in thick slices.
+    """
+
+    def lower(values: np.ndarray, factor: np.float32) -> np.ndarray:
+        shape = values.shape
+        for axis in axes:
+            size = max(round(shape[axis] / float(factor)), 1)
+            values = values.take(((np.arange(size) + 0.5) * (shape[axis] / size)).astype(np.intp), axis)
+        for axis in axes:
+            values = _resize_linear(values, axis, shape[axis])
+        return values
+
+    return _each_channel(patch, lower, factor)
 
 
 def bias_field(shape: tuple[int, ...], strength: float, order: int, rng: np.random.Generator) -> np.ndarray:
@@ -93,14 +107,15 @@ def bias_field(shape: tuple[int, ...], strength: float, order: int, rng: np.rand
 
 
 def apply_bias_field(patch: np.ndarray, field: np.ndarray) -> np.ndarray:
-    """Each channel multiplied by the field (d, h, w), counted from its minimum.
+    """Each channel multiplied by the field (d, h, w), counted from its first percentile.
 
     Scanners multiply intensities that start at zero; normalised ones are centred on it, and multiplied as
-    they are, dark tissue would darken where bright tissue brightens.
+    they are, dark tissue would darken where bright tissue brightens. Counted from the minimum, one dark voxel
+    would decide how much all others change.
     """
 
     def multiply(values: np.ndarray, _: np.float32) -> np.ndarray:
-        low = values.min()
+        low = np.float32(np.percentile(values, 1))
         values -= low
         values *= field
         values += low

@@ -55,16 +55,18 @@ def rotation_scaling(degrees: np.ndarray, factors: np.ndarray, spacing_mm: Spaci
 
 
 def elastic_displacement(
-    size: Shape3, displacement_voxels: float, control_spacing_voxels: int, rng: np.random.Generator
+    size: Shape3, displacement_mm: float, control_spacing_mm: float, spacing_mm: Spacing, rng: np.random.Generator
 ) -> np.ndarray:
-    """A smooth random displacement (3, d, h, w) float32, at most `displacement_voxels` along each axis.
+    """A smooth random displacement (3, d, h, w) float32, in voxels, of at most `displacement_mm` along each axis.
 
     A cubic B-spline over control points with uniform random displacements. Below 0.4 × the control spacing
     it never folds (Choi & Lee 2000, Injectivity conditions of 2D and 3D uniform cubic B-spline functions).
     """
-    along_d, along_h, along_w = (_bspline_basis(n, control_spacing_voxels) for n in size)
+    axes = zip(size, spacing_mm, strict=True)
+    along_d, along_h, along_w = (_bspline_basis(n, control_spacing_mm / mm) for n, mm in axes)
     control_shape = (3, along_d.shape[1], along_h.shape[1], along_w.shape[1])
-    field = displacement_voxels * (2 * rng.random(control_shape, dtype=np.float32) - 1)
+    field = displacement_mm * (2 * rng.random(control_shape, dtype=np.float32) - 1)
+    field /= np.reshape(spacing_mm, (3, 1, 1, 1)).astype(np.float32)
     # Stacked small products: BLAS would answer one large one with threads of its own.
     field = (along_d @ field.reshape(3, control_shape[1], -1)).reshape(3, size[0], *control_shape[2:])
     return along_h @ field @ along_w.T  # (3, d, h, w)
@@ -165,7 +167,7 @@ class LinearSampler:
 
 
 @lru_cache(maxsize=64)
-def _bspline_basis(size: int, control_spacing: int) -> np.ndarray:
+def _bspline_basis(size: int, control_spacing: float) -> np.ndarray:
     """Cubic B-spline weights (size, control points) float32; each row sums to 1."""
     position = np.arange(size) / control_spacing
     first = np.floor(position).astype(int)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from configs.clip_schema import Clip, ClipAugment
+from data.augment_intensity import draw_factor
 
 Box = tuple[float, float, float, float]  # top, left, height, width in pixels
 
@@ -30,7 +31,7 @@ def draw_segment(times_s: np.ndarray, duration_s: float, clip: Clip, rng: np.ran
     A wanted time takes the frame on show then. Beyond the end of a short clip the last frame is held, or the
     clip begins anew (`short`). With `single_frame` all are one random frame of the segment.
     """
-    speed = rng.uniform(*clip.augment.speed)
+    speed = float(draw_factor(clip.augment.speed, rng)[0])
     room = _room(times_s, clip, speed)
     start = float(rng.integers(int(room) + 1)) if clip.frame_rate is None else rng.uniform(0, room)
     indices = _indices(start, times_s, duration_s, clip, speed)
@@ -70,26 +71,27 @@ def draw_box(shape: tuple[int, ...], clip: Clip, rng: np.random.Generator) -> Bo
     """A random place of the crop, its size drawn from `augment.zoom` and `aspect`, inside frames of `shape`
     (n, h, w, C)."""
     height, width = shape[1:3]
-    zoom, aspect = rng.uniform(*clip.augment.zoom), np.sqrt(rng.uniform(*clip.augment.aspect))
+    (zoom,), (aspect,) = draw_factor(clip.augment.zoom, rng), np.sqrt(draw_factor(clip.augment.aspect, rng))
     box_height, box_width = clip.crop_pixels[0] / zoom / aspect, clip.crop_pixels[1] / zoom * aspect
     fit = min(1.0, height / box_height, width / box_width)
     box_height, box_width = box_height * fit, box_width * fit
-    top, left = rng.uniform(0, height - box_height), rng.uniform(0, width - box_width)
-    if (box_height, box_width) == clip.crop_pixels:
-        top, left = round(top), round(left)  # whole pixels: cut, not interpolated
-    return top, left, box_height, box_width
+    if (box_height, box_width) == clip.crop_pixels:  # whole pixels, each place as often: cut, not interpolated
+        top, left = rng.integers(height - clip.crop_pixels[0] + 1), rng.integers(width - clip.crop_pixels[1] + 1)
+    else:
+        top, left = rng.uniform(0, height - box_height), rng.uniform(0, width - box_width)
+    return float(top), float(left), float(box_height), float(box_width)
 
 
 def place_boxes(shape: tuple[int, ...], clip: Clip) -> list[Box]:
-    """The centre crop of frames of `shape` (n, h, w, C), or three along the longer side."""
+    """The centre crop of frames of `shape` (n, h, w, C), or three along the longer side; halves are rounded down."""
     height, width = shape[1:3]
     crop_height, crop_width = clip.crop_pixels
     shares = (0.5,) if clip.crops == 1 else (0.0, 0.5, 1.0)
     down, across = (0.5 if width >= height else None), (0.5 if height > width else None)
     return [
         (
-            round((height - crop_height) * (share if down is None else down)),
-            round((width - crop_width) * (share if across is None else across)),
+            int((height - crop_height) * (share if down is None else down)),
+            int((width - crop_width) * (share if across is None else across)),
             crop_height,
             crop_width,
         )

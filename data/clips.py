@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from hashlib import blake2b, file_digest
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from data.clip_transforms import (
     place_segments,
     span,
 )
+from data.copies import voxel_digest
 from data.problems import FileProblem
 from data.roster import Roster
 from data.store import Store
@@ -71,9 +73,10 @@ class Clips:
         sizes = (self._num_bytes(self._headers[case.id]) for case in cases)
         return 2 * int(min(max(sizes, default=0), MAX_CLIP_BYTES))  # frames, and their stack
 
-    def prepare(self, case: LabelledCase) -> int:
-        """Decodes the clip into the store; returns what it takes, in bytes. Raises FileProblem."""
-        footage = self._footage(case)
+    def prepare(self, case: LabelledCase) -> tuple[int, tuple[str, ...]]:
+        """Decodes the clip into the store; returns what it takes, in bytes, and its digests. Raises FileProblem."""
+        entry = self._entry(case)
+        footage = _footage_of(entry)
         needed = span(self._clip)
         has = footage.duration_s if self._clip.frame_rate is not None else len(footage.times_s) - 1
         if self._clip.short == "error" and has < needed:
@@ -83,7 +86,8 @@ class Clips:
                 f"lasts {has:.4g} {unit}, a segment of {num_needed(self._clip)} frames takes {needed:.4g}",
                 "take fewer frames or nearer ones, or set data.clip.short to hold or loop",
             )
-        return footage.times_s.nbytes + (0 if footage.frames is None else footage.frames.nbytes)
+        size = footage.times_s.nbytes + (0 if footage.frames is None else footage.frames.nbytes)
+        return size, tuple(entry.facts["digests"])
 
     def sample(self, case: LabelledCase, rng: np.random.Generator) -> np.ndarray:
         """A random segment and crop of the clip, augmented."""
@@ -121,25 +125,35 @@ class Clips:
         return read_frames(_path(case), footage, wanted.tolist(), self._clip.short_side_pixels, grey)[places]
 
     def _footage(self, case: LabelledCase) -> Footage:
+        return _footage_of(self._entry(case))
+
+    def _entry(self, case: LabelledCase) -> Entry:
         stored = case.id in self._stored
         make = partial(self._make, case, stored)
-        entry = self._store.entry(case.id, case.images, {"clip": self.parameters(), "stored": stored}, make)
-        facts = entry.facts
-        return Footage(entry.arrays["times_s"], entry.arrays.get("frames"), facts["duration_s"], facts["start_s"])
+        return self._store.entry(case.id, case.images, {"clip": self.parameters(), "stored": stored}, make)
 
     def _make(self, case: LabelledCase, stored: bool) -> Entry:
         clip = self._clip
         footage = read_clip(_path(case), clip.short_side_pixels, clip.colour == "grey", self._rate, stored)
-        arrays = {"times_s": footage.times_s}
+        arrays, digests = {"times_s": footage.times_s}, []
         if footage.frames is not None:
             arrays["frames"] = footage.frames
-        return Entry(arrays, {"duration_s": footage.duration_s, "start_s": footage.start_s})
+            digests.append(voxel_digest(footage.frames))
+        with _path(case).open("rb") as file:  # of clips whose frames are not kept, all that there is to compare
+            digests.append(file_digest(file, blake2b).hexdigest())
+        facts = {"duration_s": footage.duration_s, "start_s": footage.start_s, "digests": digests}
+        return Entry(arrays, facts)
 
     def _num_bytes(self, header: ClipHeader) -> float:
         """Of the stored frames, by the header; a minute's where that does not say."""
         width, height = resized(header.width, header.height, self._clip.short_side_pixels)
         rate = min(self._rate or np.inf, header.frame_rate or 30.0)
         return width * height * self.num_channels * rate * (header.duration_s or 60.0)
+
+
+def _footage_of(entry: Entry) -> Footage:
+    facts = entry.facts
+    return Footage(entry.arrays["times_s"], entry.arrays.get("frames"), facts["duration_s"], facts["start_s"])
 
 
 def _path(case: LabelledCase) -> Any:

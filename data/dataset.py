@@ -167,13 +167,18 @@ class VolumeData:
     def prepare_all(self, splits: Sequence[str] = ("train", "val"), progress: Progress | None = None) -> None:
         """Prepares the cases of these splits into the cache, so that bad ones show before they are needed.
 
-        A case that its voxels rule out obeys data.on_error, as in `open_data`. Training cases stay in memory
+        A case that its voxels rule out obeys data.on_error, as in `open_data`, and so does a training case that is a
+        copy of one in another of these splits (unless data.split.allow_copies). Training cases stay in memory
         when all of them fit into data.cache.memory_gb. Processes share the work through the cache.
         """
         ids = [case.id for split in splits for case in self.cases(split)]
         start = self._rank * len(ids) // self._world
         order = ids[start:] + ids[:start]
-        sizes = self.roster.map(lambda case: _num_bytes(self.load(case)), order, self._bytes_each(ids), progress)
+        found = self.roster.map(lambda case: _size_and_digest(self.load(case)), order, self._bytes_each(ids), progress)
+        sizes = {case_id: size for case_id, (size, _) in found.items()}
+        self.roster.reject_copies(
+            {case_id: (digest,) for case_id, (_, digest) in found.items()}, self.config.data.split.allow_copies
+        )
         training = self.cases("train") if "train" in splits else []
         if sum(sizes[case.id] for case in training) <= self.config.data.cache.memory_gb * 1e9:
             self._store.hold(case.id for case in training)
@@ -277,9 +282,10 @@ class VolumeData:
             grid = read_header(self.roster.cases[case_id].images[0]).grid
             target = working_grid(grid, self._preparation.spacing_mm)
             voxels = max(voxels, int(np.prod(grid.shape)) + int(np.prod(target.shape)))
-        return voxels * 4 * (self.file_channels + 1)  # float32 before and after, a channel of temporaries
+        return voxels * 4 * (self.file_channels + 2)  # float32 before and after, temporaries of image and label
 
 
-def _num_bytes(prepared: Prepared) -> int:
+def _size_and_digest(prepared: Prepared) -> tuple[int, str]:
     label = 0 if prepared.label is None else prepared.label.nbytes
-    return prepared.volume.nbytes + label + sum(voxels.nbytes for voxels in prepared.foreground.values())
+    foreground = sum(voxels.nbytes for voxels in prepared.foreground.values())
+    return prepared.volume.nbytes + label + foreground, prepared.digest

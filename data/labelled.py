@@ -165,13 +165,17 @@ class ClassificationData:
     def prepare_all(self, splits: Sequence[str] = ("train", "val"), progress: Progress | None = None) -> None:
         """Prepares the cases of these splits into the cache, so that bad ones show before they are needed.
 
-        As of `VolumeData`: a bad case obeys data.on_error, and training volumes stay in memory where they fit.
-        Frames of clips stay memory maps.
+        As of `VolumeData`: a bad case and a copy obey data.on_error, and training volumes stay in memory where they
+        fit. Frames of clips stay memory maps.
         """
         cases = [case for split in splits for case in self.cases(split)]
         start = self._rank * len(cases) // self._world
         order = [case.id for case in cases[start:] + cases[:start]]
-        sizes = self.roster.map(self._input.prepare, order, self._input.bytes_each(cases), progress)
+        found = self.roster.map(self._input.prepare, order, self._input.bytes_each(cases), progress)
+        sizes = {case_id: size for case_id, (size, _) in found.items()}
+        self.roster.reject_copies(
+            {case_id: digests for case_id, (_, digests) in found.items()}, self.config.data.split.allow_copies
+        )
         training = self.cases("train") if "train" in splits else []
         in_files = [case.id for case in training if case.member is None]
         if (

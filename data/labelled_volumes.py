@@ -10,6 +10,7 @@ from configs import Config
 from data.augment import build_augment
 from data.cache import Entry
 from data.cases import LabelledCase
+from data.copies import voxel_digest
 from data.crop import crop
 from data.files import read_header
 from data.grid import Spacing
@@ -65,9 +66,12 @@ class Volumes:
         voxels = max((np.prod(self._shape(case)) for case in cases), default=0)
         return int(voxels) * 8 * (self.file_channels + 1)  # float32 before and after, a channel of temporaries
 
-    def prepare(self, case: LabelledCase) -> int:
-        """Prepares the volume into the store; returns what it takes, in bytes. Raises FileProblem."""
-        return 0 if case.member is not None else self._load(case)[0].nbytes
+    def prepare(self, case: LabelledCase) -> tuple[int, tuple[str, ...]]:
+        """Prepares the volume into the store; returns what it takes, in bytes, and its digest. Raises FileProblem."""
+        if case.member is not None:
+            return 0, (voxel_digest(self._rows(case)[case.member[1]]),)
+        prepared = self._prepared(case)
+        return prepared.volume.nbytes, (prepared.digest,)
 
     def sample(self, case: LabelledCase, rng: np.random.Generator) -> np.ndarray:
         """A random patch, augmented."""
@@ -93,9 +97,12 @@ class Volumes:
     def _load(self, case: LabelledCase) -> tuple[np.ndarray, Spacing]:
         if case.member is not None:
             return self._prepare_row(case), (1.0, 1.0, 1.0)
-        parameters = {"id": case.id, **self.parameters()}
-        prepared = Prepared.from_entry(self._store.entry(case.id, case.images, parameters, lambda: self._make(case)))
+        prepared = self._prepared(case)
         return prepared.volume, prepared.grid.spacing_mm
+
+    def _prepared(self, case: LabelledCase) -> Prepared:
+        parameters = {"id": case.id, **self.parameters()}
+        return Prepared.from_entry(self._store.entry(case.id, case.images, parameters, lambda: self._make(case)))
 
     def _make(self, case: LabelledCase) -> Entry:
         prepared = prepare(case.scan, self._preparation)

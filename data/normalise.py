@@ -97,7 +97,7 @@ def foreground_intensities(
 ) -> list[Intensities]:
     """Intensities per channel from foreground voxels (n, C), one array a training case.
 
-    Every voxel counts alike, so a case with more of them counts more. Raises ValueError when there is none.
+    Every voxel of these counts alike. Raises ValueError when there is none.
     """
     values = np.concatenate([np.asarray(s, np.float64) for s in samples]) if samples else np.zeros((0, 1))
     if len(values) == 0:

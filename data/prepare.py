@@ -15,12 +15,14 @@ from configs import Config
 from data.cache import Entry
 from data.cases import Case
 from data.checks import grid_mismatch
+from data.copies import voxel_digest
 from data.files import FileProblem, read_image, read_label, require_classes, require_finite
 from data.grid import Grid, Shape, Source
 from data.normalise import Intensities, Normalisation, normalise
-from data.resample import Interpolation, resample_image, resample_label
+from data.resample import Interpolation, resample_image
+from data.resample_labels import resample_label
 
-MAX_FOREGROUND = 10_000  # coordinates kept per class and case
+MAX_FOREGROUND = 10_000  # coordinates kept per class and case; intensities drawn of a case
 MAX_VOXELS = 1 << 30  # of one resampled case, channels included: 4 GiB in float32
 _SPACING_TOLERANCE = 1e-3  # relative: a spacing this near to the wanted one is left alone
 
@@ -82,6 +84,7 @@ class Prepared:
     source_grid: Grid  # of the image file, in RAS+
     box: tuple[Shape, Shape]  # offset and shape of what was kept of the source grid
     source: Source  # the (first) image file
+    digest: str = ""  # of the image's voxels as read: `Roster.reject_copies`
     notes: tuple[str, ...] = ()  # oddities that do not rule the case out
 
     def to_entry(self) -> Entry:
@@ -97,6 +100,7 @@ class Prepared:
             "source_grid": self.source_grid.to_json(),
             "box": self.box,
             "source": self.source.to_json(),
+            "digest": self.digest,
             "notes": self.notes,
             "foreground": {str(value): len(voxels) for value, voxels in self.foreground.items()},
         }
@@ -119,6 +123,7 @@ class Prepared:
             source_grid=Grid.from_json(facts["source_grid"]),
             box=(tuple(offset), tuple(shape)),
             source=Source.from_json(facts["source"]),
+            digest=facts["digest"],
             notes=tuple(facts["notes"]),
         )
 
@@ -131,6 +136,7 @@ def prepare(case: Case, preparation: Preparation) -> Prepared:
     """
     volume, source_grid, source = read_case_image(case, preparation.channels)
     label = read_case_label(case, source_grid, preparation)
+    digest = voxel_digest(volume)
     offset, shape = (0, 0, 0), source_grid.shape
     notes = []
     if preparation.crop_nonzero:
@@ -155,7 +161,8 @@ def prepare(case: Case, preparation: Preparation) -> Prepared:
         label = None if label is None else resample_label(label, cropped, grid)
     notes += normalise(volume, preparation.normalisation, preparation.percentiles, preparation.intensities)
     foreground = {} if label is None else sample_foreground(label, case.id, preparation.num_classes)
-    return Prepared(case.id, volume, label, foreground, grid, source_grid, (offset, shape), source, tuple(notes))
+    box = (offset, shape)
+    return Prepared(case.id, volume, label, foreground, grid, source_grid, box, source, digest, tuple(notes))
 
 
 def working_grid(grid: Grid, spacing_mm: tuple[float, float, float] | None) -> Grid:
@@ -244,19 +251,22 @@ def sample_foreground(label: np.ndarray, case_id: str, num_classes: int) -> dict
 
 
 def sample_intensities(case: Case, preparation: Preparation) -> np.ndarray:
-    """Intensities (n, C) float32, as in the file, at most MAX_FOREGROUND of each class of one training case.
+    """Intensities (MAX_FOREGROUND, C) float32, as in the file, of voxels of a training case's foreground.
 
-    Raises FileProblem as `prepare` does.
+    They are drawn evenly with replacement, as nnU-Net does: each case counts alike, and within it each voxel, whatever
+    its class. None (0, C) where there is no foreground. Raises FileProblem as `prepare` does.
     """
     volume, grid, _ = read_case_image(case, preparation.channels)
     label = read_case_label(case, grid, preparation)
     if label is None:
         return np.zeros((0, volume.shape[-1]), np.float32)
-    voxels = list(sample_foreground(label, case.id, preparation.num_classes).values())
-    if not voxels:
-        return np.zeros((0, volume.shape[-1]), np.float32)
-    d, h, w = np.concatenate(voxels).T
-    return volume[d, h, w]
+    inside = (label > 0) & (label < preparation.num_classes)
+    if preparation.ignore_label is not None:
+        inside &= label != preparation.ignore_label
+    found = np.flatnonzero(inside)
+    if len(found):
+        found = np.random.default_rng(zlib.crc32(case.id.encode())).choice(found, MAX_FOREGROUND)
+    return volume.reshape(-1, volume.shape[-1])[found]
 
 
 def with_intensities(preparation: Preparation, intensities: Sequence[Intensities] | None) -> Preparation:

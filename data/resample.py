@@ -1,11 +1,11 @@
-"""Volumes from one grid onto another that shares its axes: images, labels and probabilities.
+"""Volumes from one grid onto another that shares its axes: images and probabilities; `resample_labels` has labels.
 
 Positions come from the two grids' affines alone, so an array and its affine cannot drift apart: voxel `o`
 of the target reads the source at `scale * o + offset` along each axis. Beyond the outermost voxel centres
 of the source the edge is repeated (linear) or mirrored (cubic).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import log, sqrt
 from typing import TYPE_CHECKING, Literal
 
@@ -49,36 +49,18 @@ def resample_image(
     Extra memory: the result and one float32 channel of the source.
     """
     scale, offset = axis_map(source, target)
-    sigma = [sqrt(s * s - 1) / (2 * sqrt(2 * log(2))) if s > 1 + 1e-6 else 0.0 for s in scale]
+    sigmas = smoothing_sigmas(source, target)
     taps = [_taps(*axis, interpolation) for axis in zip(target.shape, source.shape, scale, offset, strict=True)]
     out = np.empty((*target.shape, volume.shape[-1]), np.float32)
     for channel in range(volume.shape[-1]):
         image = np.array(volume[..., channel], np.float32)  # (D, H, W), a copy: filtered in place
-        for axis, axis_sigma in enumerate(sigma):
-            if axis_sigma:
-                ndimage.gaussian_filter1d(image, axis_sigma, axis, output=image, mode="nearest")
+        smooth(image, sigmas)
         if interpolation == "cubic":
             for axis in range(3):
                 if taps[axis] is not None:
                     ndimage.spline_filter1d(image, 3, axis, output=image, mode="mirror")
-        for planes, block, slab_taps in _slabs(image, taps, target.shape):
-            out[planes, ..., channel] = _interpolate(block, slab_taps)
-    return out
-
-
-def resample_label(label: np.ndarray, source: "Grid", target: "Grid") -> np.ndarray:
-    """The label (D, H, W) on the target grid, same integer dtype: each class's indicator is interpolated
-    linearly and the largest wins (ties: the smaller value), so no value arises that the source lacks."""
-    out = np.empty(target.shape, label.dtype)
-    for planes, block, taps in _slabs(label, _linear_taps(source, target), target.shape):
-        values = np.unique(block)
-        if len(values) == 1:
-            out[planes] = values[0]
-            continue
-        slab = out[planes]
-        best = np.zeros(slab.shape, np.float32)
-        for value in values:
-            _keep_larger(slab, best, value, _interpolate((block == value).astype(np.float32), taps))
+        for planes, slab in interpolated_slabs(image, taps, target.shape):
+            out[planes, ..., channel] = slab
     return out
 
 
@@ -87,7 +69,7 @@ def resample_argmax(probabilities: np.ndarray, source: "Grid", target: "Grid") -
     (D, H, W, K) are interpolated linearly and the largest wins (ties: the first class)."""
     num_classes = probabilities.shape[-1]
     out = np.zeros(target.shape, np.uint8 if num_classes <= 256 else np.int16)
-    for planes, block, taps in _slabs(probabilities, _linear_taps(source, target), target.shape):
+    for planes, block, taps in _slabs(probabilities, linear_taps(source, target), target.shape):
         slab = out[planes]
         best = np.full(slab.shape, -np.inf, np.float32)
         for value in range(num_classes):
@@ -108,7 +90,7 @@ def resample_probabilities(probabilities: np.ndarray, source: "Grid", target: "G
 
 def resample_slabs(values: np.ndarray, source: "Grid", target: "Grid") -> Iterator[tuple[int, np.ndarray]]:
     """`resample_probabilities` of any values (D, H, W, K), in slabs: (first plane, (d, H, W, K) float32)."""
-    for planes, block, taps in _slabs(values, _linear_taps(source, target), target.shape):
+    for planes, block, taps in _slabs(values, linear_taps(source, target), target.shape):
         slab = np.empty((planes.stop - planes.start, *target.shape[1:], values.shape[-1]), np.float32)
         for channel in range(values.shape[-1]):
             slab[..., channel] = _interpolate(block[..., channel], taps)
@@ -122,7 +104,21 @@ def _keep_larger(labels: np.ndarray, best: np.ndarray, value: int, score: np.nda
     np.maximum(best, score, out=best)
 
 
-def _linear_taps(source: "Grid", target: "Grid") -> list[Taps]:
+def smoothing_sigmas(source: "Grid", target: "Grid") -> list[float]:
+    """The Gaussian's sigma along each axis, in source voxels, that `resample_image` smooths by; 0 for none."""
+    scale, _ = axis_map(source, target)
+    return [sqrt(s * s - 1) / (2 * sqrt(2 * log(2))) if s > 1 + 1e-6 else 0.0 for s in scale]
+
+
+def smooth(image: np.ndarray, sigmas: Sequence[float]) -> None:
+    """The image (D, H, W) smoothed in place; its edges are repeated, the Gaussian ends at four sigmas."""
+    for axis, sigma in enumerate(sigmas):
+        if sigma:
+            ndimage.gaussian_filter1d(image, sigma, axis, output=image, mode="nearest")
+
+
+def linear_taps(source: "Grid", target: "Grid") -> list[Taps]:
+    """What each target voxel reads of the source by linear interpolation, along each axis."""
     scale, offset = axis_map(source, target)
     return [_taps(*axis, "linear") for axis in zip(target.shape, source.shape, scale, offset, strict=True)]
 
@@ -167,6 +163,14 @@ def _interpolate(block: np.ndarray, taps: list[Taps]) -> np.ndarray:
             total += part
         block = total
     return block
+
+
+def interpolated_slabs(
+    image: np.ndarray, taps: list[Taps], shape: tuple[int, int, int]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """The image (D, H, W) read through `taps`, as `shape`, in slabs: (target planes, (d, H, W) float32)."""
+    for planes, block, slab_taps in _slabs(image, taps, shape):
+        yield planes, _interpolate(block, slab_taps)
 
 
 def _slabs(

@@ -2,11 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Literal, TypeVar
 
-from data.cases import AnyCase, Case
+from data.cases import AnyCase, Case, some
 from data.checks import Problem, check_case
 from data.files import FileProblem, read_header
 from machine.resources import available_threads
@@ -107,6 +107,32 @@ class Roster(Generic[AnyCase]):
             pool.shutdown(cancel_futures=True)
         self.reject(problems)
         return results
+
+    def reject_copies(self, digests: Mapping[str, Sequence[str]], allowed: bool = False) -> None:
+        """Rejects training cases that share a digest with a case of another split: its score would flatter.
+
+        `digests` are of what was decoded, by case id. Where `allowed`, a warning says so instead.
+        """
+        elsewhere = {}
+        for split, ids in self.splits.items():
+            if split != "train":
+                elsewhere.update({digest: (case_id, split) for case_id in ids for digest in digests.get(case_id, ())})
+        problems = []
+        for case_id in self.splits.get("train", ()):
+            twins = [elsewhere[digest] for digest in digests.get(case_id, ()) if digest in elsewhere]
+            if twins:
+                (twin, split), path = twins[0], self.cases[case_id].images[0]
+                reason = (
+                    f"a copy of case {twin} ({self.cases[twin].images[0]}), which is in {split}: its score would "
+                    "flatter; remove one of the two or put both in one group (a column `group` in a table of the "
+                    "cases), or keep both with data.split.allow_copies=true"
+                )
+                problems.append(Problem(case_id, path, reason))
+        if allowed and problems:
+            text = "data.split.allow_copies=true: scores flatter, %d training cases are copies of cases scored: %s"
+            log.warning(text, len(problems), some([problem.case_id for problem in problems]))
+            return
+        self.reject(problems)
 
     def reject(self, problems: Sequence[Problem]) -> None:
         """Obeys `on_error`. Raises ValueError also when no case, or no training case, would be left."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import numpy as np
 
 from data.cases import Case, LabelledCase
 from data.checks import Problem, check_case
+from data.copies import voxel_digest
 from data.files import FileProblem, Header, read_header, read_image, read_label, require_classes, require_finite
 from data.grid import Grid, Shape, Spacing
 from data.prepare import nonzero_box
@@ -99,7 +99,7 @@ def read_voxels(
     """
     case, problems = scan_of(facts.case), list(facts.problems)
     channels: list[Channel] = []
-    digest, box, plane = blake2b(digest_size=16), (0, 0, 0), None
+    digests, box, plane = [], (0, 0, 0), None
     label: np.ndarray | None = None
     counts: dict[int, int] | None = None
     try:
@@ -117,7 +117,7 @@ def read_voxels(
         except FileProblem as problem:
             problems.append(_problem(case.id, problem))
             continue
-        _update(digest, volume)
+        digests.append(voxel_digest(volume))
         channels += [_measure(volume[..., channel]) for channel in range(volume.shape[-1])]
         _, (d, h, w) = nonzero_box(volume)
         box = (max(box[0], d), max(box[1], h), max(box[2], w))
@@ -128,7 +128,7 @@ def read_voxels(
         facts,
         voxels=tuple(channels) if complete else None,
         box=box if complete else None,
-        digest=digest.hexdigest() if complete else "",
+        digest=" ".join(digests) if complete else "",
         labels=counts,
         thumbnail=plane,
         problems=tuple(problems),
@@ -144,21 +144,14 @@ def read_row(case: LabelledCase, row: np.ndarray, thumbnail: bool = False) -> Ca
         require_finite(volume, case.images[0])
     except FileProblem as problem:
         return replace(facts, num_channels=volume.shape[-1], problems=(_problem(case.id, problem),))
-    digest = blake2b(digest_size=16)
-    _update(digest, volume)
     return replace(
         facts,
         num_channels=volume.shape[-1],
         voxels=tuple(_measure(volume[..., channel]) for channel in range(volume.shape[-1])),
         box=nonzero_box(volume)[1],
-        digest=digest.hexdigest(),
+        digest=voxel_digest(volume),
         thumbnail=draw_thumbnail(volume[..., 0], None, facts.spacing_mm) if thumbnail else None,
     )
-
-
-def _update(digest: "blake2b", volume: np.ndarray) -> None:
-    digest.update(str(volume.shape).encode())
-    digest.update(volume.data)
 
 
 def _measure(voxels: np.ndarray) -> Channel:

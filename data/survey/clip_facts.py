@@ -8,6 +8,7 @@ import numpy as np
 from data.cases import Case, LabelledCase
 from data.checks import Problem
 from data.clip_reader import Footage, read_clip, read_frames, read_header
+from data.copies import voxel_digest
 from data.problems import FileProblem
 from data.survey.case_facts import CaseFacts
 from data.survey.thumbnails import LONG_SIDE, draw_frame
@@ -114,7 +115,5 @@ def _measure(facts: ClipFacts, footage: Footage) -> ClipFacts:
         whole = blake2b(facts.case.images[0].read_bytes(), digest_size=16)
         return replace(facts, low=0.0, high=255.0, change=255.0, digest=whole.hexdigest())
     change = max(float(np.abs(frame.astype(np.int16) - frames[0]).max()) for frame in frames)
-    digest = blake2b(str(frames.shape).encode(), digest_size=16)
-    digest.update(frames.data)
     low, high = float(frames.min()), float(frames.max())
-    return replace(facts, low=low, high=high, change=change, digest=digest.hexdigest())
+    return replace(facts, low=low, high=high, change=change, digest=voxel_digest(frames))

@@ -51,6 +51,10 @@ def test_arguments_of_another_model_are_not_mixed() -> None:
         ("optim.lr=3", r"optim\.lr: unknown key; did you mean learning_rate\?"),
         ("model.args.width=[1]", r"model\.args\.width: unknown key; did you mean widths\?"),
         ("data.augment.flp.probability=1", r"data\.augment\.flp: unknown key; did you mean flip\?"),
+        (
+            "data.augment.elastic.displacement_voxels=[1, 2]",
+            r"data\.augment\.elastic\.displacement_voxels: unknown key; did you mean displacement_mm\?",
+        ),
         ("data.zzzz=1", r"data\.zzzz: unknown key; known: .*spacing_mm"),
         ("optim.learning_rate=fast", r"optim\.learning_rate: input should be a valid number.*got 'fast'"),
         ("model.args.dropout.rate=1.0", r"model\.args\.dropout\.rate: input should be less than 1; got 1\.0"),

@@ -79,13 +79,32 @@ def test_low_resolution_at_factor_one_is_the_identity(patch: np.ndarray) -> None
     np.testing.assert_array_equal(intensity.lower_resolution(patch.copy(), 1.0), patch)
 
 
-def test_low_resolution_keeps_ramps_and_loses_detail() -> None:
-    ramp = np.broadcast_to(np.arange(16, dtype=np.float32)[:, None, None, None], (16, 8, 8, 1)).copy()
-    np.testing.assert_allclose(intensity.lower_resolution(ramp, 2.0)[1:-1], ramp[1:-1], atol=1e-5)
+def test_low_resolution_takes_the_nearest_voxels_and_interpolates_between_them() -> None:
+    ramp = np.broadcast_to(np.arange(16, dtype=np.float32)[:, None, None, None], (16, 8, 8, 2)).copy()
+    # Of each two voxels the second is taken; it stands at their middle, half a voxel before its place.
+    lowered = intensity.lower_resolution(ramp.copy(), 2.0, axes=(0,))
+    np.testing.assert_allclose(lowered[1:-1], ramp[1:-1] + 0.5, atol=1e-5)
     stripes = ramp % 2
-    lowered = intensity.lower_resolution(stripes, 2.0, axes=(0,))
-    np.testing.assert_allclose(lowered, 0.5, atol=1e-6)
-    np.testing.assert_array_equal(intensity.lower_resolution(stripes, 2.0, axes=(1, 2)), stripes)
+    np.testing.assert_array_equal(intensity.lower_resolution(stripes.copy(), 2.0, axes=(0,)), 1)
+    np.testing.assert_array_equal(intensity.lower_resolution(stripes.copy(), 2.0, axes=(1, 2)), stripes)
+    one = intensity.lower_resolution(ramp.copy(), np.array([1.0, 2.0]))
+    np.testing.assert_array_equal(one[..., 0], ramp[..., 0])
+    assert (one[..., 1] != ramp[..., 1]).any()
+
+
+def test_low_resolution_is_hand_arithmetic() -> None:
+    """Six of eight voxels, the 0th, 2nd, 3rd, 4th, 6th and 7th: where the middles of the six lie."""
+    squares = np.arange(8, dtype=np.float32)[:, None, None, None] ** 2
+    lowered = intensity.lower_resolution(squares, 1 / 0.7, axes=(0,)).ravel()
+    np.testing.assert_allclose(lowered, [0, 2.5, 5.875, 9.875, 15.125, 28.5, 40.875, 49], atol=1e-4)
+
+
+def test_factors_are_drawn_evenly_in_the_logarithm() -> None:
+    factors = intensity.draw_factor((0.5, 4.0), np.random.default_rng(0), 6000)
+    assert 0.5 <= factors.min() < factors.max() <= 4
+    for low, high in ((0.5, 1), (1, 2), (2, 4)):
+        assert ((factors >= low) & (factors < high)).mean() == pytest.approx(1 / 3, abs=0.02)
+    assert intensity.draw_factor((1.0, 1.0), np.random.default_rng(0)).tolist() == [1]
 
 
 def test_bias_field_is_smooth_within_its_strength_and_seeded() -> None:
@@ -97,9 +116,19 @@ def test_bias_field_is_smooth_within_its_strength_and_seeded() -> None:
     np.testing.assert_array_equal(intensity.bias_field((4, 4, 4), 0.0, 3, np.random.default_rng(0)), 1)
 
 
-def test_bias_field_multiplies_from_the_minimum(patch: np.ndarray) -> None:
+def test_one_dark_voxel_decides_nothing_about_the_bias_field(patch: np.ndarray) -> None:
+    field = intensity.bias_field(patch.shape[:3], 0.3, 3, np.random.default_rng(0))
+    changed = intensity.apply_bias_field(patch.copy(), field)
+    patch[0, 0, 0] = -1000
+    dark = intensity.apply_bias_field(patch.copy(), field)
+    others = np.ones(patch.shape[:3], bool)
+    others[0, 0, 0] = False
+    np.testing.assert_allclose(dark[others], changed[others], atol=0.02 * patch[others].std())
+
+
+def test_bias_field_multiplies_from_the_first_percentile(patch: np.ndarray) -> None:
     field = np.full(patch.shape[:3], 2, np.float32)
-    low = patch.min(axis=(0, 1, 2))
+    low = np.percentile(patch, 1, axis=(0, 1, 2))
     np.testing.assert_allclose(
         intensity.apply_bias_field(patch.copy(), field), low + 2 * (patch - low), rtol=1e-5, atol=1e-5
     )

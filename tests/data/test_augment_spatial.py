@@ -107,7 +107,7 @@ def test_labels_follow_the_image_exactly() -> None:
     for seed in range(3):
         label = (smooth_volume((20, 18, 22), seed) > 1).astype(np.uint8)
         matrix = rotation_scaling(rng.uniform(-40, 40, 3), rng.uniform(0.7, 1.4, 3), (1.0, 2.0, 1.0))
-        warped = cut(label.shape, matrix, elastic_displacement((20, 18, 22), 3.0, 8, rng))
+        warped = cut(label.shape, matrix, elastic_displacement((20, 18, 22), 3.0, 8, ISOTROPIC, rng))
         memberships = warped.image(label[..., None].astype(np.float32))[..., 0]
         settled = np.abs(memberships - 0.5) > 1e-5
         assert settled.mean() > 0.99
@@ -144,7 +144,7 @@ def test_flips_mirror_image_and_label() -> None:
 
 def test_elastic_displacement_is_bounded_smooth_and_one_to_one() -> None:
     amplitude, spacing = 4.0, 12
-    field = elastic_displacement((40, 56, 30), amplitude, spacing, np.random.default_rng(0))
+    field = elastic_displacement((40, 56, 30), amplitude, spacing, ISOTROPIC, np.random.default_rng(0))
     assert field.dtype == np.float32
     assert np.abs(field).max() <= amplitude
     assert field.std() > 0.15 * amplitude
@@ -158,5 +158,13 @@ def test_a_constant_control_grid_moves_everything_alike() -> None:
         def random(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
             return np.ones(shape, dtype)
 
-    field = elastic_displacement((13, 9, 20), 2.0, 5, Ones())  # type: ignore[arg-type]
+    field = elastic_displacement((13, 9, 20), 2.0, 5, ISOTROPIC, Ones())  # type: ignore[arg-type]
     np.testing.assert_allclose(field, 2.0, rtol=1e-5)
+
+
+def test_elastic_displacement_is_in_mm() -> None:
+    """At the same places in mm, thick slices and thin ones are moved alike, in mm."""
+    thin = elastic_displacement((41, 20, 20), 3.0, 12, ISOTROPIC, np.random.default_rng(0))
+    thick = elastic_displacement((11, 20, 20), 3.0, 12, (4.0, 1.0, 1.0), np.random.default_rng(0))
+    np.testing.assert_allclose(thick[0] * 4, thin[0, ::4], atol=1e-4)
+    np.testing.assert_allclose(thick[1:], thin[1:, ::4], atol=1e-4)

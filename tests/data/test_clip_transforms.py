@@ -87,6 +87,21 @@ class TestBoxes:
         assert (boxes[:, 0].min(), boxes[:, 0].max()) == (0, 8)
         assert (boxes[:, 1].min(), boxes[:, 1].max()) == (0, 14)
 
+    def test_every_place_is_as_likely(self) -> None:
+        rng = np.random.default_rng(0)
+        lefts = [draw_box((1, 20, 19, 3), clip(crop_pixels=(20, 16)), rng)[1] for _ in range(4000)]
+        np.testing.assert_allclose(np.bincount(np.array(lefts, int)) / 4000, 1 / 4, atol=0.02)
+
+    @pytest.mark.parametrize("margin", [4, 5, 6, 7])
+    def test_odd_margins_are_halved_down(self, margin: int) -> None:
+        assert place_boxes((1, 12, 16 + margin, 3), clip())[0][1] == margin // 2
+
+    def test_aspects_are_drawn_evenly_in_the_logarithm(self) -> None:
+        rng = np.random.default_rng(0)
+        settings = clip(augment={"aspect": (0.5, 2.0), "zoom": (2.0, 2.0)})
+        boxes = np.array([draw_box((1, 40, 60, 3), settings, rng) for _ in range(2000)])
+        assert (boxes[:, 3] / boxes[:, 2] * 12 / 16 < 1).mean() == pytest.approx(0.5, abs=0.04)
+
     def test_zoom_and_aspect(self) -> None:
         rng = np.random.default_rng(0)
         for zoom, aspect in ((2.0, 1.0), (1.0, 1.44), (0.1, 1.0)):

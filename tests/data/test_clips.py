@@ -106,6 +106,21 @@ def test_part_of_the_clips_is_stored(make_config: Any, tmp_path: Path) -> None:
     assert len(list((tmp_path / "part").glob("*/times_s.npy"))) == 12
 
 
+@pytest.mark.parametrize("limit_gb", [1, 1e-9, None])
+def test_a_copy_in_another_split_is_found(
+    make_config: Any, shared_root: Path, tmp_path: Path, limit_gb: float | None
+) -> None:
+    """Frames stored, of none, or of the first of the two alone."""
+    shutil.copytree(shared_root, tmp_path / "data")
+    whole = open_labelled(make_config())
+    paths = {name: whole.cases(name)[0].images[0].relative_to(shared_root.resolve()) for name in ("train", "val")}
+    shutil.copy(tmp_path / "data" / paths["val"], tmp_path / "data" / paths["train"])
+    limit_gb = 2.5 * 16 * 24 * 3 * 12 / 1e9 if limit_gb is None else limit_gb
+    config = make_config(root=tmp_path / "data", cache={"folder": tmp_path / "other", "limit_gb": limit_gb})
+    with pytest.raises(ValueError, match=rf"{paths['train']}: a copy of case {whole.splits['val'][0]} \(.*put both"):
+        open_labelled(config).prepare_all()
+
+
 def test_an_interrupted_epoch_goes_on(make_config: Any) -> None:
     data = open_labelled(make_config())
     for a, b in zip(batches(data, 1, 2), batches(data, 1)[2:], strict=True):

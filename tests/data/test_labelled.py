@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def test_bad_volumes(make_config: Any, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "bad" / name).mkdir(parents=True)
         for number in range(4):
-            write_volume(tmp_path / "bad" / name / f"{name}{number}.nii.gz", 0)
+            write_volume(tmp_path / "bad" / name / f"{name}{number}.nii.gz", 0, seed=10 * number + ord(name))
     (tmp_path / "bad" / "a" / "a1.nii.gz").write_bytes(b"nothing")
     nan = np.full((4, 4, 4), np.nan, np.float32)
     nibabel.save(nibabel.Nifti1Image(nan, np.eye(4)), tmp_path / "bad" / "b" / "b2.nii.gz")
@@ -191,6 +192,15 @@ def test_bad_volumes(make_config: Any, tmp_path: Path) -> None:
         ("b2", "b2.nii.gz"),
     ]
     assert len(data.cases("all")) == 6
+
+
+def test_a_copy_in_another_split_is_found(make_config: Any, shared_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(shared_root, tmp_path / "data")
+    whole = open_labelled(make_config())
+    paths = {name: whole.cases(name)[0].images[0].relative_to(shared_root.resolve()) for name in ("train", "val")}
+    shutil.copy(tmp_path / "data" / paths["val"], tmp_path / "data" / paths["train"])
+    with pytest.raises(ValueError, match=rf"{paths['train']}: a copy of case {whole.splits['val'][0]} \(.*put both"):
+        open_labelled(make_config(root=tmp_path / "data")).prepare_all()
 
 
 def test_classes_that_may_coincide(make_config: Any, shared_root: Path, tmp_path: Path) -> None:
@@ -274,6 +284,15 @@ class TestMedMnist:
         train = np.load(archive)["train_images"]
         for x, index in zip(batch["x"], batch["index"], strict=True):
             np.testing.assert_array_equal(x[..., 0], train[index])
+
+    def test_a_copied_row_is_found(self, make_config: Any, archive: Path) -> None:
+        arrays = dict(np.load(archive))
+        arrays["train_images"][3] = arrays["val_images"][1]
+        np.savez_compressed(archive, **arrays)
+        split = {"kind": "given"}
+        config = make_config(root=archive, source="medmnist", split=split, patch_size_voxels=(6, 7, 8))
+        with pytest.raises(ValueError, match=r"tinymnist3d\.npz: a copy of case val_1 \(.*\), which is in val"):
+            open_labelled(config).prepare_all()
 
     def test_normalised(self, make_config: Any, archive: Path) -> None:
         config = make_config(root=archive, source="medmnist", normalisation="zscore", patch_size_voxels=(6, 7, 8))

@@ -237,12 +237,25 @@ def test_foreground_is_a_fixed_sample_of_each_class():
     np.testing.assert_allclose(found[1].mean(0), [16.5, 15, 14], atol=0.3)  # spread over the class
 
 
-def test_intensities_of_the_foreground(case, voxels):
+def test_intensities_are_drawn_evenly_from_the_foreground(case, voxels):
     image, label = voxels
     found = sample_intensities(case, PLAIN)
-    assert found.shape == ((label > 0).sum(), 1)
-    np.testing.assert_allclose(np.sort(found[:, 0]), np.sort(image[label > 0]))
+    assert found.shape == (10_000, 1)  # of fewer voxels: with replacement
+    assert set(found[:, 0]) <= set(image[label > 0])
+    assert found.mean() == pytest.approx(image[label > 0].mean(), abs=0.3)
+    np.testing.assert_array_equal(found, sample_intensities(case, PLAIN))
+    assert not np.array_equal(found, sample_intensities(replace(case, id="d"), PLAIN))
     assert sample_intensities(replace(case, label=None), PLAIN).shape == (0, 1)
+
+
+def test_a_small_class_weighs_no_more_than_its_voxels(tmp_path):
+    label = np.ones((40, 40, 40), np.uint8)
+    label[:4, :20, :20] = 2  # 1,600 of 64,000
+    label[-1] = 255  # ignored
+    image = np.float32([0, 0, 100] + [0] * 252 + [-1000])[label]
+    case = Case("c", (save(tmp_path / "i.nii", image),), save(tmp_path / "l.nii", label))
+    found = sample_intensities(case, replace(PLAIN, ignore_label=255))
+    assert found.mean() == pytest.approx(100 * 1600 / (64000 - 1600), abs=0.5)
 
 
 def test_ct_scales_by_the_training_intensities(case):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data.grid import Grid
-from data.resample import axis_map, resample_argmax, resample_image, resample_label, resample_probabilities
+from data.resample import axis_map, resample_argmax, resample_image, resample_probabilities
+from data.resample_labels import resample_label
 
 OBLIQUE = np.array([[0.9, -0.1, 0.05, -20.0], [0.1, 0.95, -0.2, 7.0], [-0.02, 0.2, 2.4, 3.0], [0, 0, 0, 1.0]])
 
@@ -87,28 +88,6 @@ def test_downsampling_does_not_alias():
     stripes = (np.arange(64) // 2 % 2).astype(np.float32).reshape(1, 1, 64, 1)
     result = resample_image(stripes, source, target).ravel()
     np.testing.assert_allclose(result[2:-2], 0.5, atol=0.12)
-
-
-def test_labels_are_never_interpolated_as_numbers():
-    label = np.zeros((6, 10, 10), np.uint8)
-    label[:, 2:5, 2:8] = 7
-    label[:, 5:8, 2:8] = 1
-    source = square_grid(label.shape, (3.0, 1.0, 1.0))
-    target = source.resample((18, 50, 50), (1.0, 0.2, 0.2))
-    result = resample_label(label, source, target)
-    assert result.dtype == np.uint8
-    assert set(np.unique(result)) == {0, 1, 7}
-    volume_before = np.prod(source.spacing_mm) * (label == 7).sum()
-    volume_after = np.prod(target.spacing_mm) * (result == 7).sum()
-    assert volume_after == pytest.approx(volume_before, rel=0.06)
-    np.testing.assert_array_equal(resample_label(result, target, source), label)
-
-
-def test_label_of_integer_refinement_is_exact():
-    label = np.random.default_rng(1).integers(0, 4, (4, 5, 6)).astype(np.int16) - 1
-    source = square_grid(label.shape)
-    target = source.resample((4, 5, 18), (1.0, 1.0, 1 / 3))
-    np.testing.assert_array_equal(resample_label(label, source, target), label.repeat(3, axis=2))
 
 
 def test_slabs_change_nothing(monkeypatch):
