@@ -32,7 +32,7 @@ def main() -> None:
     for number in range(NUM_PAIRS):
         pair = make_pair(number)
         prediction, reference = one_hot(pair.prediction), one_hot(pair.reference)
-        mm = list(pair.spacing_mm)
+        spacing = list(pair.spacing_mm)
         pairs.append(
             {
                 "dice": plain(compute_dice(prediction, reference, include_background=False, ignore_empty=False)),
