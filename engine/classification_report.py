@@ -14,6 +14,7 @@ from engine.classification_results import STILL, label_names, predicted_names
 from engine.classify import ClassifiedCase, stack_labels
 from engine.evaluation import Failure
 from engine.page import config_section, curves, failed, heading, image, predicted_by, write_page
+from engine.resampling import explain_units
 from engine.runs import RunFolder
 
 
@@ -55,7 +56,7 @@ def write_classification_report(
     """Write the report of one evaluation and return its path.
 
     metrics: what metrics.json holds. explain: Grad-CAM of a view and class, or None; it and the data are asked
-    for the few cases that are shown. sections: HTML that follows the scores.
+    for the few cases that are shown. sections: HTML that follows the cases.
     """
     class_names = data.class_names
     checkpoint = metrics["checkpoint"]
@@ -73,8 +74,7 @@ def write_classification_report(
     body = [*heading(title, facts), *failed(failures)]
     if labelled:
         body += [*_table(metrics), *_classes(metrics, class_names), *_figures(metrics, labelled, class_names)]
-        body += sections
-        body += _mistakes(labelled, data, explain, is_clip)
+        body += [*_mistakes(labelled, data, explain, is_clip), *sections]
     body += [*curves(run), *config_section(run)]
     return write_page(path, title, body)
 
@@ -89,8 +89,7 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
         for baseline in baselines.values():
             cells += f"<td>{_number(baseline[metric])}</td>{_cell(baseline['difference'][metric], '+')}"
         rows.append(f"<tr><th>{_TITLES[metric]}</th>{cells}</tr>")
-    unit, count = metrics["interval_by"], metrics["num_groups"]
-    sentences = [f"Small: bootstrap 95 % intervals over {count} {unit}s. Of log loss less is better."]
+    sentences = [f"Small: {explain_units(metrics)}. Of log loss less is better."]
     if baselines:
         sentences.append("Differences are this run less the other, case by case (paired).")
     if STILL in baselines:

@@ -8,6 +8,8 @@ from scipy.ndimage import find_objects
 from engine.surface import border, border_distances_mm, surface_elements
 
 METRICS = ("dice", "iou", "hd95_mm", "nsd", "hd95_voxels_mm", "nsd_voxels", "volume_error_ml")
+BOUNDS = {"volume_error_ml": (-np.inf, np.inf)} | dict.fromkeys(("hd95_mm", "hd95_voxels_mm"), (0.0, np.inf))
+BOUNDS |= dict.fromkeys(("dice", "iou", "nsd", "nsd_voxels"), (0.0, 1.0))
 SURFACE_DEFINITION = "hd95_mm and nsd weigh areas of surface (Nikolov et al. 2021); *_voxels count voxels (MONAI)"
 """Stands in metrics.json: evaluations before it counted voxels under the names hd95_mm and nsd."""
 
