@@ -13,9 +13,10 @@ from engine.classification_plots import plot_activation, plot_confusion, plot_ro
 from engine.classification_results import STILL, label_names, predicted_names
 from engine.classify import ClassifiedCase, stack_labels
 from engine.evaluation import Failure
-from engine.page import config_section, curves, failed, heading, image, predicted_by, write_page
+from engine.page import config_section, curves, failed, heading, image, predicted_by, warnings, write_page
 from engine.resampling import explain_units
 from engine.runs import RunFolder
+from engine.seen import warn_of_cases
 
 
 class PictureData(Protocol):
@@ -71,7 +72,7 @@ def write_classification_report(
         *predicted_by(metrics),
         f"{metrics['seconds_per_case']:.2g} s a case",
     ]
-    body = [*heading(title, facts), *failed(failures)]
+    body = [*heading(title, facts), *warnings(warn_of_cases(metrics)), *failed(failures)]
     if labelled:
         body += [*_table(metrics), *_classes(metrics, class_names), *_figures(metrics, labelled, class_names)]
         body += [*_mistakes(labelled, data, explain, is_clip), *sections]
@@ -104,7 +105,7 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
         *rows,
         "</table></div>",
         f"<p>{escape(' '.join(sentences))}</p>",
-        *(f'<p class="warning">{escape(note)}</p>' for note in metrics["notes"]),
+        *warnings(metrics["notes"]),
     ]
 
 

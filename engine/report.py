@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from engine.evaluation import CaseResult, Failure
-from engine.page import config_section, curves, failed, heading, image, predicted_by, write_page
+from engine.page import config_section, curves, failed, heading, image, predicted_by, warnings, write_page
 from engine.plots import plot_case, plot_scores
 from engine.resampling import explain_units
 from engine.results import case_dice, count_cases
 from engine.runs import RunFolder
+from engine.seen import warn_of_cases
 
 _TITLES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95 (mm)", "nsd": "NSD", "volume_error_ml": "Volume error (ml)"}
 
@@ -51,8 +52,7 @@ def write_evaluation_report(
         *predicted_by(metrics),
         f"{metrics['seconds_per_case']:.1f} s a case",
     ]
-    body = heading(title, facts)
-    body += failed(failures)
+    body = [*heading(title, facts), *warnings(warn_of_cases(metrics)), *failed(failures)]
     if metrics["num_cases"]:
         body += _table(metrics)
         scores = {name: [r.scores[i].dice for r in results if r.labelled] for i, name in enumerate(class_names[1:])}
