@@ -33,6 +33,9 @@ class ClassScore:
     empty: str  # "", "both", "prediction" or "reference"
 
 
+_NO_SCORES = (np.nan, np.nan, np.nan, np.nan, np.nan, np.nan, np.nan)  # of METRICS
+
+
 def score_case(
     prediction: np.ndarray,
     reference: np.ndarray,
@@ -61,7 +64,7 @@ def score_case(
     for value in range(1, num_classes):
         box = _union(boxes[value - 1], reference_boxes[value - 1])
         if box is None:
-            scores.append(ClassScore(*[np.nan] * 7, 0.0, 0.0, empty="both"))
+            scores.append(ClassScore(*_NO_SCORES, 0.0, 0.0, empty="both"))
         else:
             parts = prediction[box], reference[box]
             scores.append(_score_class(*parts, value, spacing_mm, voxel_ml, tolerance_mm))
@@ -112,7 +115,7 @@ def _compare_surfaces(
     def percentile_95(distances: np.ndarray, areas: np.ndarray) -> float:
         order = np.argsort(distances)
         summed = np.cumsum(areas[order])
-        place = np.searchsorted(summed / summed[-1], 0.95)
+        place = int(np.searchsorted(summed / summed[-1], 0.95))
         return float(distances[order[min(place, len(order) - 1)]])
 
     hd95_mm = max(percentile_95(there, our_areas), percentile_95(back, their_areas))
@@ -132,9 +135,9 @@ def measure_volumes(
     prediction: np.ndarray, spacing_mm: tuple[float, float, float], num_classes: int
 ) -> list[ClassScore]:
     """The predicted volumes of the classes 1 to num_classes - 1 of a case without reference; all else is NaN."""
-    voxel_ml, nan = float(np.prod(spacing_mm)) / 1000, np.nan
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
     counts = _count(prediction, num_classes)[1:]
-    return [ClassScore(*[nan] * 7, count * voxel_ml, nan, empty="") for count in counts.tolist()]
+    return [ClassScore(*_NO_SCORES, count * voxel_ml, np.nan, empty="") for count in counts.tolist()]
 
 
 def dice_per_class(
