@@ -167,11 +167,12 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
         "settings": {"data_root": arguments.images or str(config.data.root), **config.evaluate.model_dump(mode="json")},
     }
     parts: dict[str, list[str]] = {}
-    if not arguments.images and (splits := own_splits(run, config.data.root, data.fingerprint)):
+    splits = {} if arguments.images else own_splits(run, config.data.root, data.fingerprint)
+    if splits or seen:  # or another member's training cases
         parts = divide([case.id for case in cases], splits, seen)
         metrics["training_cases"] = len(seen)
-        if "val" in parts and (choice := find_choice(run, checkpoint, config.checkpoint.metric)):
-            metrics["optimistic"] = choice
+    if "val" in parts and (choice := find_choice(run, checkpoint, config.checkpoint.metric)):
+        metrics["optimistic"] = choice
     job = Job(run, config, data, cases, faults, model, members, temperature, output, metrics, group, parts)
     if config.task == "classification":
         failures = classify(job, arguments.baseline)
