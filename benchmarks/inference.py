@@ -198,7 +198,8 @@ def measure(num_studies: int, num_case_studies: int, seed: int = 0) -> list[dict
             rows.append({"measure": "power", **head, "noise": f"{_UNSTABLE}, of the others", **found})
     for case_effect, num_groups in product((0.0, 3.0, 6.0), (NUM_CASES, 20, 10, 5)):
         for num_seeds in (3, 5):
-            found = measure_cases(random, num_case_studies, 8, num_seeds, case_effect, num_groups)
+            fresh = np.random.default_rng(seed)  # a kind's numbers depend on no other kind's
+            found = measure_cases(fresh, num_case_studies, 8, num_seeds, case_effect, num_groups)
             noise = f"effects of {case_effect:g}, {num_groups} groups"
             rows.append({"measure": "coverage", "cells": 8, "seeds": num_seeds, "noise": noise, **found})
     return rows
