@@ -1,6 +1,6 @@
 """Evaluate a run's checkpoint, or predict new volumes or clips with it.
 
-python evaluate.py --run runs/demo_unet [--split val] [--checkpoint best] [key.path=value ...]
+python evaluate.py --run runs/demo_unet [--split val] [--checkpoint last] [key.path=value ...]
 python evaluate.py --run runs/demo_unet --images FOLDER
 python evaluate.py --run runs/demo_unet --export model.zip      (docs/finetune.md; --run model.zip then predicts)
 python evaluate.py --run runs/demo_clips --baseline runs/demo_clips_single_frame
@@ -63,7 +63,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--run", nargs="+", metavar="DIR", help="a run's folder, as train.py wrote it, or a pack.zip; several: ensemble"
     )
     what.add_argument("--compare", metavar="DIR", help="compare the cells of a sweep's folder (docs/ablations.md)")
-    parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
+    parser.add_argument(
+        "--checkpoint", metavar="last|best|PATH", help="default: last; best was chosen by the validation cases"
+    )
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="val", help="default: val")
     parser.add_argument(
         "--images", metavar="FOLDER", help="predict this folder's volumes or clips, which have no labels"
@@ -146,6 +148,8 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
         return export(run, config, checkpoint, arguments, group)
     from engine.jobs import Job, classify, segment
     from engine.precision import PredictionPrecision
+    from engine.runs import DEFAULT_CHECKPOINT
+    from engine.seen import divide, find_choice, own_splits
     from engine.uncertainty.temperature import choose_temperature
 
     data, cases, faults = open_cases(run, config, arguments)
@@ -153,7 +157,7 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
         raise ValueError("--baseline compares classifications of labelled cases; leave it out here")
     model, facts = load_model(config, data, checkpoint)
     precision = PredictionPrecision(group)
-    members, prediction = find_members(arguments, run, config, cases, model, precision)
+    members, prediction, seen = find_members(arguments, run, config, data, cases, model, precision)
     temperature = choose_temperature(run, config.evaluate.temperature, prediction["kind"], facts)
     name = f"images_{Path(arguments.images).resolve().name}" if arguments.images else arguments.split
     name += "" if prediction["kind"] == "plain" else f"_{prediction['kind']}"
@@ -163,12 +167,19 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
     _log.info("%d cases of %s, %s weights of %s", len(cases), place, facts["weights"], checkpoint)
     metrics = {
         "split": "images" if arguments.images else arguments.split,
-        "checkpoint": {"name": arguments.checkpoint, **facts},
+        "checkpoint": {"name": arguments.checkpoint or DEFAULT_CHECKPOINT, **facts},
         "prediction": prediction,
         "precision": precision.summary,
         "settings": {"data_root": arguments.images or str(config.data.root), **config.evaluate.model_dump(mode="json")},
     }
-    job = Job(run, config, data, cases, faults, model, members, temperature, output, metrics, group)
+    parts: dict[str, list[str]] = {}
+    splits = {} if arguments.images else own_splits(run, config.data.root, data.fingerprint)
+    if splits or seen:  # or another member's training cases
+        parts = divide([case.id for case in cases], splits, seen)
+        metrics["training_cases"] = len(seen)
+    if "val" in parts and (choice := find_choice(run, checkpoint, config.checkpoint.metric)):
+        metrics["optimistic"] = choice
+    job = Job(run, config, data, cases, faults, model, members, temperature, output, metrics, group, parts)
     if config.task == "classification":
         failures = classify(job, arguments.baseline)
     else:
@@ -180,6 +191,7 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
 def export(run: "RunFolder", config: "Config", checkpoint: Path, arguments: argparse.Namespace, group: "Group") -> int:
     """Pack the run into one file, and say what is in it."""
     from engine.pack import PackedRun, describe, export_run
+    from engine.runs import DEFAULT_CHECKPOINT
     from models import build_model
 
     if isinstance(run, PackedRun):
@@ -188,7 +200,7 @@ def export(run: "RunFolder", config: "Config", checkpoint: Path, arguments: argp
         return 0
     facts = run.read_json("statistics")
     model = build_model(config.model.name, config.model.args, facts["num_channels"], len(facts["class_names"]))
-    name, licence = arguments.checkpoint, arguments.licence
+    name, licence = arguments.checkpoint or DEFAULT_CHECKPOINT, arguments.licence
     print(describe(export_run(arguments.export, run, config, model, checkpoint, name, licence)))
     return 0
 
@@ -269,41 +281,46 @@ def find_members(
     arguments: argparse.Namespace,
     run: "RunFolder",
     config: "Config",
+    data: Any,
     cases: "list[Any]",
     model: "nn.Module",
     precision: "PredictionPrecision",
-) -> "tuple[list[Member], dict[str, Any]]":
-    """Whose mean is predicted, and what metrics.json says about them."""
+) -> "tuple[list[Member], dict[str, Any], set[str]]":
+    """Whose mean is predicted, what metrics.json says about them, and the cases that any of them was trained on."""
     from engine.evaluation import make_predict
     from engine.pack import open_run
-    from engine.uncertainty.ensemble import join_config, require_unseen
+    from engine.uncertainty.ensemble import find_seen, join_config
     from engine.uncertainty.members import Member, draw_members
     from models.dropout import dropout_table, held_masks
 
-    predict = make_predict(model, precision.of(config))
+    def seen_by(member: "RunFolder", its_data: Any) -> list[str]:
+        if arguments.images:
+            return []
+        return find_seen([c.id for c in cases], arguments.split, member, config.data.root, its_data.fingerprint)
+
+    predict, seen = make_predict(model, precision.of(config)), set(seen_by(run, data))
     if arguments.mc_dropout:
         layers = [row for row in dropout_table(model) if row.rate > 0]
         if not layers:
             raise ValueError(f"--mc-dropout: {run.path} has no dropout layer with a rate above 0 (model.args.dropout)")
         count, seed = arguments.mc_dropout, config.evaluate.seed
         facts = {"kind": "mc_dropout", "samples": count, "seed": seed, "dropout": [astuple(row) for row in layers]}
-        return draw_members(predict, partial(held_masks, model), count, seed), facts
+        return draw_members(predict, partial(held_masks, model), count, seed), facts, seen
     members, paths = [Member(predict)], [str(run.path)]
     open_split, open_folder = openers(config)
     for path in arguments.run[1:]:
         other = open_run(path)
         own_config = join_config(config, other, load_run_config(other, arguments.overrides), run)
-        if not arguments.images:
-            require_unseen([case.id for case in cases], arguments.split, other, config.data.root)
         checkpoint, statistics = other.checkpoint(arguments.checkpoint), other.read_json("statistics")
         if arguments.images:
-            data = open_folder(arguments.images, own_config, statistics)
+            own_data = open_folder(arguments.images, own_config, statistics)
         else:
-            data = open_split(own_config, statistics=statistics, splits={})
-        other_model, _ = load_model(own_config, data, checkpoint)
-        members.append(Member(make_predict(other_model, precision.of(own_config)), data=data, config=own_config))
+            own_data = open_split(own_config, statistics=statistics, splits={})
+        seen |= set(seen_by(other, own_data))
+        other_model, _ = load_model(own_config, own_data, checkpoint)
+        members.append(Member(make_predict(other_model, precision.of(own_config)), data=own_data, config=own_config))
         paths.append(str(other.path))
-    return members, {"kind": "ensemble", "members": paths} if paths[1:] else {"kind": "plain"}
+    return members, {"kind": "ensemble", "members": paths} if paths[1:] else {"kind": "plain"}, seen
 
 
 def make_save(data: "VolumeData", output: Path, save_predictions: bool) -> "Save":

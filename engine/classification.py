@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as sk
 
-from engine.resampling import draw_weights, interval_95, mean_over_classes, score_samples
+from engine.resampling import (
+    MIN_UNITS,
+    describe_units,
+    draw_weights,
+    interval_95,
+    mean_over_classes,
+    resampling_units,
+    score_samples,
+)
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "auc", "average_precision", "log_loss")
 
@@ -109,7 +117,7 @@ def summarise(
     have scores "per_class": {class: {"value", "interval_95"}}}}, "cases_per_class", "interval_by": "group" or
     "case", "num_groups", "notes": [why a number is undefined]}, and of labels that exclude each other "confusion":
     rows are labels, columns predictions. Intervals are bootstrap 95 % intervals over `resampling_units`; with fewer
-    than two of them they are NaN.
+    than MIN_UNITS of them they are NaN.
     """
     units = resampling_units(groups)
     scores = score_probabilities(probabilities, labels)
@@ -121,9 +129,8 @@ def summarise(
         **{name: score.value for name, score in scores.items()},
         "details": details,
         "cases_per_class": dict(zip(class_names, truth.sum(axis=0).tolist(), strict=True)),
-        "interval_by": "case" if len(set(units)) == len(units) else "group",
-        "num_groups": len(set(units)),
-        "notes": explain_undefined(truth, class_names, len(set(units))),
+        **describe_units(units),
+        "notes": explain_undefined(truth, class_names),
     }
     if np.ndim(labels) == 1 and len(labels):
         predicted = probabilities.argmax(axis=1)
@@ -155,12 +162,7 @@ def compare(
     }
 
 
-def resampling_units(groups: Sequence[str | None]) -> list[str]:
-    """What the bootstrap draws as one, for each case: its group, or the case alone where it has none."""
-    return [f"case {i}" if group is None else f"group {group}" for i, group in enumerate(groups)]
-
-
-def explain_undefined(truth: np.ndarray, class_names: Sequence[str], num_units: int) -> list[str]:
+def explain_undefined(truth: np.ndarray, class_names: Sequence[str]) -> list[str]:
     """Sentences on the numbers that do not exist, from truth (N, K)."""
     if not len(truth):
         return ["no labelled case: nothing is scored"]
@@ -171,8 +173,6 @@ def explain_undefined(truth: np.ndarray, class_names: Sequence[str], num_units: 
         notes.append(f"no case of {', '.join(absent)}: left out of means over classes")
     if only:
         notes.append(f"every case is {', '.join(only)}: auc and average_precision need others too, and are undefined")
-    if num_units < 2:
-        notes.append("all cases are of one group, or there is one case: no interval")
     return notes
 
 
@@ -180,8 +180,8 @@ Samples = Mapping[str, tuple[np.ndarray, np.ndarray | None]]
 
 
 def _resample(probabilities: np.ndarray, labels: np.ndarray, units: Sequence[object], num_samples: int) -> Samples:
-    """The metrics of bootstrap samples; empty where there are fewer than two units to draw."""
-    if len(set(units)) < 2:
+    """The metrics of bootstrap samples; empty where there are fewer than MIN_UNITS to draw."""
+    if len(set(units)) < MIN_UNITS:
         return {}
     multi_label = np.ndim(labels) == 2
     truth = as_indicators(labels, probabilities.shape[1])

@@ -13,8 +13,10 @@ from engine.classification_plots import plot_activation, plot_confusion, plot_ro
 from engine.classification_results import STILL, label_names, predicted_names
 from engine.classify import ClassifiedCase, stack_labels
 from engine.evaluation import Failure
-from engine.page import config_section, curves, failed, heading, image, predicted_by, write_page
+from engine.page import config_section, curves, failed, heading, image, predicted_by, warnings, write_page
+from engine.resampling import explain_units
 from engine.runs import RunFolder
+from engine.seen import warn_of_cases
 
 
 class PictureData(Protocol):
@@ -55,7 +57,7 @@ def write_classification_report(
     """Write the report of one evaluation and return its path.
 
     metrics: what metrics.json holds. explain: Grad-CAM of a view and class, or None; it and the data are asked
-    for the few cases that are shown. sections: HTML that follows the scores.
+    for the few cases that are shown. sections: HTML that follows the cases.
     """
     class_names = data.class_names
     checkpoint = metrics["checkpoint"]
@@ -70,11 +72,10 @@ def write_classification_report(
         *predicted_by(metrics),
         f"{metrics['seconds_per_case']:.2g} s a case",
     ]
-    body = [*heading(title, facts), *failed(failures)]
+    body = [*heading(title, facts), *warnings(warn_of_cases(metrics)), *failed(failures)]
     if labelled:
         body += [*_table(metrics), *_classes(metrics, class_names), *_figures(metrics, labelled, class_names)]
-        body += sections
-        body += _mistakes(labelled, data, explain, is_clip)
+        body += [*_mistakes(labelled, data, explain, is_clip), *sections]
     body += [*curves(run), *config_section(run)]
     return write_page(path, title, body)
 
@@ -89,8 +90,7 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
         for baseline in baselines.values():
             cells += f"<td>{_number(baseline[metric])}</td>{_cell(baseline['difference'][metric], '+')}"
         rows.append(f"<tr><th>{_TITLES[metric]}</th>{cells}</tr>")
-    unit, count = metrics["interval_by"], metrics["num_groups"]
-    sentences = [f"Small: bootstrap 95 % intervals over {count} {unit}s. Of log loss less is better."]
+    sentences = [f"Small: {explain_units(metrics)}. Of log loss less is better."]
     if baselines:
         sentences.append("Differences are this run less the other, case by case (paired).")
     if STILL in baselines:
@@ -105,7 +105,7 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
         *rows,
         "</table></div>",
         f"<p>{escape(' '.join(sentences))}</p>",
-        *(f'<p class="warning">{escape(note)}</p>' for note in metrics["notes"]),
+        *warnings(metrics["notes"]),
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.classification import METRICS, compare, score_probabilities, summarise
 from engine.classify import ClassifiedCase, stack_labels
+from engine.resampling import explain_units
 from engine.runs import RunFolder
 from engine.uncertainty.measures import MEASURES
 
@@ -131,8 +132,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         lines.append(f"accuracy less that of {name}: {_number(row['value'], '+')} ({low} – {high}, paired)")
     if STILL in baselines:
         lines.append(f"{STILL}: the same weights, each view's middle frame repeated, so that nothing moves")
-    lines.append(f"intervals: bootstrap over {metrics['num_groups']} {metrics['interval_by']}s")
-    return "\n".join([*lines, *metrics["notes"]])
+    return "\n".join([*lines, explain_units(metrics), *metrics["notes"]])
 
 
 def _number(value: float, sign: str = "") -> str:

@@ -1,8 +1,9 @@
 """An evaluation as a whole: all cases predicted and scored, and everything written that comes of them."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from engine.grad_cam import grad_cam
 from engine.metrics import ClassScore
 from engine.report import write_evaluation_report
 from engine.runs import RunFolder
+from engine.seen import warn_of_cases
 from engine.slices import PackedPlane, Slices
 from engine.uncertainty.calibration import Reliability
 from engine.uncertainty.members import Member
@@ -46,6 +48,14 @@ class Job:
     output: Path
     metrics: dict[str, Any]  # what metrics.json will hold
     group: Group  # its processes share the cases, and rank 0 writes
+    parts: Mapping[str, list[str]] = field(default_factory=dict)  # cases by split of the run, where they are its own
+
+    def summarise_parts(self, results: Sequence[Any], summarise: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        """{"splits": {split: scores}} where the cases are of several splits of the run."""
+        if len(self.parts) < 2:
+            return {}
+        parts = {name: [result for result in results if result.id in ids] for name, ids in self.parts.items()}
+        return {"splits": {name: summarise(found) for name, found in parts.items()}}
 
     @property
     def share(self) -> list[Any]:
@@ -72,7 +82,8 @@ def segment(job: Job, save: Save, read_image: Callable[[str], np.ndarray]) -> li
     if not job.group.writes:
         return failures
     metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
-    metrics |= of_volumes.summarise_cases(results, names, settings.bootstrap_samples)
+    summarise = partial(of_volumes.summarise_cases, class_names=names, num_samples=settings.bootstrap_samples)
+    metrics |= summarise(results) | job.summarise_parts(results, summarise)
     metrics |= summarise_voxels(results, settings.bootstrap_samples, job.temperature, settings.seed)
     metrics["failed"] = [asdict(failure) for failure in failures]
     of_volumes.write_metrics(job.output / "metrics.json", metrics)
@@ -107,7 +118,10 @@ def classify(job: Job, baseline: str | None) -> list[Failure]:
     if not job.group.writes:
         return failures
     metrics["seconds_per_case"] = (time.perf_counter() - started) / max(len(results), 1)
-    metrics |= of_classes.summarise_cases(results, names, settings.bootstrap_samples, baselines)
+    summarise = partial(
+        of_classes.summarise_cases, class_names=names, num_samples=settings.bootstrap_samples, baselines=baselines
+    )
+    metrics |= summarise(results) | job.summarise_parts(results, summarise)
     metrics |= summarise_classified(results, settings.bootstrap_samples, job.temperature, settings.seed)
     metrics["failed"] = [asdict(failure) for failure in failures]
     of_volumes.write_metrics(job.output / "metrics.json", metrics)
@@ -147,5 +161,5 @@ def print_results(
     for failure in failures:
         print(f"not evaluated: {failure.case}: {failure.file}: {failure.reason}")
     if metrics["num_cases"]:
-        print(format_table(metrics) + format_tables(metrics))
+        print("\n".join([format_table(metrics), *warn_of_cases(metrics)]) + format_tables(metrics))
     print(f"report: {report}")

@@ -5,26 +5,35 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import find_objects
 
-from engine.surface import border, border_distances_mm
+from engine.surface import border, border_distances_mm, surface_elements
 
-METRICS = ("dice", "iou", "hd95_mm", "nsd", "volume_error_ml")
+METRICS = ("dice", "iou", "hd95_mm", "nsd", "hd95_voxels_mm", "nsd_voxels", "volume_error_ml")
+BOUNDS = {"volume_error_ml": (-np.inf, np.inf)} | dict.fromkeys(("hd95_mm", "hd95_voxels_mm"), (0.0, np.inf))
+BOUNDS |= dict.fromkeys(("dice", "iou", "nsd", "nsd_voxels"), (0.0, 1.0))
+SURFACE_DEFINITION = "hd95_mm and nsd weigh areas of surface (Nikolov et al. 2021); *_voxels count voxels (MONAI)"
+"""Stands in metrics.json: evaluations before it counted voxels under the names hd95_mm and nsd."""
 
 
 @dataclass(frozen=True)
 class ClassScore:
     """One class of one case. Values are NaN where the class is empty in both volumes.
 
-    Where it is empty in one of the two, `dice`, `iou` and `nsd` are 0 and `hd95_mm` is infinite.
+    Where it is empty in one of the two, `dice`, `iou` and NSD are 0 and HD95 is infinite.
     """
 
     dice: float
     iou: float
-    hd95_mm: float
+    hd95_mm: float  # the next two weigh areas of the surface
     nsd: float
+    hd95_voxels_mm: float  # the next two count border voxels
+    nsd_voxels: float
     volume_error_ml: float  # predicted less reference: negative where too little is found
     volume_ml: float  # predicted
     reference_volume_ml: float
     empty: str  # "", "both", "prediction" or "reference"
+
+
+_NO_SCORES = (np.nan, np.nan, np.nan, np.nan, np.nan, np.nan, np.nan)  # of METRICS
 
 
 def score_case(
@@ -38,10 +47,11 @@ def score_case(
     """Scores of the classes 1 to num_classes - 1, in that order; 0 is the background.
 
     Both volumes are (D, H, W) integers on one grid. HD95 is the larger of the two directed 95th percentiles of
-    the distances between border voxels; NSD (normalised surface Dice, Nikolov et al. 2021, arXiv:1809.04430) is
-    the share of border voxels, of both volumes together, within `tolerance_mm` of the other's border: MONAI's
-    definitions. Voxels whose reference is `ignore_label` belong to no class. Raises ValueError where the shapes
-    differ.
+    the distances between surfaces; NSD (normalised surface Dice) is the share of both surfaces together within
+    `tolerance_mm` of the other. `hd95_mm` and `nsd` weigh the surface's elements by their areas (Nikolov et al. 2021,
+    arXiv:1809.04430, as DeepMind's surface-distance); `hd95_voxels_mm` and `nsd_voxels` count border voxels, as MONAI
+    does, in which slanting surfaces weigh less, and gaps are a voxel wider. Voxels whose reference is `ignore_label`
+    belong to no class. Raises ValueError where the shapes differ.
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction and reference must have one shape; got {prediction.shape} and {reference.shape}")
@@ -54,8 +64,7 @@ def score_case(
     for value in range(1, num_classes):
         box = _union(boxes[value - 1], reference_boxes[value - 1])
         if box is None:
-            nan = np.nan
-            scores.append(ClassScore(nan, nan, nan, nan, nan, 0.0, 0.0, empty="both"))
+            scores.append(ClassScore(*_NO_SCORES, 0.0, 0.0, empty="both"))
         else:
             parts = prediction[box], reference[box]
             scores.append(_score_class(*parts, value, spacing_mm, voxel_ml, tolerance_mm))
@@ -73,20 +82,24 @@ def _score_class(
     ours, theirs = prediction == value, reference == value
     predicted, expected = int(ours.sum()), int(theirs.sum())
     both = int((ours & theirs).sum())
+    hd95_mm, nsd, hd95_voxels_mm, nsd_voxels = np.inf, 0.0, np.inf, 0.0
     if predicted and expected:
+        (our_surface, our_areas), (their_surface, their_areas) = (
+            surface_elements(r, spacing_mm) for r in (ours, theirs)
+        )
+        distances = border_distances_mm(our_surface, their_surface, spacing_mm)
+        hd95_mm, nsd = _compare_surfaces(*distances, our_areas, their_areas, tolerance_mm)
         ours, theirs = border(ours), border(theirs)  # under the same names: frees the regions
         there, back = border_distances_mm(ours, theirs, spacing_mm)
-        hd95_mm = float(max(np.percentile(there, 95), np.percentile(back, 95)))
-        # In float32, so that a border exactly at the tolerance is within it: 3 * 0.1 > 0.3 in float64.
-        within = (there <= np.float32(tolerance_mm)).sum() + (back <= np.float32(tolerance_mm)).sum()
-        nsd = float(within / (there.size + back.size))
-    else:
-        hd95_mm, nsd = np.inf, 0.0
+        hd95_voxels_mm = float(max(np.percentile(there, 95), np.percentile(back, 95)))
+        nsd_voxels = _share_within(there, back, np.ones(there.size), np.ones(back.size), tolerance_mm)
     return ClassScore(
         dice=2 * both / (predicted + expected),
         iou=both / (predicted + expected - both),
         hd95_mm=hd95_mm,
         nsd=nsd,
+        hd95_voxels_mm=hd95_voxels_mm,
+        nsd_voxels=nsd_voxels,
         volume_error_ml=(predicted - expected) * voxel_ml,
         volume_ml=predicted * voxel_ml,
         reference_volume_ml=expected * voxel_ml,
@@ -94,13 +107,37 @@ def _score_class(
     )
 
 
+def _compare_surfaces(
+    there: np.ndarray, back: np.ndarray, our_areas: np.ndarray, their_areas: np.ndarray, tolerance_mm: float
+) -> tuple[float, float]:
+    """HD95 and NSD of surfaces: the distances of their elements, and their areas."""
+
+    def percentile_95(distances: np.ndarray, areas: np.ndarray) -> float:
+        order = np.argsort(distances)
+        summed = np.cumsum(areas[order])
+        place = int(np.searchsorted(summed / summed[-1], 0.95))
+        return float(distances[order[min(place, len(order) - 1)]])
+
+    hd95_mm = max(percentile_95(there, our_areas), percentile_95(back, their_areas))
+    return hd95_mm, _share_within(there, back, our_areas, their_areas, tolerance_mm)
+
+
+def _share_within(
+    there: np.ndarray, back: np.ndarray, our_weights: np.ndarray, their_weights: np.ndarray, tolerance_mm: float
+) -> float:
+    # In float32, so that a distance of exactly the tolerance is within it: 3 * 0.1 > 0.3 in float64.
+    limit = np.float32(tolerance_mm)
+    within = our_weights[there <= limit].sum() + their_weights[back <= limit].sum()
+    return float(within / (our_weights.sum() + their_weights.sum()))
+
+
 def measure_volumes(
     prediction: np.ndarray, spacing_mm: tuple[float, float, float], num_classes: int
 ) -> list[ClassScore]:
     """The predicted volumes of the classes 1 to num_classes - 1 of a case without reference; all else is NaN."""
-    voxel_ml, nan = float(np.prod(spacing_mm)) / 1000, np.nan
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
     counts = _count(prediction, num_classes)[1:]
-    return [ClassScore(nan, nan, nan, nan, nan, count * voxel_ml, nan, empty="") for count in counts.tolist()]
+    return [ClassScore(*_NO_SCORES, count * voxel_ml, np.nan, empty="") for count in counts.tolist()]
 
 
 def dice_per_class(

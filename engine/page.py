@@ -46,6 +46,11 @@ def failed(failures: Sequence[Failure]) -> list[str]:
     return ['<div class="warning"><p>Not evaluated:</p><ul>', *items, "</ul></div>"]
 
 
+def warnings(notes: Iterable[str]) -> list[str]:
+    """What a reader must know before the numbers."""
+    return [f'<p class="warning">{escape(note)}</p>' for note in notes]
+
+
 def image(uri: str, alt: str) -> str:
     """One picture, of a data URI."""
     return f'<img alt="{escape(alt)}" src="{uri}">'

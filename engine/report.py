@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from engine.evaluation import CaseResult, Failure
-from engine.metrics import METRICS
-from engine.page import config_section, curves, failed, heading, image, predicted_by, write_page
+from engine.page import config_section, curves, failed, heading, image, predicted_by, warnings, write_page
 from engine.plots import plot_case, plot_scores
-from engine.results import case_dice
+from engine.resampling import explain_units
+from engine.results import case_dice, count_cases
 from engine.runs import RunFolder
+from engine.seen import warn_of_cases
 
 _TITLES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95 (mm)", "nsd": "NSD", "volume_error_ml": "Volume error (ml)"}
 
@@ -39,7 +40,7 @@ def write_evaluation_report(
     """Write the report of one evaluation and return its path.
 
     metrics: what metrics.json holds. read_image: case id -> (D, H, W) on the source file's grid; it is asked
-    for the few cases that are shown. sections: HTML that follows the scores.
+    for the few cases that are shown. sections: HTML that follows the cases.
     """
     checkpoint = metrics["checkpoint"]
     title = f"{run.read_config_tree()['name']}: {metrics['split']}"
@@ -51,22 +52,21 @@ def write_evaluation_report(
         *predicted_by(metrics),
         f"{metrics['seconds_per_case']:.1f} s a case",
     ]
-    body = heading(title, facts)
-    body += failed(failures)
+    body = [*heading(title, facts), *warnings(warn_of_cases(metrics)), *failed(failures)]
     if metrics["num_cases"]:
         body += _table(metrics)
         scores = {name: [r.scores[i].dice for r in results if r.labelled] for i, name in enumerate(class_names[1:])}
         body += ["<h2>Dice of each case</h2>", image(plot_scores(scores, "Dice"), "Dice of each case, by class")]
-    body += [*sections, *_cases(results, class_names, read_image)]
+    body += [*_cases(results, class_names, read_image, metrics.get("case_dice", {})), *sections]
     body += [*curves(run), *config_section(run)]
     return write_page(path, title, body)
 
 
 def _table(metrics: Mapping[str, Any]) -> list[str]:
-    head = "".join(f"<th>{_TITLES[metric]}</th>" for metric in METRICS)
+    head = "".join(f"<th>{_TITLES[metric]}</th>" for metric in _TITLES)
     rows = []
     for name in metrics["dice"]:
-        cells = "".join(_cell(metric, metrics["details"][metric][name]) for metric in METRICS)
+        cells = "".join(_cell(metric, metrics["details"][metric][name]) for metric in _TITLES)
         empty = metrics["empty"].get(name)
         missing = f"{empty['both']} / {empty['prediction']} / {empty['reference']}" if empty else ""
         rows.append(f"<tr><th>{escape(name)}</th>{cells}<td>{missing}</td></tr>")
@@ -76,10 +76,12 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
         f'<div class="wide"><table><tr><th></th>{head}<th>empty in both / prediction / reference</th></tr>',
         *rows,
         "</table></div>",
-        "<p>Means over the cases, with their bootstrap 95 % interval, standard deviation (sd) and median; the last "
-        "row is the mean over the classes. On the label files' own grid and spacing. NSD at a tolerance of "
+        "<p>Means over the cases, with their studentised bootstrap 95 % interval, standard deviation (sd) and median; "
+        "the last row is the mean over the classes. On the label files' own grid and spacing. NSD at a tolerance of "
         f"{tolerance:g} mm; volume error is prediction less reference. A class that is empty in both volumes is left "
-        "out; one that is empty in one has Dice, IoU and NSD 0, and an infinite HD95, which the mean leaves out.</p>",
+        "out; one that is empty in one has Dice, IoU and NSD 0, and an infinite HD95, which the mean leaves out: how "
+        f"many, is said beside it. Surfaces: {escape(metrics['surface_definition'])}, in metrics.json and cases.csv. "
+        f"{escape(explain_units(metrics))}.</p>",
     ]
 
 
@@ -89,13 +91,20 @@ def _cell(metric: str, row: Mapping[str, Any]) -> str:
         f"{value:.{digits}f}" if np.isfinite(value) else "–"
         for value in (row["mean"], row["sd"], row["median"], *row["interval_95"])
     )
-    return f"<td>{mean}<small>{low} – {high}</small><small>sd {sd}, median {median}</small></td>"
+    count = f" of {count_cases(row)}" if row["num_infinite"] else ""
+    return f"<td>{mean}{count}<small>{low} – {high}</small><small>sd {sd}, median {median}</small></td>"
 
 
 def _cases(
-    results: Sequence[CaseResult], class_names: Sequence[str], read_image: Callable[[str], np.ndarray]
+    results: Sequence[CaseResult],
+    class_names: Sequence[str],
+    read_image: Callable[[str], np.ndarray],
+    case_scores: Mapping[str, float],
 ) -> list[str]:
     body = ["<h2>Cases</h2>"] if results else []
+    if case_scores:
+        rows = [f"<tr><th>{escape(case)}</th><td>{dice:.3f}</td></tr>" for case, dice in case_scores.items()]
+        body += ["<table><tr><th></th><th>Dice</th></tr>", *rows, "</table>"]
     for word, result in _chosen(results):
         caption = f"{word}{result.id}"
         if result.labelled:

@@ -4,11 +4,33 @@ A bootstrap sample is a weighting of the cases, so each metric is written here a
 are scikit-learn's with `sample_weight`, which would take milliseconds a sample and metric.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+MIN_UNITS = 10
+"""Of fewer cases, or groups of them, no interval is given: none covers what it says (docs/uncertainty.md)."""
+
 _CHUNK = 2_000_000  # weights at a time: some temporaries of 16 MB
+
+
+def resampling_units(groups: Sequence[str | None]) -> list[str]:
+    """What the bootstrap draws as one, for each case: its group, or the case alone where it has none."""
+    return [f"case {i}" if group is None else f"group {group}" for i, group in enumerate(groups)]
+
+
+def describe_units(units: Sequence[object]) -> dict[str, Any]:
+    """The part of metrics.json that says what intervals are over: {"interval_by": "case" or "group", "num_groups"}."""
+    return {"interval_by": "case" if len(set(units)) == len(units) else "group", "num_groups": len(set(units))}
+
+
+def explain_units(metrics: Mapping[str, Any]) -> str:
+    """What intervals are over, in a sentence, or why there are none; from `describe_units`."""
+    count, unit = metrics["num_groups"], metrics["interval_by"] + "s" * (metrics["num_groups"] != 1)
+    if count < MIN_UNITS:
+        return f"{count} {unit}: no interval holds of fewer than {MIN_UNITS}; look at the cases one by one"
+    return f"95 % intervals: bootstrap over {count} {unit}"
 
 
 def draw_weights(groups: Sequence[object], num_samples: int, seed: int = 0) -> np.ndarray:

@@ -2,42 +2,54 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.evaluation import CaseResult
-from engine.metrics import METRICS
+from engine.metrics import BOUNDS, METRICS, SURFACE_DEFINITION
+from engine.resampling import MIN_UNITS, describe_units, explain_units, resampling_units
 from engine.runs import without_nan, write_atomically
 from engine.statistics import nan_mean, summarise
 
-COLUMNS = ("case", "class", *METRICS, "volume_ml", "reference_volume_ml", "empty_in")
+COLUMNS = ("case", "group", "class", *METRICS, "volume_ml", "reference_volume_ml", "empty_in")
 
 
 def summarise_cases(results: Sequence[CaseResult], class_names: Sequence[str], num_samples: int) -> dict[str, Any]:
     """The part of metrics.json that comes from the scores of labelled cases.
 
-    {"num_cases", "dice": {class: mean over cases, "mean": over classes}, the same for "iou", "hd95_mm", "nsd" and
-    "volume_error_ml"; "details": {metric: {class: {"mean", "sd", "median", "interval_95", "num_cases"}}}; "empty":
-    {class: {"both", "prediction", "reference": cases}}}. Classes empty in both are left out of every mean, infinite
-    HD95 (empty in one) out of HD95's; what does not exist is NaN.
+    {"num_cases", each of METRICS: {class: mean over cases, "mean": over classes}; "surface_definition"; "details":
+    {metric: {class: {"mean", "sd", "median", "interval_95", "num_cases", "num_infinite"}}}; "interval_by",
+    "num_groups"; "empty": {class: {"both", "prediction", "reference": cases}}; of fewer than MIN_UNITS cases or groups,
+    which have no interval, "case_dice": {case: mean over its classes}}. Classes empty in both are left out of every
+    mean, infinite HD95 (empty in one) out of HD95's; what does not exist is NaN.
     """
     labelled = [result for result in results if result.labelled]
-    names = list(class_names[1:])
-    details = {}
-    for metric in METRICS:
-        rows = [[getattr(score, metric) for score in result.scores] for result in labelled]
-        details[metric] = summarise(np.array(rows, float).reshape(len(labelled), len(names)), names, num_samples)
+    values = {m: np.array([[getattr(s, m) for s in r.scores] for r in labelled], float) for m in METRICS}
+    units, names = resampling_units([result.group for result in labelled]), list(class_names[1:])
+    summary = summarise_values(values, names, units, num_samples)
+    if summary["num_groups"] < MIN_UNITS:
+        summary["case_dice"] = {result.id: case_dice(result) for result in labelled}
     empty = {
         name: {
             where: sum(r.scores[i].empty == where for r in labelled) for where in ("both", "prediction", "reference")
         }
         for i, name in enumerate(names)
     }
+    return {**summary, "empty": empty}
+
+
+def summarise_values(
+    values: Mapping[str, np.ndarray], names: list[str], units: Sequence[str], num_samples: int
+) -> dict[str, Any]:
+    """What `summarise_cases` says of METRICS' values (cases, classes) alone."""
+    shape = len(units), len(names)
+    details = {m: summarise(values[m].reshape(shape), names, units, num_samples, BOUNDS[m]) for m in METRICS}
     means = {metric: {name: row["mean"] for name, row in rows.items()} for metric, rows in details.items()}
-    return {"num_cases": len(labelled), **means, "details": details, "empty": empty}
+    about = {"surface_definition": SURFACE_DEFINITION, **describe_units(units)}
+    return {"num_cases": len(units), **means, **about, "details": details}
 
 
 def case_dice(result: CaseResult) -> float:
@@ -59,20 +71,27 @@ def write_cases(path: Path, results: Sequence[CaseResult], class_names: Sequence
             for name, score in zip(class_names[1:], result.scores, strict=True):
                 values = [getattr(score, column) for column in (*METRICS, "volume_ml", "reference_volume_ml")]
                 cells = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
-                writer.writerow([result.id, name, *cells, score.empty])
+                writer.writerow([result.id, result.group or "", name, *cells, score.empty])
 
 
-def format_table(metrics: dict[str, Any], metric: str = "dice") -> str:
-    """One metric as a plain table: class, mean, 95 % interval, sd, median, cases."""
-    lines = [f"{metric:<24}{'mean':>8}  {'95 % interval':<17}{'sd':>8}{'median':>8}{'cases':>7}"]
-    for name, row in metrics["details"][metric].items():
-        low, high = (_number(end) for end in row["interval_95"])
-        numbers = (
-            f"{_number(row['mean']):>8}  {f'{low} – {high}':<17}{_number(row['sd']):>8}{_number(row['median']):>8}"
-        )
-        lines.append(f"{name:<24}{numbers}{row['num_cases']:>7}")
-    return "\n".join(lines)
+def format_table(metrics: Mapping[str, Any]) -> str:
+    """Dice and HD95 as plain tables: class, mean, 95 % interval, sd, median, cases; and what the intervals are over."""
+    lines = []
+    for metric in ("dice", "hd95_mm"):
+        lines.append(f"{metric:<24}{'mean':>8}  {'95 % interval':<17}{'sd':>8}{'median':>8}  cases")
+        for name, row in metrics["details"][metric].items():
+            low, high = (_number(end) for end in row["interval_95"])
+            numbers = f"{_number(row['mean']):>8}  {f'{low} – {high}':<17}{_number(row['sd']):>8}"
+            lines.append(f"{name:<24}{numbers}{_number(row['median']):>8}  {count_cases(row)}")
+    lines += [f"{case}: dice {_number(dice)}" for case, dice in metrics.get("case_dice", {}).items()]
+    return "\n".join([*lines, explain_units(metrics)])
+
+
+def count_cases(row: Mapping[str, Any]) -> str:
+    """How many values a mean is of, and how many infinite ones (a class missed, or invented) it leaves out."""
+    left_out = f" without {row['num_infinite']} infinite" if row["num_infinite"] else ""
+    return f"{row['num_cases']}{left_out}"
 
 
 def _number(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.4f}"
+    return f"{value:.4f}" if np.isfinite(value) else "–"

@@ -11,6 +11,10 @@ import yaml
 from configs import Config
 from machine import disk
 
+DEFAULT_CHECKPOINT = "last"
+"""What is evaluated, predicted with and packed: no case has chosen it, and averaged weights need no choice. `best` is
+the highest of many validations, by luck too, and its score on the cases that chose it is optimistic."""
+
 
 class RunFolder:
     """One run on disk.
@@ -87,11 +91,12 @@ class RunFolder:
     def evaluation(self, split: str) -> Path:
         return self.path / "eval" / split
 
-    def checkpoint(self, name: str) -> Path:
-        """The folder of a checkpoint: `best`, `last`, a step, or any path to one.
+    def checkpoint(self, name: str | None = None) -> Path:
+        """The folder of a checkpoint: `best`, `last`, a step, or any path to one; None is DEFAULT_CHECKPOINT.
 
         Raises ValueError where there is none, with those that there are.
         """
+        name = name or DEFAULT_CHECKPOINT
         for path in (self.checkpoints / name, Path(name)):
             if (path / "state.json").is_file():
                 return path

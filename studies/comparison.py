@@ -28,20 +28,23 @@ class Difference:
     mean: float
     by_seed: np.ndarray  # (seeds,)
     interval: tuple[float, float]  # for other seeds and cases; all cells' hold together in 95 of 100 studies
-    p: float  # corrected for the number of comparisons, over seeds; NaN where there was no inference
+    p: float  # over seeds, on these very cases; corrected for the number of comparisons; NaN without inference
     p_paired: float  # of these differences alone, uncorrected
     p_cases: float  # Wilcoxon's over cases, of the means over seeds: says nothing of training noise
 
     @property
     def is_noise(self) -> bool | None:
-        """Whether it could be training noise; None where that was not tested."""
-        return None if math.isnan(self.p) else self.p >= 0.05
+        """Whether it could be noise of seeds and cases, of both as a random sample: whether the interval holds 0.
+
+        None where that was not tested; where the interval does not exist, it could be.
+        """
+        low, high = self.interval
+        return None if math.isnan(self.p) else not (low > 0 or high < 0)
 
     @property
-    def holds_for_cases(self) -> bool:
-        """Whether the interval, which has the choice of cases in it, excludes 0."""
-        low, high = self.interval
-        return low > 0 or high < 0
+    def differs_here(self) -> bool:
+        """Whether training noise alone does not explain it, on these very cases."""
+        return self.p < 0.05
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ def compare(study: Study) -> Comparison:
     baseline = _source(study, study.baseline)
     if not why_not:
         inference = compare_with_baseline(np.array([study.scores(cell) for cell in (baseline, *tested)]))
-        intervals = crossed_intervals(inference, resample_differences(study, baseline, tested))
+        degrees = sum(len(units) - 1 for units in study.units_by_fold().values())
+        intervals = crossed_intervals(inference, resample_differences(study, baseline, tested), degrees)
         if inference.is_baseline_unstable:
             unstable.add(baseline.name)
         for i, cell in enumerate(tested):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from engine.page import heading, image, write_page
+from engine.page import heading, image, warnings, write_page
 from engine.runs import write_atomically
 from studies.comparison import Comparison, compare
 from studies.comparison_plots import Band, band, plot_bands, plot_differences
@@ -44,7 +44,7 @@ def write_comparison_page(path: Path, comparison: Comparison) -> Path:
     """Write the page, one file that holds all it shows, and return its path."""
     study = comparison.study
     body = heading(f"{study.name}: comparison", facts(comparison))
-    body += [f'<p class="warning">{escape(note)}</p>' for note in notes(comparison)]
+    body += warnings(notes(comparison))
     if plot := plot_differences(comparison):
         alt = "Differences from the baseline, with their intervals"
         caption = (

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from engine.resampling import MIN_UNITS
 from engine.runs import without_nan
 from studies.comparison import CellResult, Comparison
 from studies.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
@@ -24,8 +25,17 @@ WILCOXON_CAVEAT = (
 def titles(comparison: Comparison) -> dict[str, str]:
     """The headings of COLUMNS."""
     metric = comparison.study.metric
-    interval = "difference (95 % interval)" if comparison.inference else "difference"
-    names = ("cell", "runs", metric, interval, "p", "gap train − val", "training, min", "memory, GB")
+    interval = "difference (95 %, other seeds and cases)" if comparison.inference else "difference"
+    names = (
+        "cell",
+        "runs",
+        metric,
+        interval,
+        "p (other seeds, these cases)",
+        "gap train − val",
+        "training, min",
+        "memory, GB",
+    )
     return dict(zip(COLUMNS, names, strict=True))
 
 
@@ -73,11 +83,11 @@ def sentence(result: CellResult, comparison: Comparison) -> str:
     low, high = (number(end, sign="+") for end in difference.interval)
     known = f"{same}{size} ({low} to {high}), {format_p(difference.p, 'p ')}"
     unstable = _unstable(result)
+    if difference.is_noise and difference.differs_here:
+        here = "on these very cases training noise alone does not explain it"
+        return f"{known}: could be noise in the choice of cases; {here}.{unstable}"
     if difference.is_noise:
         return f"{known}: could be noise.{unstable}"
-    if not difference.holds_for_cases:
-        on_others = "on others there could be no difference"
-        return f"{known}: more than training noise explains on these cases; {on_others}.{unstable}"
     return f"{known}: more than noise explains.{unstable}"
 
 
@@ -100,10 +110,11 @@ def method(comparison: Comparison) -> list[str]:
     words = [
         f"Differences {per_seed} are taken within each of {num_seeds} seeds, under which all cells have the same "
         f"first weights and batches. p is that of {several}: how often training noise alone would bring a difference "
-        f"as large as this into a study of this size. Noise is pooled over the {'stable ' * bool(comparison.unstable)}"
+        f"as large as this into a study of this size. It speaks of these cases alone, not of others. "
+        f"Noise is pooled over the {'stable ' * bool(comparison.unstable)}"
         f"cells ({pool:.0f} degrees of freedom); the baseline's and a difference's own count where they are larger.",
         "Intervals are for other seeds and other cases: from a bootstrap crossed over both, and wide enough to hold "
-        "together in 95 of 100 studies.",
+        "together in 95 of 100 studies. Whether a difference could be noise rests on them.",
     ]
     if inference.is_unstable.any():
         words.append(
@@ -131,6 +142,12 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(
             f"Unstable training, a finding in itself: {listed} against ± {number(comparison.stable_sd)} of the other "
             "cells over the seeds. More than chance explains; their noise is not pooled with the others'."
+        )
+    num_units = len(set().union(*study.units_by_fold().values()))
+    if comparison.inference is not None and num_units < MIN_UNITS:
+        found.append(
+            f"{num_units} validation cases, or groups of them: fewer than {MIN_UNITS} say little of others, whatever "
+            "an interval says."
         )
     if comparison.inference is not None and comparison.inference.is_baseline_unstable:
         found.append("The baseline's noise is in every difference: choose a stable baseline to see more.")
@@ -254,9 +271,9 @@ def verdict(result: CellResult) -> str:
     difference = result.difference
     if difference is None or difference.is_noise is None:
         return ""
-    if difference.is_noise:
-        return "noise"
-    return "difference" if difference.holds_for_cases else "difference on these cases"
+    if not difference.is_noise:
+        return "difference"
+    return "difference on these cases" if difference.differs_here else "noise"
 
 
 _NUMBERS = (

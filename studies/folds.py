@@ -21,10 +21,17 @@ from engine.classification_results import summarise_cases as summarise_classifie
 from engine.classify import ClassifiedCase, is_multi_label
 from engine.metrics import METRICS
 from engine.results import format_table as format_segmentation
-from engine.results import write_metrics
+from engine.results import summarise_values, write_metrics
 from engine.runs import RunFolder
-from engine.statistics import summarise
-from studies.scores import Row, class_names_of, labelled_rows, read_rows, values_of
+from studies.scores import (
+    Row,
+    class_names_of,
+    labelled_rows,
+    read_rows,
+    require_surface_definition,
+    units_of,
+    values_of,
+)
 
 
 def pool_folds(
@@ -41,6 +48,8 @@ def pool_folds(
     rows = [row for table in tables.values() for row in table]
     task = _task_of(rows)
     if task == "segmentation":
+        for run in runs:
+            require_surface_definition(run.evaluation(split))
         if baseline is not None:
             raise ValueError("--baseline compares classifications; leave it out for segmentations")
         pooled = _pool_segmentations(rows, num_samples)
@@ -72,7 +81,10 @@ def _check_fit(tables: dict[str, list[Row]]) -> None:
     seen: dict[str, str] = {}
     for name, table in tables.items():
         if table[0].keys() != first[0].keys():
-            raise ValueError(f"{name}: its cases.csv has other columns than {next(iter(tables))}'s: another task")
+            raise ValueError(
+                f"{name}: its cases.csv has other columns than {next(iter(tables))}'s: another task, or evaluated by "
+                "another version"
+            )
         for case in sorted({row["case"] for row in table}):
             if case in seen:
                 raise ValueError(
@@ -83,12 +95,9 @@ def _check_fit(tables: dict[str, list[Row]]) -> None:
 
 
 def _pool_segmentations(rows: list[Row], num_samples: int) -> dict[str, Any]:
-    names, details = class_names_of(rows, "segmentation"), {}
-    for metric in METRICS:
-        cases, values = values_of(rows, metric, names)
-        details[metric] = summarise(values, names, num_samples)
-    means = {metric: {name: row["mean"] for name, row in table.items()} for metric, table in details.items()}
-    return {"num_cases": len(cases), **means, "details": details}
+    names = class_names_of(rows, "segmentation")
+    values = {metric: values_of(rows, metric, names)[1] for metric in METRICS}
+    return summarise_values(values, names, units_of(rows), num_samples)
 
 
 def _pool_classifications(

@@ -89,6 +89,10 @@ class Study:
     def is_complete(self, cell: Cell) -> bool:
         return bool(np.isfinite(self.scores(cell)).all())
 
+    def units_by_fold(self) -> dict[int, set[str]]:
+        """The cases that were scored, or groups of them, of each fold."""
+        return {run.fold: set(run.table.units) for run in self.runs if run.table is not None}
+
     def early_stops(self) -> list[int]:
         """The steps at which finished runs ended, where they are not all the same."""
         steps = sorted({run.step for run in self.runs if not run.missing})

@@ -187,12 +187,18 @@ def _spread_nodes(degrees: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crossed_intervals(
-    comparisons: Comparisons, resampled: np.ndarray, num_draws: int = 10_000, seed: int = 0
+    comparisons: Comparisons,
+    resampled: np.ndarray,
+    case_degrees: float = np.inf,
+    num_draws: int = 10_000,
+    seed: int = 0,
 ) -> np.ndarray:
     """95 % intervals (k, 2) of the differences, for other seeds and other cases; they hold all together.
 
     resampled: (samples, k), the differences, averaged over these seeds, of bootstrap samples of the cases, all
-    cells having the same cases in a sample. Each draw takes one of these and adds a new set of seeds: an error of
+    cells having the same cases in a sample. case_degrees: of freedom, the cases (or groups) that were drawn less 1: the
+    spread of few is itself uncertain, which resampling does not show, so that deviations are taken from a t
+    distribution instead. Each draw takes one of these and adds a new set of seeds: an error of
     the mean from the multivariate t distribution of the test. Three seeds themselves have ten resamples, whose
     percentiles cover far less than they claim. Half-widths are a common multiple of each comparison's standard
     error, such that 95 % of draws have all differences inside (Westfall & Young 1993, «Resampling-based Multiple
@@ -208,8 +214,11 @@ def crossed_intervals(
     if len(defined) < 2:
         return np.full((k, 2), np.nan)
     cases = (defined - defined.mean(axis=0))[random.integers(len(defined), size=num_draws)]
+    cases *= np.sqrt(1 + 1 / case_degrees)  # a bootstrap of n has the variance of n, not of n - 1
     scale = np.sqrt(comparisons.standard_errors**2 + cases.var(axis=0))
     factors = np.empty(k)
+    if np.isfinite(case_degrees):
+        cases /= np.sqrt(random.chisquare(case_degrees, (num_draws, 1)) / case_degrees)
     for degrees in np.unique(comparisons.degrees):
         levels = (random.permutation(num_draws) + 0.5) / num_draws  # evenly spaced: the tails of 2 degrees are heavy
         errors = normal / np.sqrt(stats.chi2.ppf(levels, degrees) / degrees)[:, None]

@@ -1,6 +1,7 @@
 """A run's scores from its cases.csv: of all cases, and of any weighting of them, as a bootstrap draws them."""
 
 import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,7 @@ import numpy as np
 
 from engine import classification, metrics
 from engine.classification import as_indicators, predict_indicators
+from engine.metrics import SURFACE_DEFINITION
 from engine.resampling import score_samples
 from engine.statistics import row_means
 
@@ -37,11 +39,8 @@ class SegmentedCases:
     """One metric of label volumes: of one class, or the mean over the classes of their means over cases."""
 
     cases: tuple[str, ...]
+    units: tuple[str, ...]
     values: np.ndarray  # (N, classes) float64; NaN and infinities are left out of means
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        return self.cases
 
     def score(self, weights: np.ndarray) -> np.ndarray:
         there = np.isfinite(self.values)
@@ -89,6 +88,8 @@ def read_table(path: Path, metric: str, task: str, multi_label: bool) -> CaseTab
     rows = read_rows(path)
     if not rows:
         raise ValueError(f"{path}: no case in it")
+    if metric.startswith(("hd95", "nsd")):
+        require_surface_definition(path.parent)
     try:
         return _read_segmented(rows, metric) if task == "segmentation" else _read_classified(rows, metric, multi_label)
     except KeyError as error:
@@ -115,6 +116,23 @@ def class_names_of(rows: list[Row], task: str) -> list[str]:
     return [key[2:-1] for key in rows[0] if key.startswith("p(")]
 
 
+def units_of(rows: list[Row]) -> tuple[str, ...]:
+    """What a bootstrap draws as one, for each case: its group, or the case alone; none has a group in old files."""
+    groups = {row["case"]: row.get("group") for row in rows}
+    return tuple(f"group {group}" if group else f"case {case}" for case, group in groups.items())
+
+
+def require_surface_definition(evaluation: Path) -> None:
+    """Raise ValueError where an evaluation of segmentations measured surfaces otherwise than this version does."""
+    path = evaluation / "metrics.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("surface_definition") if path.is_file() else None
+    if found != SURFACE_DEFINITION:
+        raise ValueError(
+            f"{path}: surface_definition={found!r}, expected {SURFACE_DEFINITION!r}: its HD95 and NSD are others under "
+            "the same names; evaluate the run again"
+        )
+
+
 def values_of(rows: list[Row], column: str, names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The cases of segmentations, and a metric of theirs (N, classes), NaN where there is none."""
     cases = {case: i for i, case in enumerate(dict.fromkeys(row["case"] for row in rows))}
@@ -130,10 +148,11 @@ def _read_segmented(rows: list[Row], metric: str) -> SegmentedCases:
     if column not in metrics.METRICS or (chosen not in ("", "mean") and chosen not in names):
         known = ", ".join(metrics.METRICS)
         raise ValueError(f"no metric {metric}: expected one of {known}, then .mean or a class, .{', .'.join(names)}")
-    cases, values = values_of(labelled_rows(rows, "segmentation"), column, names)
+    rows = labelled_rows(rows, "segmentation")
+    cases, values = values_of(rows, column, names)
     if not cases:
         raise ValueError("no labelled case in it")
-    return SegmentedCases(cases, values if chosen in ("", "mean") else values[:, [names.index(chosen)]])
+    return SegmentedCases(cases, units_of(rows), values if chosen in ("", "mean") else values[:, [names.index(chosen)]])
 
 
 def _read_classified(rows: list[Row], metric: str, multi_label: bool) -> ClassifiedCases:
@@ -149,11 +168,10 @@ def _read_classified(rows: list[Row], metric: str, multi_label: bool) -> Classif
     truth = np.array([[k in found for k in range(len(class_names))] for found in labels])
     if not multi_label:
         truth = as_indicators(np.array([found[0] for found in labels]), len(class_names))
-    units = [f"group {row['group']}" if row["group"] else f"case {row['case']}" for row in rows]
     probabilities = np.array([[float(row[f"p({name})"]) for name in class_names] for row in rows])
     return ClassifiedCases(
         tuple(row["case"] for row in rows),
-        tuple(units),
+        units_of(rows),
         probabilities,
         truth,
         multi_label,

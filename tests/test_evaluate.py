@@ -15,6 +15,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 import evaluate
+from configs import Config
 from configs.load import check_config
 from data.dataset import open_data
 from data.phantoms import write_phantoms
@@ -74,6 +75,10 @@ def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"engine.{plot}", lambda *_, **__: "data:image/png;base64,")
 
 
+def load_config(run: RunFolder) -> Config:
+    return check_config(run.read_config_tree(), "test")
+
+
 def metrics_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())
 
@@ -92,8 +97,10 @@ def test_evaluates_the_validation_split(run: RunFolder, phantoms: Path, capsys: 
     metrics = metrics_of(output)
     assert metrics["split"] == "val"
     assert metrics["num_cases"] == 2
-    assert metrics["checkpoint"]["name"] == "best"
-    assert metrics["checkpoint"]["step"] == 3
+    assert metrics["checkpoint"]["name"] == "last"  # no case has chosen it
+    assert metrics["checkpoint"]["step"] == 7
+    assert metrics["training_cases"] == 0
+    assert not {"optimistic", "splits"} & metrics.keys()
     assert metrics["checkpoint"]["weights"] == "ema"
     assert set(metrics["dice"]) == {"nucleus", "crescent", "vessel", "mean"}
     assert {"hd95_mm", "nsd", "iou", "volume_error_ml"} <= set(metrics)
@@ -155,7 +162,7 @@ def test_resampled_runs_are_scored_on_the_source_grid(run: RunFolder, phantoms: 
 
 @pytest.mark.parametrize(
     ("arguments", "step", "weights"),
-    [(["--checkpoint", "last"], 7, "ema"), (["evaluate.weights=raw"], 3, "raw"), (["--checkpoint", "PATH"], 7, "ema")],
+    [(["--checkpoint", "best"], 3, "ema"), (["evaluate.weights=raw"], 7, "raw"), (["--checkpoint", "PATH"], 7, "ema")],
 )
 def test_says_which_checkpoint_and_weights(run: RunFolder, arguments: list[str], step: int, weights: str) -> None:
     arguments = [a.replace("PATH", str(run.checkpoints / "7")) for a in arguments]
@@ -175,7 +182,40 @@ def test_all_cases_of_another_folder(run: RunFolder, tmp_path: Path) -> None:
     arguments = ["--run", str(run.path), "--split", "all", "--output", str(output), f"data.root={elsewhere}"]
     assert evaluate.main(arguments) == 0
     assert metrics_of(output)["num_cases"] == 2
+    assert not {"training_cases", "splits"} & metrics_of(output).keys()  # other cases, of the same names
     assert len(list((output / "predictions").iterdir())) == 3
+
+
+def test_best_is_optimistic_on_the_cases_that_chose_it(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    for step, value in ((2, 0.1), (3, 0.5), (6, 0.25)):
+        run.append_metrics({"step": step, "split": "val", "dice.mean": value})
+    for split, is_optimistic in (("val", True), ("all", True), ("train", False)):
+        output = run.path / "eval" / split
+        assert evaluate.main(["--run", str(run.path), "--checkpoint", "best", "--split", split]) == 0
+        sentence = "a dice.mean of best 0.5000 at step 3, last 0.2500 at step 7, on the network's grid"
+        assert (sentence in capsys.readouterr().out) == is_optimistic
+        assert (f"{sentence} and".replace("'", "&#x27;") in (output / "report.html").read_text()) == is_optimistic
+        expected = {"best": {"step": 3, "value": 0.5}, "last": {"step": 7, "value": 0.25}}
+        assert metrics_of(output).get("optimistic") == ({"metric": "dice.mean", **expected} if is_optimistic else None)
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_all_cases_are_scored_apart_by_split(
+    run: RunFolder, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_moved: bool
+) -> None:
+    root = shutil.copytree(phantoms, tmp_path / "moved") if is_moved else phantoms
+    run.write_json("environment", {"data_fingerprint": open_data(load_config(run)).fingerprint})
+    arguments = ["--run", str(run.path), "evaluate.calibration=false", f"data.root={root}"]
+    assert evaluate.main([*arguments, "--split", "all"]) == 0
+    printed, metrics = capsys.readouterr().out, metrics_of(run.evaluation("all"))
+    assert (metrics["num_cases"], metrics["training_cases"]) == (4, 2)
+    assert {name: part["num_cases"] for name, part in metrics["splits"].items()} == {"train": 2, "val": 2}
+    apart = " ".join(f"{n}, 2 cases: dice {p['dice']['mean']:.4f};" for n, p in metrics["splits"].items())
+    sentences = ["2 of these cases were trained on: scores that hold them are too good.", f"Apart: {apart[:-1]}."]
+    for text in (printed, (run.evaluation("all") / "report.html").read_text()):
+        assert all(sentence in text for sentence in sentences)
+    assert evaluate.main(arguments) == 0
+    assert metrics_of(run.evaluation("val"))["dice"] == metrics["splits"]["val"]["dice"]
 
 
 def test_predicts_a_folder_of_images(run: RunFolder, phantoms: Path) -> None:
@@ -187,7 +227,7 @@ def test_predicts_a_folder_of_images(run: RunFolder, phantoms: Path) -> None:
     assert len(rows) == 1 + 4 * 3
     volume = nibabel.load(output / "predictions" / "phantom_000.nii.gz")
     expected = (np.asarray(volume.dataobj) == 1).sum() * np.prod(volume.header.get_zooms()) / 1000
-    assert float(rows[1].split(",")[7]) == pytest.approx(expected, rel=1e-4)
+    assert float(next(csv.DictReader(rows))["volume_ml"]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_bad_case_is_reported_and_the_others_evaluated(
@@ -232,5 +272,5 @@ def test_mistakes_are_told_in_one_message(run: RunFolder, capsys: pytest.Capture
 def test_help_is_fast_and_loads_no_mlx() -> None:
     code = "import sys, evaluate\ntry: evaluate.main(['--help'])\nexcept SystemExit: print('mlx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--checkpoint best|last|PATH" in done.stdout
+    assert "--checkpoint last|best|PATH" in done.stdout
     assert done.stdout.endswith("False\n")

@@ -207,6 +207,22 @@ def test_an_ensemble_is_the_mean_of_its_members_each_prepared_its_own_way(phanto
     assert not (runs[0].path / "temperature.json").read_text().count("ensemble")
 
 
+def test_what_any_member_was_trained_on_is_scored_apart(run: RunFolder, phantoms: Path, tmp_path: Path) -> None:
+    split = {"kind": "lists", "train": ["phantom_000", "phantom_003"], "val": ["phantom_001"]}
+    other = make_run(tmp_path / "runs", segmentation(phantoms, split=split), 3)
+    for members, num_seen, parts in (
+        ([run], 2, {"train": 2, "val": 2}),
+        ([run, run], 2, {"train": 2, "val": 2}),  # of the first member alone
+        ([run, other], 3, {"train": 3, "val": 1}),
+    ):
+        evaluated(
+            *(m.path for m in members), "--split", "all", "--output", tmp_path / "o", "evaluate.calibration=false"
+        )
+        metrics = metrics_of(tmp_path / "o")
+        assert metrics["training_cases"] == num_seen
+        assert {name: part["num_cases"] for name, part in metrics["splits"].items()} == parts
+
+
 def test_mistakes_are_told(run: RunFolder, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     without = make_run(tmp_path / "runs", segmentation(phantoms, kind="none"), 1)
     finer = make_run(tmp_path / "runs", segmentation(phantoms, spacing_mm=[2.0, 2.0, 2.0]), 2)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from configs import Config
+from engine.metrics import SURFACE_DEFINITION
 from engine.pack.facts import Facts
 
 LEFT_OUT = (
@@ -21,7 +22,7 @@ def write_card(config: Config, facts: Facts) -> str:
         ["## Input", "", *_input(config, facts)],
         ["## Output", "", *_output(config, facts)],
         ["## Use", "", *_use(config)],
-        ["## Scores", "", *_scores(facts)],
+        ["## Scores", "", *_scores(config, facts)],
         ["## Licence", "", facts.licence],
         ["## In this file", "", *_contents(facts)],
     ]
@@ -88,12 +89,17 @@ def _use(config: Config) -> Iterator[str]:
     yield f"Labelled cases are read as data.source={config.data.source} has them; set it where yours lie otherwise."
 
 
-def _scores(facts: Facts) -> Iterator[str]:
+def _scores(config: Config, facts: Facts) -> Iterator[str]:
     if not facts.metrics:
         yield "None: the run was not evaluated with these weights before it was packed."
         return
     for split, metrics in facts.metrics.items():
         yield f"Split `{split}` of the training data, {metrics['num_cases']} cases:"
+        if choice := metrics.get("optimistic"):
+            best, last = (choice.get(name, {}).get("value", math.nan) for name in ("best", "last"))
+            yield ""
+            yield "Optimistic: these cases chose the checkpoint. In training's own validation it had a "
+            yield f"{config.checkpoint.metric} of {best:.4g}, the last checkpoint {last:.4g}."
         yield ""
         yield "| metric | | value | 95 % interval |"
         yield "| --- | --- | --- | --- |"
@@ -102,6 +108,8 @@ def _scores(facts: Facts) -> Iterator[str]:
                 interval = " – ".join(f"{end:.4g}" for end in row.get("interval_95", ()))
                 yield f"| {metric} | {name} | {row.get('mean', row.get('value', math.nan)):.4g} | {interval} |"
         yield ""
+    if config.task == "segmentation":
+        yield f"Surfaces: {SURFACE_DEFINITION}."
     yield "On data from elsewhere expect less, and measure it."
 
 

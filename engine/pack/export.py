@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 from configs import Config
 from engine.checkpoint import load_weights, read_state
 from engine.environment import describe_environment
+from engine.metrics import SURFACE_DEFINITION
 from engine.pack.archive import PackError, write_archive
 from engine.pack.card import LEFT_OUT, write_card
 from engine.pack.config import neutral_config, write_config
@@ -72,7 +73,9 @@ def export_run(
 def describe(pack: Pack) -> str:
     """A few lines on what was packed, what not, and what is missing."""
     facts = pack.facts
-    checkpoint, scores = facts.checkpoint, ", ".join(facts.metrics) or "none (evaluate.py was not run on these weights)"
+    checkpoint = facts.checkpoint
+    named = [f"{split} (optimistic)" if "optimistic" in found else split for split, found in facts.metrics.items()]
+    scores = ", ".join(named) or "none (this version's evaluate.py was not run on these weights)"
     lines = [
         f"pack      {pack.path}, {pack.path.stat().st_size / 1e6:.1f} MB",
         f"weights   {checkpoint.weights} of step {checkpoint.step}, {facts.parameters:,} numbers",
@@ -94,7 +97,11 @@ def _metrics(run: RunFolder, split: str, step: int, kind: str) -> dict[str, Any]
     evaluated = metrics["checkpoint"]
     if (evaluated["step"], evaluated["weights"]) != (step, kind):
         return None
-    kept: dict[str, Any] = only_numbers({key: metrics[key] for key in ("num_cases", "details")})
+    if "empty" in metrics and metrics.get("surface_definition") != SURFACE_DEFINITION:
+        return None  # its hd95_mm and nsd are others
+    kept: dict[str, Any] = only_numbers(
+        {key: metrics[key] for key in ("num_cases", "details", "optimistic") if key in metrics}
+    )
     return kept
 
 

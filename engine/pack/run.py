@@ -123,9 +123,9 @@ class PackedRun(RunFolder):
         }
         return {**found.pop("plain", {}), **found}
 
-    def checkpoint(self, name: str) -> Path:
-        """The pack itself: it holds one."""
-        if name not in ("best", self.pack.facts.checkpoint.name):
+    def checkpoint(self, name: str | None = None) -> Path:
+        """The pack itself: it holds one. `best` is what `init.checkpoint` asks for unless told."""
+        if name not in (None, "best", self.pack.facts.checkpoint.name):
             raise ValueError(f"{self.pack.path}: a pack holds one checkpoint; leave out --checkpoint {name}")
         return self.pack.path
 

@@ -8,6 +8,7 @@ from typing import Any
 from configs import Config
 from engine.classify import is_multi_label
 from engine.runs import RunFolder
+from engine.seen import own_splits
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -42,20 +43,19 @@ def _what_must_agree(
     yield "whether classes may coincide", is_multi_label(config), is_multi_label(other_config)
 
 
-def require_unseen(case_ids: Sequence[str], split: str, run: RunFolder, root: Path) -> None:
-    """Raise ValueError where a member was trained on cases of a split that the first run kept apart.
+def find_seen(case_ids: Sequence[str], split: str, run: RunFolder, root: Path, fingerprint: str) -> list[str]:
+    """The cases that a run, the first or another member, was trained on; see `own_splits`.
 
-    With the split "train" or "all", which hold what was trained on, it is said in a warning. A run that was trained
-    on other data than `root` is not asked.
+    Raises ValueError where they are of a split that the first run kept apart. With "train" or "all", which hold what
+    was trained on, it is said in a warning.
     """
-    if Path(run.read_config_tree()["data"]["root"]).resolve() != root.resolve():
-        return
-    seen = sorted(set(case_ids) & set(run.read_json("splits").get("train", ())))
+    seen = sorted(set(case_ids) & set(own_splits(run, root, fingerprint).get("train", ())))
     if not seen:
-        return
+        return []
     found = f"{run.path} was trained on {len(seen)} of the {len(case_ids)} cases, {seen[0]} among them"
     if split in ("val", "test"):
         raise ValueError(
             f"{found}: its scores on the {split} split would be too good; give runs of one data.fold, or --split test"
         )
     _log.warning("%s", found)
+    return seen

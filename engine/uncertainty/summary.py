@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.classification import resampling_units
 from engine.classify import ClassifiedCase
 from engine.evaluation import CaseResult
-from engine.resampling import draw_weights, interval_95
+from engine.resampling import MIN_UNITS, draw_weights, interval_95, resampling_units
 from engine.statistics import summarise
 from engine.uncertainty.calibration import (
     Reliability,
@@ -33,7 +32,7 @@ def summarise_voxels(
 ) -> dict[str, Any]:
     """{"calibration", "uncertainty"} of the labelled cases whose voxels were counted; {} without any.
 
-    Every case weighs alike. Intervals are bootstrap 95 % intervals over the cases. temperature: the one applied.
+    Every case weighs alike. Intervals are bootstrap 95 % intervals over cases, or groups. temperature: the one applied.
     """
     counted = [(result, result.voxels) for result in results if result.voxels is not None]
     if not counted:
@@ -51,7 +50,7 @@ def summarise_voxels(
     alike = (counts / counts.sum(axis=(-1, -2), keepdims=True)).mean(axis=0)
     uncertainty: dict[str, Any] = {"of": REGION, "error_rate": float(alike[0, 0].sum())}
     for key, values in per_case.items():
-        rows = summarise(values, names, num_samples)
+        rows = summarise(values, names, groups, num_samples, bounds=(0, 1))
         uncertainty[key] = {name: {"value": rows[name].pop("mean"), **rows[name]} for name in names}
     return {"calibration": calibration, "uncertainty": uncertainty | _curves(names, alike)}
 
@@ -69,7 +68,7 @@ def summarise_classified(
     calibration = _calibrate(sums, scored, groups, temperature, seed, "cases", "all of them")
     wrong = np.array([case.predicted != _as_predicted(case) for case in labelled])
     weights = np.ones((1, len(labelled)))
-    if len(set(groups)) > 1:
+    if len(set(groups)) >= MIN_UNITS:
         weights = np.concatenate([weights, draw_weights(groups, num_samples)])  # the cases, then their samples
     names = list(MEASURES[: len(labelled[0].measures)])
     uncertainty: dict[str, Any] = {"of": "cases", "error_rate": float(wrong.mean())}

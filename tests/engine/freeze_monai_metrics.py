@@ -36,8 +36,12 @@ def main() -> None:
         pairs.append(
             {
                 "dice": plain(compute_dice(prediction, reference, include_background=False, ignore_empty=False)),
-                "hd95_mm": plain(compute_hausdorff_distance(prediction, reference, percentile=95, spacing=spacing)),
-                "nsd": plain(compute_surface_dice(prediction, reference, [pair.tolerance_mm] * 2, spacing=spacing)),
+                "hd95_voxels_mm": plain(
+                    compute_hausdorff_distance(prediction, reference, percentile=95, spacing=spacing)
+                ),
+                "nsd_voxels": plain(
+                    compute_surface_dice(prediction, reference, [pair.tolerance_mm] * 2, spacing=spacing)
+                ),
             }
         )
     frozen = {"monai": monai.__version__, "torch": torch.__version__, "pairs": pairs}

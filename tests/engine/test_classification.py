@@ -66,22 +66,22 @@ def test_multi_label() -> None:
 
 
 def test_summary_holds_what_metrics_json_promises() -> None:
-    summary = summarise(P, LABELS, [None] * 6, NAMES, 200)
-    assert summary["num_cases"] == 6
+    summary = summarise(np.tile(P, (2, 1)), np.tile(LABELS, 2), [None] * 12, NAMES, 200)
+    assert summary["num_cases"] == 12
     assert summary["accuracy"] == pytest.approx(4 / 6)
-    assert summary["confusion"] == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
-    assert summary["cases_per_class"] == {"a": 3, "b": 2, "c": 1}
+    assert summary["confusion"] == [[4, 2, 0], [0, 2, 2], [0, 0, 2]]
+    assert summary["cases_per_class"] == {"a": 6, "b": 4, "c": 2}
     low, high = summary["details"]["accuracy"]["interval_95"]
     assert 0 <= low < 4 / 6 < high <= 1
     assert summary["details"]["f1"]["per_class"]["b"]["value"] == pytest.approx(1 / 2)
-    assert (summary["interval_by"], summary["num_groups"], summary["notes"]) == ("case", 6, [])
+    assert (summary["interval_by"], summary["num_groups"], summary["notes"]) == ("case", 12, [])
 
 
 def test_intervals_are_by_group_where_there_are_groups() -> None:
-    labels, p = np.repeat(LABELS, 5), np.repeat(P, 5, axis=0)
-    by_case = summarise(p, labels, [None] * 30, NAMES, 500)
-    by_group = summarise(p, labels, [str(i // 5) for i in range(30)], NAMES, 500)
-    assert (by_group["interval_by"], by_group["num_groups"]) == ("group", 6)
+    labels, p = np.repeat(np.tile(LABELS, 2), 5), np.repeat(np.tile(P, (2, 1)), 5, axis=0)
+    by_case = summarise(p, labels, [None] * 60, NAMES, 500)
+    by_group = summarise(p, labels, [str(i // 5) for i in range(60)], NAMES, 500)
+    assert (by_group["interval_by"], by_group["num_groups"]) == ("group", 12)
     wide, narrow = (np.ptp(s["details"]["accuracy"]["interval_95"]) for s in (by_group, by_case))
     assert wide > 1.7 * narrow  # sqrt(5), about: five copies of a case say no more than one
 
@@ -100,7 +100,7 @@ def test_one_class_alone_has_no_auc_and_json_no_nan() -> None:
     assert summary["balanced_accuracy"] == pytest.approx(2 / 3)  # of class a
     assert "no case of b, c" in summary["notes"][0]
     assert "every case is a: auc and average_precision" in summary["notes"][1]
-    assert "no interval" in summary["notes"][2]
+    assert summary["num_groups"] == 1
 
 
 def test_nothing_labelled() -> None:

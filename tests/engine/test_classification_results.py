@@ -41,7 +41,7 @@ def test_baselines_stand_beside_the_result() -> None:
     assert line.split()[-2:] == ["0.5000", "0.5000"]
     assert "accuracy less that of always_fight: +0.2500 (" in text
     assert "one frame: the same weights, each view's middle frame repeated" in text
-    assert "bootstrap over 2 groups" in text
+    assert "2 groups: no interval holds of fewer than 10" in text
 
 
 def test_baseline_must_hold_every_labelled_case() -> None:

@@ -8,7 +8,10 @@ from engine.metrics import dice_per_class, score_case
 from tests.engine.blobs import NUM_PAIRS, make_pair
 
 SPACING_MM = (3.0, 2.0, 1.0)
-FROZEN = json.loads(Path(__file__).with_name("monai_metrics.json").read_text())["pairs"]
+FROZEN, SURFACES = (
+    json.loads(Path(__file__).with_name(f"{name}.json").read_text())["pairs"]
+    for name in ("monai_metrics", "surface_distance")
+)
 
 
 def box(*slices: tuple[int, int], shape: tuple[int, int, int] = (8, 9, 10), value: int = 1) -> np.ndarray:
@@ -23,16 +26,35 @@ def test_equals_monai(number: int) -> None:
     scores = score_case(pair.prediction, pair.reference, pair.spacing_mm, 3, pair.tolerance_mm)
     for i, score in enumerate(scores):
         if score.empty == "both":
-            assert np.isnan([score.dice, score.iou, score.hd95_mm, score.nsd]).all()
-            assert expected["nsd"][i] == expected["hd95_mm"][i] == "nan"
+            assert np.isnan([score.dice, score.iou, score.hd95_voxels_mm, score.nsd_voxels]).all()
+            assert expected["nsd_voxels"][i] == expected["hd95_voxels_mm"][i] == "nan"
             continue
         assert score.dice == pytest.approx(expected["dice"][i], abs=1e-5)
-        assert score.nsd == pytest.approx(expected["nsd"][i], abs=1e-5)
+        assert score.nsd_voxels == pytest.approx(expected["nsd_voxels"][i], abs=1e-5)
         if score.empty:  # MONAI interpolates between infinities: NaN
-            assert (score.dice, score.nsd, score.hd95_mm) == (0, 0, np.inf)
-            assert expected["hd95_mm"][i] == "nan"
+            assert (score.dice, score.nsd_voxels, score.hd95_voxels_mm) == (0, 0, np.inf)
+            assert expected["hd95_voxels_mm"][i] == "nan"
         else:
-            assert score.hd95_mm == pytest.approx(expected["hd95_mm"][i], abs=1e-5)
+            assert score.hd95_voxels_mm == pytest.approx(expected["hd95_voxels_mm"][i], abs=1e-5)
+
+
+@pytest.mark.parametrize("number", range(NUM_PAIRS))
+def test_equals_surface_distance(number: int) -> None:
+    """DeepMind's, whom NSD is cited after: surfaces are weighed by their areas."""
+    pair = make_pair(number)
+    scores = score_case(pair.prediction, pair.reference, pair.spacing_mm, 3, pair.tolerance_mm)
+    for score, expected in zip(scores, SURFACES[number], strict=True):
+        if expected is None:
+            assert np.isnan(score.nsd) if score.empty == "both" else (score.nsd, score.hd95_mm) == (0, np.inf)
+            continue
+        assert score.nsd == pytest.approx(expected["nsd"], abs=1e-6)
+        assert score.hd95_mm == pytest.approx(expected["hd95_mm"], abs=1e-5)
+
+
+def test_the_two_definitions_differ() -> None:
+    scores = [score for n in range(NUM_PAIRS) for score in _scores(n) if not score.empty]
+    assert max(abs(score.nsd - score.nsd_voxels) for score in scores) > 0.05
+    assert max(abs(score.hd95_mm - score.hd95_voxels_mm) for score in scores) > 0.2
 
 
 def test_frozen_pairs_hold_every_kind() -> None:
@@ -53,10 +75,10 @@ def test_hand_arithmetic() -> None:
     (score,) = score_case(prediction, reference, SPACING_MM, 2, tolerance_mm=1.0)
     assert score.dice == pytest.approx(18 / 54)
     assert score.iou == pytest.approx(9 / 45)
-    assert score.hd95_mm == pytest.approx(2.0)  # nine of 26 border voxels lie 2 mm off
+    assert score.hd95_voxels_mm == pytest.approx(2.0)  # nine of 26 border voxels lie 2 mm off
     # Within 1 mm: of each region's 26 border voxels the common face's 9 and the 8 on the rim of the next layer,
     # and its centre, which is no border voxel
-    assert score.nsd == pytest.approx(34 / 52)
+    assert score.nsd_voxels == pytest.approx(34 / 52)
     assert score.volume_error_ml == 0
     assert score.volume_ml == pytest.approx(27 * 6 / 1000)
 

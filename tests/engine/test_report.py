@@ -1,4 +1,6 @@
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +53,9 @@ def make_results(shifts: list[int], labelled: bool = True) -> list[CaseResult]:
     return results
 
 
-def write(run: RunFolder, results: list[CaseResult], failures: list[Failure] | None = None) -> str:
+def write(
+    run: RunFolder, results: list[CaseResult], failures: list[Failure] | None = None, sections: Sequence[str] = ()
+) -> str:
     metrics = {
         "split": "val",
         "checkpoint": {"name": "best", "step": 20, "weights": "ema"},
@@ -63,7 +67,9 @@ def write(run: RunFolder, results: list[CaseResult], failures: list[Failure] | N
     def read_image(case: str) -> np.ndarray:
         return np.arange(6 * 12 * 14, dtype=np.float32).reshape(6, 12, 14)
 
-    path = write_evaluation_report(run.path / "e.html", run, metrics, results, failures or [], NAMES, read_image)
+    path = write_evaluation_report(
+        run.path / "e.html", run, metrics, results, failures or [], NAMES, read_image, sections
+    )
     return path.read_text()
 
 
@@ -128,3 +134,25 @@ def test_run_report_before_the_first_step(run: RunFolder) -> None:
     text = write_run_report(run).read_text()
     assert "no step yet" in text
     assert captions(text) == []
+
+
+@pytest.mark.usefixtures("plain")
+def test_what_a_mean_leaves_out_stands_beside_it(run: RunFolder) -> None:
+    missed = make_results([0])[0]
+    nothing, reference = np.zeros((6, 12, 14), np.uint8), np.ones((6, 12, 14), np.uint8)
+    missed = replace(missed, id="missed", scores=score_case(nothing, reference, SPACING_MM, 2))
+    text = write(run, [*make_results([1, 2]), missed])
+    assert "<td>1.50 of 2 without 1 infinite<small>" in text
+    assert text.count("without 1 infinite") == 2  # of the class and of the mean, in HD95 alone
+
+
+@pytest.mark.usefixtures("plain")
+def test_cases_come_before_calibration_and_few_are_listed(run: RunFolder) -> None:
+    text = write(run, make_results([0, 1, 2]), sections=["<h2>Calibration</h2>"])
+    places = [text.index(f"<h2>{title}</h2>") for title in ("Metrics", "Cases", "Calibration", "Training", "Config")]
+    assert places == sorted(places)
+    assert "3 cases: no interval holds of fewer than 10; look at the cases one by one" in text
+    assert "<tr><th>case1</th><td>0.800</td></tr>" in text
+    many = write(run, make_results(list(range(12))))
+    assert "95 % intervals: bootstrap over 12 cases" in many
+    assert "<tr><th>case1</th>" not in many

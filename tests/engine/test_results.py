@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,10 @@ def test_metrics_of_several_cases(results: list[CaseResult]) -> None:
         "left": {"both": 0, "prediction": 1, "reference": 0},
         "right": {"both": 1, "prediction": 0, "reference": 1},
     }
-    assert metrics["details"]["hd95_mm"]["left"]["num_cases"] == 2  # the lost one is infinite
+    assert metrics["details"]["hd95_mm"]["left"]["num_cases"] == 2
+    assert metrics["details"]["hd95_mm"]["left"]["num_infinite"] == 1  # the lost one
+    assert metrics["surface_definition"].startswith("hd95_mm and nsd weigh areas")
+    assert metrics["case_dice"] == {"a": 1, "b": pytest.approx(2 / 3), "c": 0}
     assert metrics["hd95_mm"]["left"] == pytest.approx((0 + 4) / 2)
     assert metrics["volume_error_ml"]["left"] == pytest.approx((0 - 32 - 32) * 2 / 1000 / 3)
 
@@ -88,7 +92,26 @@ def test_a_row_for_each_case_and_class(results: list[CaseResult], tmp_path: Path
 
 def test_table_for_the_terminal(results: list[CaseResult]) -> None:
     lines = format_table(summarise_cases(results[1:], NAMES, num_samples=100)).splitlines()
-    assert [line.split()[0] for line in lines] == ["dice", "left", "right", "mean"]
+    heads = ["dice", "left", "right", "mean", "hd95_mm", "left", "right", "mean", "b:", "c:", "2"]
+    assert [line.split()[0] for line in lines] == heads
     assert lines[1].split()[1] == "0.3333"
     assert lines[2].split()[-1] == "1"
+    assert lines[5].split()[1] == "4.0000"
+    assert lines[5].endswith("  1 without 1 infinite")  # what is missed stands beside the mean that leaves it out
+    assert lines[8] == "b: dice 0.6667"
+    assert lines[-1] == "2 cases: no interval holds of fewer than 10; look at the cases one by one"
     assert case_dice(results[1]) == pytest.approx(2 / 3)
+
+
+def test_intervals_are_by_group(results: list[CaseResult]) -> None:
+    """Five scans of each patient say no more than one: the intervals are the same."""
+    patients = [result(f"p{i}", cube(1, 0, 2), cube(1, 0, 2 + i % 5)) for i in range(12)]
+    scans = [replace(each, id=f"{each.id}s{s}", group=each.id) for each in patients for s in range(5)]
+    one, five = (summarise_cases(cases, NAMES, num_samples=500) for cases in (patients, scans))
+    assert (one["interval_by"], one["num_groups"]) == ("case", 12)
+    assert (five["interval_by"], five["num_groups"], five["num_cases"]) == ("group", 12, 60)
+    assert five["details"]["dice"]["left"]["interval_95"] == pytest.approx(
+        one["details"]["dice"]["left"]["interval_95"]
+    )
+    assert "95 % intervals: bootstrap over 12 groups" in format_table(five)
+    assert "case_dice" not in five

@@ -1,7 +1,17 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from engine.surface import border, border_distances_mm, transform_distances_mm, tree_distances_mm
+from engine.surface import (
+    border,
+    border_distances_mm,
+    element_areas_mm2,
+    surface_elements,
+    transform_distances_mm,
+    tree_distances_mm,
+)
 
 
 def test_border_has_a_neighbour_outside() -> None:
@@ -50,3 +60,21 @@ def test_dense_and_sparse_regions_take_either_way() -> None:
         there, back = border_distances_mm(first, second, (2.0, 1.0, 1.0))
         np.testing.assert_allclose(there, tree_distances_mm(first, second, (2.0, 1.0, 1.0)), rtol=1e-6)
         assert len(back) == second.sum()
+
+
+def test_areas_are_those_of_surface_distance() -> None:
+    frozen = json.loads(Path(__file__).with_name("surface_distance.json").read_text())
+    np.testing.assert_allclose(element_areas_mm2((3.0, 2.0, 0.5)), frozen["areas_mm2"], atol=1e-8)
+
+
+def test_a_block_has_its_surface() -> None:
+    """At its edges and corners the surface is cut off: in mm², voxels 3 × 2 × 0.5 mm."""
+    region = np.zeros((4, 5, 20), bool)
+    region[:, :, :] = True
+    passes, areas = surface_elements(region, (3.0, 2.0, 0.5))
+    assert passes.shape == (5, 6, 21)
+    assert passes.sum() == len(areas) == 5 * 6 * 21 - 3 * 4 * 19
+    faces = 2 * (4 * 5 * 6 + 4 * 20 * 1.5 + 5 * 20 * 1)
+    assert 0.85 * faces < areas.sum() < faces
+    inner = element_areas_mm2((3.0, 2.0, 0.5))[[15, 51, 85]]  # inside below, behind, beside
+    assert sorted(inner) == [1.0, 1.5, 6.0]

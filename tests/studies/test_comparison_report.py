@@ -88,7 +88,35 @@ def test_differences_of_the_cases_alone_are_told_apart(tmp_path: Path) -> None:
         return values
 
     low = sentences(write_sweep(tmp_path / "sweep", in_one_case))[1]
-    assert low.endswith("more than training noise explains on these cases; on others there could be no difference.")
+    assert low.endswith(
+        "could be noise in the choice of cases; on these very cases training noise alone does not explain it."
+    )
+
+
+def test_the_headline_says_whom_p_and_interval_speak_for(sweep: Path) -> None:
+    comparison = compare(read_study(sweep))
+    text = to_markdown(comparison)
+    head = next(line for line in text.splitlines() if line.startswith("| cell | runs"))
+    assert "| difference (95 %, other seeds and cases) | p (other seeds, these cases) |" in head
+    assert "It speaks of these cases alone, not of others." in text
+    assert "Whether a difference could be noise rests on them." in text
+    assert "say little of others" not in text
+
+
+def test_scans_of_few_patients_are_no_sample_of_others(sweep: Path) -> None:
+    """The sweep's twelve cases are scans of three patients: they are drawn together, and a note says so."""
+    before = compare(read_study(sweep)).results[2].difference
+    for path in sweep.glob("*/*/eval/*/cases.csv"):
+        head, *rows = path.read_text().splitlines()
+        grouped = [f"{row},p{int(row.split(',')[0].partition('case')[2]) // 4}" for row in rows]
+        path.write_text("\n".join([f"{head},group", *grouped]) + "\n")
+    comparison = compare(read_study(sweep))
+    assert comparison.study.units_by_fold() == {0: {"group p0", "group p1", "group p2"}}
+    assert "> 3 validation cases, or groups of them: fewer than 10 say little of others" in to_markdown(comparison)
+    after = comparison.results[2].difference
+    assert before is not None
+    assert after is not None
+    assert np.ptp(after.interval) >= np.ptp(before.interval)
 
 
 def test_unstable_cells_are_named(tmp_path: Path) -> None:

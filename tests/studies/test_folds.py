@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from engine.metrics import METRICS, SURFACE_DEFINITION
 from studies.folds import main, pool_folds
 
 CLIPS = {
@@ -27,6 +28,7 @@ def write_run(folder: Path, rows: list[dict[str, object]], split: str = "val") -
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    (folder / "eval" / split / "metrics.json").write_text(json.dumps({"surface_definition": SURFACE_DEFINITION}))
     return folder
 
 
@@ -45,8 +47,8 @@ def clip(case: str, group: str, label: str, p_fight: float) -> dict[str, object]
 
 
 def organ(case: str, name: str, dice: float | str) -> dict[str, object]:
-    numbers = dict.fromkeys(("iou", "hd95_mm", "nsd", "volume_error_ml", "volume_ml", "reference_volume_ml"), 1.0)
-    return {"case": case, "class": name, "dice": dice, **numbers, "empty_in": ""}
+    numbers = dict.fromkeys((*METRICS, "volume_ml", "reference_volume_ml"), 1.0) | {"dice": dice}
+    return {"case": case, "group": case[0], "class": name, **numbers, "empty_in": ""}
 
 
 def test_classifications_are_pooled_before_they_are_scored(tmp_path: Path) -> None:
@@ -118,3 +120,24 @@ def test_other_tasks_do_not_mix(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match="another task"):
         pool_folds(folds)
+
+
+def test_surfaces_of_another_definition_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", [organ("1", "liver", 0.9)])
+    (run / "eval" / "val" / "metrics.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"a/eval/val/metrics.json: surface_definition=None, expected 'hd95_mm and nsd"
+    ):
+        pool_folds([run])
+
+
+def test_scans_of_a_patient_in_several_folds_are_drawn_together(tmp_path: Path) -> None:
+    folds = [
+        write_run(tmp_path / name, [organ(f"{p}{name}", "liver", 0.5 + 0.04 * int(p)) for p in "0123456789"])
+        for name in "ab"
+    ]
+    pooled = pool_folds(folds)
+    assert (pooled["num_cases"], pooled["interval_by"], pooled["num_groups"]) == (20, "group", 10)
+    alone = pool_folds(folds[:1])
+    interval = alone["details"]["dice"]["liver"]["interval_95"]
+    assert pooled["details"]["dice"]["liver"]["interval_95"] == pytest.approx(interval)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.inference import draw_scores, error_rate, noises, paired_holm, power, shipped
+from benchmarks.inference import draw_scores, error_rate, measure_cases, noises, paired_holm, power, shipped
 from studies.inference import (
     Comparisons,
     compare_with_baseline,
@@ -214,6 +214,25 @@ def test_intervals_without_seed_noise_are_those_of_the_cases() -> None:
     resampled = comparisons.differences + 0.05 * np.random.default_rng(0).standard_normal((4000, 3))
     half = np.diff(crossed_intervals(comparisons, resampled))[:, 0] / 2
     assert half == pytest.approx(np.full(3, 0.05 * 2.39), rel=0.04)  # the largest of three normal |z|, in 95 %
+
+
+@pytest.mark.parametrize("num_cases", [6, 40])
+def test_intervals_of_few_cases_have_the_tails_of_t(num_cases: int) -> None:
+    """Of one comparison without seed noise: Student's interval, though resampling knows the variance of n alone."""
+    one = np.array([1e-9])
+    comparisons = Comparisons(np.array([0.1]), one, np.array([8.0]), one, one, 0.0, one > 1)
+    sd_of_bootstrap = 0.05 * np.sqrt(1 - 1 / num_cases)
+    resampled = 0.1 + sd_of_bootstrap * np.random.default_rng(0).standard_normal((20_000, 1))
+    half = np.diff(crossed_intervals(comparisons, resampled, num_cases - 1, 40_000))[:, 0] / 2
+    assert half == pytest.approx(0.05 * stats.t.isf(0.025, num_cases - 1), rel=0.04)
+
+
+def test_p_speaks_for_these_cases_and_intervals_for_others() -> None:
+    """100 studies of 8 cells without a difference, whose effects on cases differ; 10 patients with 4 scans each."""
+    found = measure_cases(np.random.default_rng(0), 100, 8, 3, case_effect=3.0, num_groups=10)
+    assert found["some p < 0.05"] > 0.14
+    assert found["all intervals"] > 0.92
+    assert found["groups ignored"] < found["all intervals"]
 
 
 def test_samples_of_the_cases_without_a_score_do_not_narrow_the_intervals() -> None:

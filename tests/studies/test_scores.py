@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
+from engine.metrics import SURFACE_DEFINITION
 from studies.scores import read_table, whole_score
-from tests.studies.made_up import write_classified, write_segmented
+from tests.studies.made_up import write_classified, write_metrics, write_segmented
 
 DICE = np.array([[0.9, 0.8], [0.7, np.nan], [0.5, 0.6]])
 P = np.array([0.9, 0.2, 0.6, 0.4, 0.7])
@@ -38,7 +39,7 @@ def test_weights_count_cases_as_often_as_they_are_drawn(segmented: Path) -> None
     assert found == pytest.approx([(2.5 / 3 + 0.8) / 2, 0.7])
     values = table.case_values()
     assert values == pytest.approx([0.85, 0.7, 0.55])
-    assert table.units == ("fold0case0", "fold0case1", "fold0case2")
+    assert table.units == ("case fold0case0", "case fold0case1", "case fold0case2")
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,17 @@ def test_unfit_files_are_named(classified: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("case,class,dice\n")
     with pytest.raises(ValueError, match=r"empty.csv: no case in it"):
         read_table(tmp_path / "empty.csv", "dice.mean", "segmentation", False)
+
+
+def test_segmentations_have_groups(tmp_path: Path) -> None:
+    columns = "case,group,class,dice,reference_volume_ml\n"
+    (tmp_path / "cases.csv").write_text(f"{columns}1,p,lobe,0.5,1\n2,p,lobe,0.7,1\n3,,lobe,0.9,1\n")
+    table = read_table(tmp_path / "cases.csv", "dice.mean", "segmentation", False)
+    assert table.units == ("group p", "group p", "case 3")
+
+
+def test_surfaces_of_another_definition_are_refused(segmented: Path) -> None:
+    with pytest.raises(ValueError, match=r"metrics.json: surface_definition=None, expected .*; evaluate the run again"):
+        read_table(segmented, "nsd.mean", "segmentation", False)
+    write_metrics(segmented.parent, surface_definition=SURFACE_DEFINITION)
+    assert whole_score(read_table(segmented, "nsd.mean", "segmentation", False)) == 1

@@ -78,7 +78,7 @@ def write_run(folder: Path, **sections: Any) -> tuple[RunFolder, Config]:
     return run, config
 
 
-def write_metrics(run: RunFolder, split: str = "val", step: int = 3, weights: str = "ema") -> None:
+def write_metrics(run: RunFolder, split: str = "val", step: int = 3, weights: str = "ema", **more: Any) -> None:
     """What evaluate.py leaves."""
     row = {"mean": 0.75, "sd": None, "median": 0.7, "interval_95": [0.5, 0.875], "num_cases": 4}
     metrics = {
@@ -89,6 +89,7 @@ def write_metrics(run: RunFolder, split: str = "val", step: int = 3, weights: st
         "details": {"dice": {"nucleus": row, "mean": row}},
         "failed": [{"case": f"{SECRET}_9", "file": SECRET, "reason": SECRET}],
         "notes": [f"case {SECRET}_2 is odd"],
+        **more,
     }
     folder = run.evaluation(split)
     folder.mkdir(parents=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from engine.checkpoint import read_tensors
+from engine.metrics import SURFACE_DEFINITION
 from engine.pack import Pack, describe, export_run, read_weights
 from engine.pack.archive import PackError
 from engine.runs import RunFolder
@@ -72,6 +73,27 @@ def test_scores_are_those_of_the_packed_weights(tmp_path: Path) -> None:
     assert "Split `val` of the training data, 4 cases:" in card
 
 
+def test_scores_on_cases_that_chose_the_weights_are_marked(tmp_path: Path) -> None:
+    run, _ = write_run(tmp_path)
+    choice = {"metric": SECRET, "best": {"step": 3, "value": 0.9}, "last": {"step": 7, "value": 0.85}}
+    write_metrics(run, "val", optimistic=choice)
+    pack = export(run, tmp_path / "model.zip")
+    assert "scores    val (optimistic)" in describe(pack)
+    card = read_members(pack.path)["README.md"].decode()
+    assert "Optimistic: these cases chose the checkpoint." in card
+    assert "dice.mean of 0.9, the last checkpoint 0.85." in card
+    assert SECRET not in card
+
+
+def test_surfaces_of_another_definition_stay_behind(tmp_path: Path) -> None:
+    run, _ = write_run(tmp_path)
+    write_metrics(run, "val", empty={})
+    write_metrics(run, "test", empty={}, surface_definition=SURFACE_DEFINITION)
+    pack = export(run, tmp_path / "model.zip")
+    assert list(pack.facts.metrics) == ["test"]
+    assert f"Surfaces: {SURFACE_DEFINITION}." in read_members(pack.path)["README.md"].decode()
+
+
 def test_the_card_says_what_goes_in_and_comes_out(tmp_path: Path) -> None:
     data = {"root": "x", "patch_size_voxels": [8, 16, 8], "spacing_mm": [3, 1.5, 1.5], "normalisation": "zscore"}
     run, _ = write_run(tmp_path, data=data)
@@ -96,7 +118,7 @@ def test_what_is_printed(tmp_path: Path) -> None:
     text = describe(export(run, tmp_path / "a.zip"))
     assert "weights   ema of step 3, " in text
     assert "classes   background, nucleus" in text
-    assert "scores    none (evaluate.py was not run on these weights)" in text
+    assert "scores    none (this version's evaluate.py was not run on these weights)" in text
     assert "remark: without a licence nobody may use the model but you; say one with --licence TEXT" in text
     text = describe(export(run, tmp_path / "b.zip", "MIT"))
     assert "licence   MIT" in text

@@ -5,7 +5,7 @@ import pytest
 
 from configs.load import check_config
 from engine.runs import RunFolder
-from engine.uncertainty.ensemble import join_config, require_unseen
+from engine.uncertainty.ensemble import find_seen, join_config
 
 
 def make_run(folder: Path, root: str = "data", **data: Any) -> RunFolder:
@@ -47,10 +47,12 @@ def test_members_that_do_not_fit_are_refused(tmp_path: Path, key: str, value: An
 
 def test_cases_that_a_member_was_trained_on_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = make_run(tmp_path / "a")
-    require_unseen(["c", "d"], "val", run, Path("data"))
+    assert find_seen(["c", "d"], "val", run, Path("data"), "") == []
     with pytest.raises(ValueError, match="was trained on 1 of the 2 cases, b among them: its scores on the val split"):
-        require_unseen(["b", "c"], "val", run, Path("data"))
+        find_seen(["b", "c"], "val", run, Path("data"), "")
     assert not caplog.text
-    require_unseen(["b", "c"], "all", run, Path("data"))
+    assert find_seen(["b", "c"], "all", run, Path("data"), "") == ["b"]
     assert "was trained on 1 of the 2 cases" in caplog.text
-    require_unseen(["b", "c"], "val", run, Path("elsewhere"))  # other cases of the same names
+    assert find_seen(["b", "c"], "val", run, Path("elsewhere"), "other") == []  # other cases of the same names
+    run.write_json("environment", {"data_fingerprint": "same"})
+    assert find_seen(["b", "c"], "all", run, Path("elsewhere"), "same") == ["b"]  # the same ones, moved
