@@ -35,6 +35,7 @@ _log = logging.getLogger("mlx_volumes")
 MAY_CHANGE = (
     "ops",
     "threads",
+    "memory_limit_gb",
     "data.source",
     "data.root",
     "data.images",
@@ -101,7 +102,7 @@ def _is_override(word: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0, 1 where a case failed, 2 for a user's mistake."""
+    """Return the exit code: 0, 1 where a case failed or memory ran out, 2 for a user's mistake."""
     arguments = parse_arguments(argv)
     from engine.distributed import ALONE, GroupError, join_group, set_up_logging
 
@@ -120,6 +121,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if group.speaks(error):
             print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        if group.speaks(error):
+            print(f"evaluate.py: {error}", file=sys.stderr)
+        return 1
     finally:
         group.leave()
 
@@ -136,15 +141,18 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
     run = open_run(arguments.run[0])
     config = load_run_config(run, arguments.overrides)
     checkpoint = run.checkpoint(arguments.checkpoint)
-    from ops import backend
+    from ops import backend, memory
 
     backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    memory.set_limit(config.memory_limit_gb)
     if arguments.export:
         return export(run, config, checkpoint, arguments, group)
+    from engine.data_check import check_array_sizes
     from engine.jobs import Job, classify, segment
     from engine.uncertainty.temperature import choose_temperature
 
     data, cases, faults = open_cases(run, config, arguments)
+    check_array_sizes(config, data, training=False)
     if arguments.baseline and (config.task != "classification" or arguments.images):
         raise ValueError("--baseline compares classifications of labelled cases; leave it out here")
     model, facts = load_model(config, data, checkpoint)
@@ -269,7 +277,7 @@ def find_members(
     from engine.uncertainty.members import Member, draw_members
     from models.dropout import dropout_table, held_masks
 
-    predict = make_predict(model, config.train.precision)
+    predict = make_predict(model, config.train.precision, config.train.compile)
     if arguments.mc_dropout:
         layers = [row for row in dropout_table(model) if row.rate > 0]
         if not layers:
@@ -290,7 +298,8 @@ def find_members(
         else:
             data = open_split(own_config, statistics=statistics, splits={})
         other_model, _ = load_model(own_config, data, checkpoint)
-        members.append(Member(make_predict(other_model, own_config.train.precision), data=data, config=own_config))
+        other_predict = make_predict(other_model, own_config.train.precision, own_config.train.compile)
+        members.append(Member(other_predict, data=data, config=own_config))
         paths.append(str(other.path))
     return members, {"kind": "ensemble", "members": paths} if paths[1:] else {"kind": "plain"}
 

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             return dry_run(config, group) if arguments.dry_run else train(config, group)
     except (ValueError, OSError) as error:
         return fail(error, 2, group)
-    except GroupError as error:
+    except (GroupError, MemoryError) as error:
         return fail(error, 1, group)
     except KeyboardInterrupt:
         return 130
@@ -182,9 +182,10 @@ def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> in
 def prepare_data(config: "Config", run: "RunFolder | None", group: "Group") -> "Data":
     """Open the data and prepare every case; a resumed run, given in rank 0, keeps its splits and statistics."""
     from engine.progress import ShowPreparation
-    from ops import backend
+    from ops import backend, memory
 
     backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    memory.set_limit(config.memory_limit_gb)
     kept = {} if run is None else {name: run.read_json(name) for name in ("statistics", "splits")}
     kept = group.share_json(kept)
     data: Data
@@ -215,7 +216,7 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     """Build model, loss and optimiser from the config, seeded; the model begins from `start`, where there is one."""
     import mlx.core as mx
 
-    from engine.data_check import check_fits_the_data
+    from engine.data_check import check_array_sizes, check_fits_the_data
     from engine.freeze import Freezing
     from engine.initialise import begin_from
     from engine.loop import Plan
@@ -227,6 +228,7 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     from models.norms import synchronise_batch_norms
 
     check_fits_the_data(config, data)
+    check_array_sizes(config, data, training=True)
     plan = Plan.of(config, data.batches_per_epoch)
     loss_config = config.loss
     if loss_config.class_weights == "balanced":
