@@ -27,6 +27,7 @@ _SIGNS = (
 )
 
 _log = logging.getLogger("mlx_volumes")
+_limit = "MLX's own"
 
 
 class OutOfMemory(MemoryError):
@@ -38,13 +39,14 @@ def on_gpu() -> bool:
     return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
-def set_limit(memory_limit_gb: float | None = None) -> str:
-    """Tell MLX how much memory it may take, log which limit holds in one line, and return that line's end.
+def set_limit(memory_limit_gb: float | None = None) -> None:
+    """Tell MLX how much memory it may take, and log in one line which limit holds.
 
     memory_limit_gb: 10^9 bytes; None takes a share of what the device recommends (Metal), has (CUDA), or of the
     machine's or the cgroup's memory (CPU). Beyond the limit MLX waits for queued work before it queues more, and gives
     cached buffers back; it refuses no array for it. Metal's wired limit stays as it is.
     """
+    global _limit
     default, why = default_limit()
     limit = default if memory_limit_gb is None else round(memory_limit_gb * 1e9)
     if memory_limit_gb is not None:
@@ -60,9 +62,13 @@ def set_limit(memory_limit_gb: float | None = None) -> str:
     if on_gpu():
         # A step's arrays are all cached after it and taken again by the next: a smaller cache would allocate anew.
         mx.set_cache_limit(limit)
-    line = f"{limit / 1e9:.1f} GB ({why})"
-    _log.info("memory limit: %s", line)
-    return line
+    _limit = f"{limit / 1e9:.1f} GB ({why})"
+    _log.info("memory limit: %s", _limit)
+
+
+def describe_limit() -> str:
+    """The limit that was set, and why; MLX's own where none was."""
+    return _limit
 
 
 def default_limit() -> tuple[int, str]:

@@ -19,6 +19,7 @@ def device(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
 
     def pretend(gpu: bool, facts: dict[str, int], physical: int = 32 * GB, cgroup: int | None = None) -> dict[str, int]:
         told: dict[str, int] = {}
+        monkeypatch.setattr(memory, "_limit", memory._limit)
         monkeypatch.setattr(memory, "on_gpu", lambda: gpu)
         monkeypatch.setattr(memory, "physical_memory", lambda: physical)
         monkeypatch.setattr(memory, "cgroup_memory", lambda: cgroup)
@@ -42,7 +43,8 @@ def test_metal_stays_below_the_recommended_working_set(device, caplog) -> None:
 
 def test_cuda_takes_a_share_of_the_gpus_own_memory(device, caplog) -> None:
     told = device(True, {"total_memory": 80 * GB, "free_memory": 70 * GB}, cgroup=8 * GB)
-    assert memory.set_limit() == "72.0 GB (0.9 of the GPU's memory, 80.0 GB)"
+    memory.set_limit()
+    assert memory.describe_limit() == "72.0 GB (0.9 of the GPU's memory, 80.0 GB)"
     assert told["set_memory_limit"] == 72 * GB
 
 
