@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from configs.fields import Count, Section, Triple
 
+MAX_ELEMENTS = 2**31 - 1  # of an array, which MLX's kernels on a GPU index with 32 bits
 Size = tuple[int, ...]  # voxels (D, H, W)
 DropoutKind = Literal["none", "element", "channel"]
 DropoutRate = Annotated[float, Field(ge=0, lt=1)]

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from configs import Config
-from configs.model_schema import UNet3dArgs
+from configs.model_schema import MAX_ELEMENTS, UNet3dArgs
 from engine.classify import is_multi_label, validation_metrics
 from ops import backend
-
-MAX_ELEMENTS = 2**31 - 1  # of an array: beyond, MLX's kernels on a GPU may overrun their 32-bit indices
 
 
 def check_fits_the_data(config: Config, data: Any) -> None:
