@@ -151,15 +151,13 @@ def count_convolution_flops(case: Case) -> float:
     return total
 
 
-def our_step(case: Case, precision: Literal["float32", "bfloat16"]) -> Step:
-    """Return this project's training step, the one that train.py runs."""
+def our_network(case: Case) -> tuple[Any, Any]:
+    """Return this project's network, in training mode, and its loss(logits, y)."""
     import mlx.core as mx
 
     from configs.model_schema import ClassifierDropout, ResNet3dArgs, VideoResNetArgs
-    from configs.train_schema import LossConfig, OptimConfig, TrainConfig
+    from configs.train_schema import LossConfig
     from engine.losses import build_loss
-    from engine.optim import build_optimizer
-    from engine.step import TrainStep
     from models import build_model
 
     mx.random.seed(0)
@@ -170,8 +168,17 @@ def our_step(case: Case, precision: Literal["float32", "bfloat16"]) -> Step:
     }.get(case.name) or ("unet3d", case.unet_args())
     model = build_model(name, args, case.shape[-1], case.num_outputs)
     model.train()
+    return model, build_loss(LossConfig(name="dice_ce" if case.widths else "cross_entropy"), case.num_outputs)
+
+
+def our_step(case: Case, precision: Literal["float32", "bfloat16"]) -> Step:
+    """Return this project's training step, the one that train.py runs."""
+    from configs.train_schema import OptimConfig, TrainConfig
+    from engine.optim import build_optimizer
+    from engine.step import TrainStep
+
+    model, loss = our_network(case)
     optim = OptimConfig(learning_rate=LEARNING_RATE, schedule="constant")
-    loss = build_loss(LossConfig(name="dice_ce" if case.widths else "cross_entropy"), case.num_outputs)
     train = TrainConfig(steps=10**6, precision=precision)
     do = TrainStep(model, build_optimizer(optim, 10**6), loss, train, optim)
     x, y = case.batch()

@@ -80,7 +80,7 @@ def _slope(act: nn.Module | None) -> float | None:
         return 1.0
     if type(act) is nn.ReLU:
         return 0.0
-    if type(act) is nn.LeakyReLU and act._negative_slope <= 1:
+    if type(act) is nn.LeakyReLU and 0 <= act._negative_slope <= 1:
         return act._negative_slope
     return None
 

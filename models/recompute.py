@@ -1,13 +1,15 @@
 """Gradient checkpointing that keeps dropout masks and running statistics right.
 
-`mx.checkpoint` calls a block a second time in the backward pass. Left alone, that second run draws other
+A checkpointed block is called a second time in the backward pass. Left alone, that second run draws other
 dropout masks (wrong gradients, no error) and moves batch-norm statistics twice.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
 
 _tape: "_Tape | None" = None
 
@@ -48,17 +50,30 @@ def recomputed(block: nn.Module, x: mx.array) -> mx.array:
     arXiv:1604.06174.
     """
     tape = _Tape()
+    flat = tree_flatten(block.trainable_parameters())
+    names = [name for name, _ in flat]
 
-    def run(parameters: dict, x: mx.array) -> mx.array:
+    def run(inputs: list[mx.array]) -> mx.array:
         global _tape
+        x, *arrays = inputs
         outside, _tape = _tape, tape
         before = block.parameters() if tape.recorded else block.trainable_parameters()
         try:
-            block.update(parameters)
+            block.update(tree_unflatten(list(zip(names, arrays, strict=True))))
             return block(x)
         finally:
             block.update(before)  # the first run keeps its new statistics, the second does not
             tape.rewind()
             _tape = outside
 
-    return mx.checkpoint(run)(block.trainable_parameters(), x)
+    # mx.checkpoint would do but for the order: MLX computes parameters' gradients last and, until then, keeps all
+    # that blocks have recomputed for them.
+    function = mx.custom_function(run)
+
+    @function.vjp
+    def gradients(inputs: list[mx.array], cotangent: mx.array, _: mx.array) -> list[mx.array]:
+        inputs = mx.depends(inputs, [cotangent])
+        dx, *others = mx.vjp(lambda *inputs: run(list(inputs)), inputs, [cotangent])[1]
+        return [*(mx.depends([dx], others) if others else [dx]), *others]
+
+    return cast(mx.array, function([x, *(array for _, array in flat)]))

@@ -41,28 +41,67 @@ def class_sums(
         raise ValueError(f"class_sums: y must be {logits.shape[:-1]} for logits {logits.shape}, got {y.shape}")
     samples, classes = logits.shape[0], logits.shape[-1]
     native = backend.active() == "onednn" and logits.dtype in (mx.float32, mx.bfloat16) and logits.size > 0
-    form = _cpu(ignore_label, focal_gamma) if native else functools.partial(_plain, ignore_label, focal_gamma)
-    return ClassSums(*form(logits.reshape(samples, -1, classes), y.reshape(samples, -1)))
+    planes = logits.shape[1] if logits.ndim > 3 and not native else 1  # sums of planes are summed: fewer digits lost
+    voxels = (samples, -1) if native else (samples, planes, -1)
+    form = (_cpu if native else _plain)(ignore_label, focal_gamma)
+    return ClassSums(*form(logits.reshape(*voxels, classes), y.reshape(voxels)))
 
 
-def _plain(ignore_label: int | None, focal_gamma: float | None, logits: mx.array, y: mx.array) -> Sequence[mx.array]:
-    logits, y = logits.astype(mx.float32), y.astype(mx.int32)[..., None]  # (N, V, K), (N, V, 1)
-    is_class = y == mx.arange(logits.shape[-1])  # (N, V, K)
-    counts = None if ignore_label is None else y != ignore_label  # (N, V, 1)
-    if counts is not None:
-        is_class = is_class & counts
-    log_p = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    p = mx.exp(log_p)
+@functools.lru_cache(64)
+def _plain(ignore_label: int | None, focal_gamma: float | None) -> Any:
+    """Return the operator in MLX's operations; logits and y alone are kept for the gradient.
 
-    def over(mask: mx.array | None, values: mx.array) -> mx.array:
-        return mx.sum(values if mask is None else mx.where(mask, values, 0.0), axis=1)
+    Within it classes come first: a GPU reduces a short first axis by a thread for each voxel, a short last axis by
+    32 or more.
+    """
 
-    reference = mx.sum(is_class, axis=1).astype(mx.float32)
-    focal = mx.zeros_like(reference)
-    if focal_gamma is not None:
-        missed = mx.maximum(1.0 - p, 1e-12)  # not 0 or, by rounding, below: its power or gradient would be NaN
-        focal = over(is_class, -mx.power(missed, focal_gamma) * log_p)
-    return over(is_class, p), over(counts, p), reference, over(is_class, -log_p), over(counts, -log_p), focal
+    def parts(logits: mx.array, y: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        """log p and p (K, N, P, V), whether a voxel is of class k (K, N, P, V), whether it counts (N, P, V)."""
+        z = mx.contiguous(mx.moveaxis(logits.astype(mx.float32), -1, 0))
+        log_p = z - mx.logsumexp(z, axis=0, keepdims=True)
+        is_class, counts = y == mx.arange(len(z)).reshape(-1, 1, 1, 1), None
+        if ignore_label is not None:
+            counts = y != ignore_label
+            is_class = is_class & counts
+        return log_p, mx.exp(log_p), is_class, counts
+
+    def within(mask: mx.array | None, values: mx.array) -> mx.array:
+        return values if mask is None else mx.where(mask, values, 0.0)
+
+    def missed(p: mx.array) -> mx.array:
+        return mx.maximum(1.0 - p, 1e-12)  # not 0 or, by rounding, below: its power or gradient would be NaN
+
+    @mx.custom_function
+    def operator(logits: mx.array, y: mx.array) -> Sequence[mx.array]:
+        log_p, p, is_class, counts = parts(logits, y)
+
+        def total(values: mx.array) -> mx.array:
+            return values.sum(axis=-1).sum(axis=-1).T.astype(mx.float32)  # (N, K)
+
+        reference = total(is_class)
+        focal = mx.zeros_like(reference)
+        if focal_gamma is not None:
+            focal = -total(within(is_class, mx.power(missed(p), focal_gamma) * log_p))
+        surprise, surprise_all = (-total(within(mask, log_p)) for mask in (is_class, counts))
+        return total(within(is_class, p)), total(within(counts, p)), reference, surprise, surprise_all, focal
+
+    @operator.vjp
+    def gradient(
+        primals: Sequence[mx.array], cotangents: Sequence[mx.array], _: Sequence[mx.array]
+    ) -> Sequence[mx.array]:
+        logits, y = primals
+        (waiting,) = mx.depends([logits], list(cotangents))  # or mx.compile keeps the forward pass's p for here
+        log_p, p, is_class, counts = parts(waiting, y)
+        by_sum = [c.T[..., None, None] for c in cotangents]  # (K, N, 1, 1)
+        overlap, predicted, _reference, surprise, surprise_all, focal = by_sum
+        by_log_p = within(is_class, p * overlap - surprise) + within(counts, p * predicted - surprise_all)
+        if focal_gamma is not None:
+            power = focal_gamma * mx.power(missed(p), focal_gamma - 1) * p * log_p - mx.power(missed(p), focal_gamma)
+            by_log_p = by_log_p + within(is_class, power * focal)
+        dz = by_log_p - p * by_log_p.sum(axis=0, keepdims=True)
+        return mx.moveaxis(dz, 0, -1).astype(logits.dtype), mx.zeros_like(y)
+
+    return lambda logits, y: operator(logits, y.astype(mx.int32))
 
 
 @functools.lru_cache(64)

@@ -1,8 +1,9 @@
-"""3-D convolution: MLX's own, or oneDNN's on the CPU."""
+"""3-D convolution: in plain MLX, or by oneDNN on the CPU."""
 
 import mlx.core as mx
 
-from ops import backend
+from ops import backend, conv_plain
+from ops.onednn_geometry import Geometry
 
 Triple = tuple[int, int, int]
 
@@ -40,22 +41,16 @@ def conv3d(
             f"conv3d: a kernel of {tuple(kernel)} with dilation {dilation} does not fit into x of {tuple(size)} "
             f"voxels padded by {padding}"
         )
-    if not runs_on_onednn(x):
-        x = x if input_grad else mx.stop_gradient(x)
-        weight = weight if weight_grad else mx.stop_gradient(weight)
-        return _plain(x, weight, bias, stride, padding, dilation)
-    from ops.onednn_function import convolve
-    from ops.onednn_geometry import Geometry
-
     g = Geometry("conv3d", x.shape, weight.shape, (n, *output, o), stride, padding, dilation)
-    return convolve(g, x, weight, bias, input_grad, weight_grad)
+    if runs_on_onednn(x):
+        from ops.onednn_function import convolve
 
+        return convolve(g, x, weight, bias, input_grad, weight_grad)
 
-def _plain(
-    x: mx.array, weight: mx.array, bias: mx.array | None, stride: Triple, padding: Triple, dilation: Triple
-) -> mx.array:
-    y = mx.conv3d(x, weight.astype(x.dtype), stride, padding, dilation)
-    return y if bias is None else y + bias.astype(x.dtype)
+    def forward(x: mx.array, w: mx.array) -> mx.array:
+        return mx.conv3d(x, w, stride, padding, dilation)
+
+    return conv_plain.convolve(g, forward, x, weight, bias, input_grad, weight_grad)
 
 
 def triple(value: int | Triple) -> Triple:

@@ -1,10 +1,10 @@
-"""Transposed 3-D convolution: MLX's own, or oneDNN's on the CPU."""
-
-from collections.abc import Sequence
+"""Transposed 3-D convolution: in plain MLX, or by oneDNN on the CPU."""
 
 import mlx.core as mx
 
+from ops import conv_plain
 from ops.conv3d import Triple, check_channels, runs_on_onednn, triple
+from ops.onednn_geometry import Geometry
 
 
 def conv_transpose3d(
@@ -43,33 +43,20 @@ def conv_transpose3d(
             f"conv_transpose3d: padding {padding} leaves nothing of x of {tuple(size)} voxels with a kernel of "
             f"{tuple(kernel)} and stride {stride}"
         )
-    if not runs_on_onednn(x):
-        weight = weight if weight_grad else mx.stop_gradient(weight)
-        return _plain(x, weight, bias, stride, padding, output_padding, output)
-    from ops.onednn_function import convolve
-    from ops.onednn_geometry import Geometry
+    g = Geometry("conv_transpose3d", x.shape, weight.shape, (n, *output, o), stride, padding, (1, 1, 1))
+    if runs_on_onednn(x):
+        from ops.onednn_function import convolve
 
-    y_shape = (n, *output, o)
-    g = Geometry("conv_transpose3d", x.shape, weight.shape, y_shape, stride, padding, (1, 1, 1))
-    return convolve(g, x, weight, bias, input_grad=True, weight_grad=weight_grad)
+        return convolve(g, x, weight, bias, input_grad=True, weight_grad=weight_grad)
 
-
-def _plain(
-    x: mx.array,
-    weight: mx.array,
-    bias: mx.array | None,
-    stride: Triple,
-    padding: Triple,
-    output_padding: Triple,
-    output_size: Sequence[int],
-) -> mx.array:
-    if any(output_padding):
+    def forward(x: mx.array, w: mx.array) -> mx.array:
+        if not any(output_padding):
+            return mx.conv_transpose3d(x, w, stride, padding)
         # MLX 0.32's gradient for x has a wrong shape where output_padding differs between axes
-        y = mx.conv_transpose3d(x, weight.astype(x.dtype), stride)
-        ends = [p + n for p, n in zip(padding, output_size, strict=True)]
+        y = mx.conv_transpose3d(x, w, stride)
+        ends = [p + n for p, n in zip(padding, output, strict=True)]
         y = mx.pad(y, [(0, 0), *((0, max(0, end - n)) for end, n in zip(ends, y.shape[1:4], strict=True)), (0, 0)])
-        d, h, w = (slice(p, end) for p, end in zip(padding, ends, strict=True))
-        y = y[:, d, h, w]
-    else:
-        y = mx.conv_transpose3d(x, weight.astype(x.dtype), stride, padding)
-    return y if bias is None else y + bias.astype(x.dtype)
+        d, h, v = (slice(p, end) for p, end in zip(padding, ends, strict=True))
+        return y[:, d, h, v]
+
+    return conv_plain.convolve(g, forward, x, weight, bias, input_grad=True, weight_grad=weight_grad)

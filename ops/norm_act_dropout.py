@@ -5,7 +5,8 @@ shift of the normalisation, and nothing but the input is needed for the gradient
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -96,37 +97,95 @@ def _check(
 
 
 @functools.cache
-def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Callable[..., Sequence[mx.array]]:
-    def forward(
+def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any:
+    """Return the operator in MLX's operations: all of it is float32, and x alone, or y, is kept for the gradients.
+
+    Between passes over the volume stands `mx.depends`: otherwise mx.compile finds the cast of x to float32 in all
+    of them, and keeps that one from the first pass to the gradient.
+    """
+
+    def over_space(vector: mx.array, x: mx.array) -> mx.array:
+        """(C,) or (N, C), to go with x (N, ..., C)."""
+        return vector.reshape(-1, *[1] * (x.ndim - 2), x.shape[-1])
+
+    def deviation(x: mx.array, centre: mx.array) -> mx.array:
+        return x.astype(mx.float32) - over_space(centre, x)
+
+    def total(values: mx.array) -> mx.array:
+        """(N, ..., C) -> (N, C); in two stages, as one float32 sum over a volume loses digits on the CPU."""
+        inner = tuple(range(2, values.ndim - 1))
+        return (values.sum(axis=inner) if inner else values).sum(axis=1)
+
+    def moments(x: mx.array) -> Statistics:
+        count = math.prod(x.shape[1:-1])
+        mean = total(x.astype(mx.float32)) / count
+        (x,) = mx.depends([x], [mean])
+        return mean, total(mx.square(deviation(x, mean))) / count
+
+    def activate(v: mx.array) -> mx.array:
+        return v if slope == 1 else (mx.maximum if slope < 1 else mx.minimum)(v, slope * v if slope else 0.0)
+
+    @mx.custom_function
+    def operator(
         x: mx.array,
         weight: mx.array,
         bias: mx.array,
         mask: mx.array,
         mean: mx.array,
         variance: mx.array,
-        residual: mx.array | None = None,
+        *residual: mx.array,
     ) -> Sequence[mx.array]:
-        samples, channels = x.shape[0], x.shape[-1]
-        v = x.astype(mx.float32).reshape(samples, -1, channels)  # (N, S, C)
-        if given:
-            mean, variance = mx.stop_gradient(mean), mx.stop_gradient(variance)
-            v = (v - mean) * mx.rsqrt(variance + eps)
+        v = x
+        if not given:
+            mean, variance = _over(norm, groups, *moments(x))
+            (v,) = mx.depends([x], [variance])
+        centre, rstd = _per_channel(mean, x.shape[-1]), _per_channel(mx.rsqrt(variance + eps), x.shape[-1])
+        if residual:
+            v = deviation(v, centre) * over_space(rstd * weight, x) + over_space(bias, x)
+            v = activate(v + residual[0].astype(mx.float32)) * over_space(mask, x)
         else:
-            if norm == "group":
-                v = v.reshape(samples, -1, groups, channels // groups)
-            axes = {"instance": (1,), "batch": (0, 1), "group": (1, 3)}[norm]
-            mean, variance = v.mean(axis=axes, keepdims=True), v.var(axis=axes, keepdims=True)
-            v = ((v - mean) * mx.rsqrt(variance + eps)).reshape(samples, -1, channels)
-            mean, variance = mean.squeeze(axes), variance.squeeze(axes)
-        v = v * weight + bias
-        if residual is not None:
-            v = v + residual.astype(mx.float32).reshape(v.shape)
-        if slope != 1:
-            v = mx.where(v > 0, v, slope * v)
-        v = v * mx.stop_gradient(mask)[:, None]
-        return v.reshape(x.shape).astype(x.dtype), mean, variance
+            v = activate(deviation(v, centre) * over_space(rstd * weight * mask, x) + over_space(bias * mask, x))
+        return v.astype(x.dtype), mean, variance
 
-    return forward
+    @operator.vjp
+    def gradients(
+        primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
+    ) -> Sequence[mx.array]:
+        x, weight, bias, mask, _, _, *residual = primals
+        y, mean, variance = outputs
+        centre, rstd = _per_channel(mean, x.shape[-1]), _per_channel(mx.rsqrt(variance + eps), x.shape[-1])
+
+        def behind(x: mx.array, g: mx.array) -> mx.array:
+            """The gradient behind the activation."""
+            factor = over_space(mask, x)
+            if slope != 1:
+                v = y if residual else deviation(x, centre) * over_space(rstd * weight, x) + over_space(bias, x)
+                factor = mx.where(v > 0, factor, slope * factor)
+            return g.astype(mx.float32) * factor
+
+        (g,) = cotangents[:1]
+        (v,) = mx.depends([x], [g])
+        u = behind(v, g)
+        sum_u, dot = total(u), total(u * deviation(v, centre)) * rstd
+        du = over_space(rstd * weight, x)
+        if given:
+            dx = u * du
+        else:
+            v, g = mx.depends([x, g], [sum_u, dot])
+            u = behind(v, g)
+            count = math.prod(x.shape[1:-1])
+            mean_gx, mean_g = (_average(norm, groups, weight * total_ / count) for total_ in (dot, sum_u))
+            dx = u * du - (deviation(v, centre) * over_space(rstd * rstd * mean_gx, x) + over_space(rstd * mean_g, x))
+        behind_ = [u.astype(x.dtype)] if residual else []
+        return (
+            dx.astype(x.dtype),
+            dot.sum(axis=0),
+            sum_u.sum(axis=0),
+            *(mx.zeros_like(a) for a in primals[3:6]),
+            *behind_,
+        )
+
+    return operator
 
 
 @functools.cache
@@ -136,9 +195,7 @@ def _cpu(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any:
     def standardisation(mean: np.ndarray, variance: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and 1 / standard deviation, broadcastable to (N, C), from statistics in the norm's own shape."""
         rstd = 1 / np.sqrt(variance.astype(np.float64) + eps)
-        if norm == "group":
-            return np.repeat(mean, channels // groups, axis=1), np.repeat(rstd, channels // groups, axis=1)
-        return mean, rstd
+        return _per_channel(mean, channels), _per_channel(rstd, channels)
 
     @mx.custom_function
     def operator(
@@ -206,8 +263,8 @@ def _cpu(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any:
     return operator
 
 
-def _over(norm: str, groups: int, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Statistics of equally large parts, (N, C) -> of the sets that the norm is over."""
+def _over(norm: str, groups: int, mean: Any, variance: Any) -> tuple[Any, Any]:
+    """Statistics of equally large parts, (N, C) -> of the sets that the norm is over; NumPy's or MLX's."""
     if norm == "instance":
         return mean, variance
     axis = 0
@@ -217,11 +274,18 @@ def _over(norm: str, groups: int, mean: np.ndarray, variance: np.ndarray) -> tup
     return mean.mean(axis=axis), variance.mean(axis=axis) + mean.var(axis=axis)
 
 
-def _average(norm: str, groups: int, per_channel: np.ndarray) -> np.ndarray:
-    """(N, C) -> the same, averaged over the sets that the norm is over."""
+def _average(norm: str, groups: int, per_channel: Any) -> Any:
+    """(N, C) -> the same, averaged over the sets that the norm is over; NumPy's or MLX's."""
     if norm == "instance":
         return per_channel
     if norm == "batch":
         return per_channel.mean(axis=0, keepdims=True)
     average = per_channel.reshape(len(per_channel), groups, -1).mean(axis=2)
-    return np.repeat(average, per_channel.shape[1] // groups, axis=1)
+    return _per_channel(average, per_channel.shape[1])
+
+
+def _per_channel(a: Any, channels: int) -> Any:
+    """(N, groups) -> (N, C); what has a value per channel, (N, C) or (C,), as it is."""
+    if a.shape[-1] == channels:
+        return a
+    return (np if isinstance(a, np.ndarray) else mx).repeat(a, channels // a.shape[-1], axis=1)

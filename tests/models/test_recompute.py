@@ -1,3 +1,4 @@
+import shutil
 from typing import Any
 
 import mlx.core as mx
@@ -8,6 +9,7 @@ from mlx.utils import tree_flatten
 
 from configs.model_schema import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs
 from models import build_model
+from models.recompute import recomputed
 
 EVERYWHERE = ("encoder", "bottleneck", "decoder", "skip")
 
@@ -51,6 +53,58 @@ def test_resnet_recomputed_is_the_resnet() -> None:
     plain, recomputed = run(False), run(True)
     for name, expected in plain.items():
         np.testing.assert_allclose(recomputed[name], expected, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_memory_falls_to_the_inputs_of_blocks_and_one_block(compiled: bool) -> None:
+    if compiled and shutil.which("g++") is None:
+        pytest.skip("mx.compile on a CPU calls g++")
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = [nn.Linear(16, 16, bias=False) for _ in range(8)]
+
+        def __call__(self, x: mx.array) -> mx.array:
+            for layer in self.layers:
+                x = mx.sin(layer(x))  # two arrays to keep
+            return x
+
+    x = mx.random.normal((4096, 16), key=mx.random.key(0))
+    blocks = [Block() for _ in range(8)]
+    model = nn.Sequential(*blocks)
+
+    def peak(recompute: bool) -> tuple[float, Any]:
+        def loss(x: mx.array) -> mx.array:
+            for block in blocks:
+                x = recomputed(block, x) if recompute else block(x)
+            return x.square().sum()
+
+        step = nn.value_and_grad(model, loss)
+        step = mx.compile(step, inputs=[model.state], outputs=[model.state]) if compiled else step
+        mx.eval(model.state, step(x))
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        found = step(x)
+        mx.eval(found)
+        return (mx.get_peak_memory() - before) / x.nbytes, found
+
+    limit = mx.set_memory_limit(1)  # nothing runs ahead of what it needs
+    try:
+        (plain, expected), (less, found) = peak(False), peak(True)
+    finally:
+        mx.set_memory_limit(limit)
+    assert plain >= 8 * 8 * 2
+    assert less <= 8 + 8 * 2 + 6  # mx.checkpoint: 51
+    for a, b in zip(tree_flatten(found), tree_flatten(expected), strict=True):
+        np.testing.assert_allclose(a[1], b[1], rtol=1e-5, atol=1e-6 * np.abs(np.array(b[1])).max(), err_msg=a[0])
+
+
+def test_a_block_without_trainable_parameters_hands_its_gradient_on() -> None:
+    x = mx.random.normal((2, 3), key=mx.random.key(0))
+    frozen = nn.Linear(3, 3).freeze()
+    expected = mx.grad(lambda x: frozen(x).square().sum())(x)
+    assert mx.allclose(mx.grad(lambda x: recomputed(frozen, x).square().sum())(x), expected)
 
 
 class OtherDropout(nn.Dropout3d):

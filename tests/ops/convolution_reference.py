@@ -40,7 +40,11 @@ def conv_transpose_gradients(x, w, dy, stride, padding):
 
 
 def output_size(x, w, stride, padding, dilation):
-    parts = zip(x.shape[1:4], w.shape[1:4], stride, padding, dilation, strict=True)
+    return sizes(x.shape, w.shape, stride, padding, dilation)
+
+
+def sizes(x, w, stride, padding, dilation):
+    parts = zip(x[1:4], w[1:4], stride, padding, dilation, strict=True)
     return tuple((s + 2 * p - d * (k - 1) - 1) // t + 1 for s, k, t, p, d in parts)
 
 

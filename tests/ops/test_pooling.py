@@ -1,5 +1,7 @@
 """Both forms against MLX's layers, values and gradients."""
 
+import shutil
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -60,6 +62,25 @@ def test_maximum_keeps_nan(form):
     y = max_pool3d(x, 2)
     assert mx.isnan(y[0, 0, 0, 0, 3])
     assert mx.isnan(y).sum().item() == 1
+    gradient = mx.grad(lambda x: mx.where(mx.isnan(max_pool3d(x, 2)), 1.0, max_pool3d(x, 2)).sum())(x)
+    assert not gradient[0, :2, :2, :2, 3].any()  # a window without a maximum hands nothing on
+    assert gradient.sum().item() == 8 * 16 - 1
+
+
+def test_a_window_of_minus_infinity_shares_among_its_voxels(form):
+    x = mx.full((1, 2, 2, 2, 1), -mx.inf)
+    gradient = mx.grad(lambda x: mx.where(max_pool3d(x, 3, 2, 1) > 0, 0.0, max_pool3d(x, 3, 2, 1)).sum())(x)
+    assert mx.array_equal(gradient, mx.full(x.shape, 1 / 8))  # not with the padding
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile on a CPU calls g++")
+@pytest.mark.parametrize("pool", [max_pool3d, avg_pool3d])
+def test_compiled_mlx_form_is_the_uncompiled(monkeypatch, pool):
+    monkeypatch.setattr(backend, "_form", "mlx")
+    x = mx.round(normal((1, 5, 7, 6, 16), 0))
+    step = mx.value_and_grad(lambda x: pool(x, 3, 2, 1).square().sum())
+    for plain, compiled in zip(step(x), mx.compile(step)(x), strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
