@@ -1,4 +1,7 @@
+import functools
 import logging
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +160,23 @@ def test_the_cache_is_given_back_on_a_gpu_alone(monkeypatch) -> None:
     monkeypatch.setattr(memory, "on_gpu", lambda: True)
     memory.release_cache()
     assert cleared
+
+
+def test_other_threads_run_while_mlx_is_waited_for() -> None:
+    """So that the next batches are made meanwhile, by threads that call Python."""
+    made, ended = [], threading.Event()
+
+    def make() -> None:
+        while not ended.wait(1e-3):
+            made.append(time.perf_counter())
+
+    x = mx.random.normal((512, 512))
+    y = functools.reduce(lambda a, _: (a @ x) / 16, range(60), x)
+    thread = threading.Thread(target=make)
+    thread.start()
+    began = time.perf_counter()
+    memory.evaluate(y)
+    waited = time.perf_counter() - began
+    ended.set()
+    thread.join()
+    assert sum(began < at < began + waited for at in made) >= 5
