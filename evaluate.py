@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # imported where they are needed, so that --help and wrong pa
     from data.dataset import VolumeData
     from engine.distributed import Group
     from engine.evaluation import Failure, Save
+    from engine.precision import PredictionPrecision
     from engine.runs import RunFolder
     from engine.uncertainty.members import Member
 
@@ -149,6 +150,7 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
         return export(run, config, checkpoint, arguments, group)
     from engine.data_check import check_array_sizes
     from engine.jobs import Job, classify, segment
+    from engine.precision import PredictionPrecision
     from engine.uncertainty.temperature import choose_temperature
 
     data, cases, faults = open_cases(run, config, arguments)
@@ -156,7 +158,8 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
     if arguments.baseline and (config.task != "classification" or arguments.images):
         raise ValueError("--baseline compares classifications of labelled cases; leave it out here")
     model, facts = load_model(config, data, checkpoint)
-    members, prediction = find_members(arguments, run, config, cases, model)
+    precision = PredictionPrecision(group)
+    members, prediction = find_members(arguments, run, config, cases, model, precision)
     temperature = choose_temperature(run, config.evaluate.temperature, prediction["kind"], facts)
     name = f"images_{Path(arguments.images).resolve().name}" if arguments.images else arguments.split
     name += "" if prediction["kind"] == "plain" else f"_{prediction['kind']}"
@@ -168,6 +171,7 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
         "split": "images" if arguments.images else arguments.split,
         "checkpoint": {"name": arguments.checkpoint, **facts},
         "prediction": prediction,
+        "precision": precision.summary,
         "settings": {"data_root": arguments.images or str(config.data.root), **config.evaluate.model_dump(mode="json")},
     }
     job = Job(run, config, data, cases, faults, model, members, temperature, output, metrics, group)
@@ -268,7 +272,12 @@ def load_model(config: "Config", data: Any, checkpoint: Path) -> "tuple[nn.Modul
 
 
 def find_members(
-    arguments: argparse.Namespace, run: "RunFolder", config: "Config", cases: "list[Any]", model: "nn.Module"
+    arguments: argparse.Namespace,
+    run: "RunFolder",
+    config: "Config",
+    cases: "list[Any]",
+    model: "nn.Module",
+    precision: "PredictionPrecision",
 ) -> "tuple[list[Member], dict[str, Any]]":
     """Whose mean is predicted, and what metrics.json says about them."""
     from engine.evaluation import make_predict
@@ -277,7 +286,7 @@ def find_members(
     from engine.uncertainty.members import Member, draw_members
     from models.dropout import dropout_table, held_masks
 
-    predict = make_predict(model, config.train.precision, config.train.compile)
+    predict = make_predict(model, precision.of(config), config.train.compile)
     if arguments.mc_dropout:
         layers = [row for row in dropout_table(model) if row.rate > 0]
         if not layers:
@@ -298,7 +307,7 @@ def find_members(
         else:
             data = open_split(own_config, statistics=statistics, splits={})
         other_model, _ = load_model(own_config, data, checkpoint)
-        other_predict = make_predict(other_model, own_config.train.precision, own_config.train.compile)
+        other_predict = make_predict(other_model, precision.of(own_config), own_config.train.compile)
         members.append(Member(other_predict, data=data, config=own_config))
         paths.append(str(other.path))
     return members, {"kind": "ensemble", "members": paths} if paths[1:] else {"kind": "plain"}

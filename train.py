@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         set_up_logging(group)
         with group.together():
             overrides = [*arguments.overrides, *(["resume=true"] if arguments.resume else [])]
-            config = load_config(arguments.config, overrides)
+            config = settle(load_config(arguments.config, overrides), group)
             if config.sweep is not None:
                 return sweep(config, arguments, group)
             if arguments.only is not None:
@@ -75,6 +75,16 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     finally:
         group.leave()
+
+
+def settle(config: "Config", group: "Group") -> "Config":
+    """Choose the operators, limit the memory; return the config with the precision in which they train."""
+    from engine.precision import settle_training
+    from ops import backend, memory
+
+    backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    memory.set_limit(config.memory_limit_gb)
+    return settle_training(config, group)
 
 
 def train(config: "Config", group: "Group") -> int:
@@ -161,6 +171,7 @@ def dry_run(config: "Config", group: "Group") -> int:
 def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> int:
     """Train all runs of the sweep, or say what there is to do; return the exit code."""
     from data.splits import count_validation_cases
+    from ops import backend, memory
     from studies.estimate import list_sweep, rehearse_run
     from studies.sweep import run_sweep
 
@@ -170,6 +181,8 @@ def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> in
         return run_sweep(config, arguments.only, count_validation_cases)
 
     def rehearse(cell: "Config") -> "Pace":
+        backend.choose(cell.ops, cell.threads)
+        memory.set_limit(cell.memory_limit_gb)
         start = read_weights(cell, group)
         data = prepare_data(cell, None, group)
         step = build_step(cell, data, group, start)
@@ -182,10 +195,7 @@ def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> in
 def prepare_data(config: "Config", run: "RunFolder | None", group: "Group") -> "Data":
     """Open the data and prepare every case; a resumed run, given in rank 0, keeps its splits and statistics."""
     from engine.progress import ShowPreparation
-    from ops import backend, memory
 
-    backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
-    memory.set_limit(config.memory_limit_gb)
     kept = {} if run is None else {name: run.read_json(name) for name in ("statistics", "splits")}
     kept = group.share_json(kept)
     data: Data

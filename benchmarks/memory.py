@@ -47,7 +47,8 @@ def run(steps: int) -> tuple[list[StepResult], list[int]]:
     model = build_model("unet3d", UNet3dArgs(widths=(16, 32, 64), dropout=Dropout(kind="channel", rate=0.1)), 1, 3)
     model.train()
     optim = OptimConfig(ema_decay=0.99)
-    step = TrainStep(model, build_optimizer(optim, steps), build_loss(LossConfig(), 3), TrainConfig(steps=steps), optim)
+    train = TrainConfig(steps=steps, precision="float32")
+    step = TrainStep(model, build_optimizer(optim, steps), build_loss(LossConfig(), 3), train, optim)
     rng = np.random.default_rng(0)
     shapes = [(2, 40, 40, 40), *((2, *sides) for sides in 4 * rng.integers(4, 11, (11, 3)))]
     results, resident = [], []

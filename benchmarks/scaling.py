@@ -95,7 +95,7 @@ def work(arguments: argparse.Namespace) -> None:
     group = join_group()
     mx.random.seed(0)
     model = build_model("unet3d", CASES["unet16"].unet_args(), 1, 3)
-    optim_config, train = OptimConfig(schedule="constant"), TrainConfig(steps=arguments.steps)
+    optim_config, train = OptimConfig(schedule="constant"), TrainConfig(steps=arguments.steps, precision="float32")
     loss = build_loss(LossConfig(), 3, group.gather if group.size > 1 else None)
     step = TrainStep(model, build_optimizer(optim_config, arguments.steps), loss, train, optim_config, group)
     rng = np.random.default_rng(group.rank)

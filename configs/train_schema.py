@@ -50,7 +50,8 @@ class TrainConfig(Section):
     epochs: Count | None = None
     batch_size: Count = 2
     accumulate: Count = 1  # batches per optimiser step
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the compute; weights stay float32
+    # Of the compute; weights stay float32. auto: bfloat16 where the device computes it natively, else float32.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     log_every_steps: Count = 10
     validate_every_steps: Count | None = None  # null: ten times in a run
     early_stop_validations: Count | None = None  # stop after so many without a better score

@@ -40,7 +40,8 @@ def describe_environment() -> dict[str, Any]:
 
 def write_facts(run: RunFolder, config: Config, data: Any, resumed: bool, group: Group) -> None:
     """Write what the run is made of into its folder."""
-    environment = {**describe_environment(), "processes": group.size, "data_fingerprint": data.fingerprint}
+    environment = {**describe_environment(), "precision": config.train.precision, "processes": group.size}
+    environment["data_fingerprint"] = data.fingerprint
     if resumed:
         first = run.read_json("environment")
         environment = {**first, "resumed": [*first.get("resumed", []), environment]}

@@ -24,7 +24,7 @@ from engine.uncertainty.measures import MEASURES
 from engine.uncertainty.members import Member, predict_together, window_settings
 from engine.uncertainty.temperature import scale
 from engine.uncertainty.voxels import VoxelCounter, VoxelFacts
-from ops import backend, memory
+from ops import memory
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -248,12 +248,7 @@ def make_predict(model: nn.Module, precision: str, compiled: str = "auto") -> Pr
 
     compiled: `train.compile`. On a GPU prediction is compiled unless it says never, as a trace of its own, apart from
     the training step's. It reads weights and held dropout masks anew at each call; all else must stay as it is.
-
-    Where this machine has no bfloat16, a run trained in it is evaluated in float32, with a warning.
     """
-    if precision == "bfloat16" and not backend.supports_bfloat16():
-        _log.warning("train.precision=bfloat16: this machine has no bfloat16 arithmetic; evaluating in float32")
-        precision = "float32"
     dtype = compute_dtype(precision)
 
     def predict(x: mx.array) -> mx.array:

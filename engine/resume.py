@@ -21,6 +21,7 @@ SAFE_TO_CHANGE = (
     "data.prefetch_batches",
     "train.steps",
     "train.epochs",
+    "train.precision",  # a run's own stays; `engine.precision` refuses what it may not become
     "train.log_every_steps",
     "train.validate_every_steps",
     "train.early_stop_validations",

@@ -21,6 +21,7 @@ from engine.freeze import Freezing
 from engine.losses import Loss
 from engine.mixup import Mixup
 from engine.optim import clip_factor, global_norm, steps_done, update_in_place, updates_in_place
+from engine.precision import settle
 from ops import backend, memory
 
 Batch = Mapping[str, np.ndarray]
@@ -240,12 +241,8 @@ def should_compile(when: str) -> bool:
 
 
 def compute_dtype(precision: str) -> mx.Dtype:
-    """The dtype of activations for `train.precision`; raises ValueError where this machine has no bfloat16."""
-    if precision == "bfloat16" and not backend.supports_bfloat16():
-        raise ValueError(
-            "train.precision=bfloat16: this CPU has no bfloat16 arithmetic (AVX512-BF16 or AMX); use float32"
-        )
-    return COMPUTE_DTYPES[precision]
+    """The dtype of activations for `train.precision`; raises ValueError as `settle` does."""
+    return COMPUTE_DTYPES[settle(precision, backend.why_no_bfloat16())]
 
 
 def random_key() -> mx.array:

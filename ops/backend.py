@@ -4,7 +4,10 @@ import importlib
 import logging
 import os
 import platform
+import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 
@@ -64,12 +67,41 @@ def threads() -> int:
 
 
 def supports_bfloat16() -> bool:
-    """Whether bfloat16 is computed natively: on a CPU by oneDNN, with AVX512-BF16 or AMX; by MLX always."""
+    """Whether the operators that run here compute bfloat16 natively."""
+    return why_no_bfloat16() is None
+
+
+def why_no_bfloat16() -> str | None:
+    """What keeps the operators that run here from computing bfloat16 natively; None where they do.
+
+    ONEDNN_MAX_CPU_ISA=AVX512_CORE in the environment makes a CPU one without.
+    """
     if active() == "mlx":
-        return True
+        on_gpu = mx.default_device().type == mx.DeviceType.gpu
+        return judge_bfloat16("mlx", on_gpu, mx.device_info() if on_gpu else {})
     from ops import onednn
 
-    return onednn.runtime().native_bfloat16
+    return judge_bfloat16("onednn", False, {"native_bfloat16": onednn.runtime().native_bfloat16})
+
+
+def judge_bfloat16(form: str, on_gpu: bool, facts: Mapping[str, Any]) -> str | None:
+    """What keeps a device from computing bfloat16 natively, as a clause; None where it does.
+
+    facts: of a GPU those of `mx.device_info`; of oneDNN on a CPU "native_bfloat16".
+    """
+    if form == "onednn":
+        return None if facts["native_bfloat16"] else "this CPU has no bfloat16 arithmetic (AVX512-BF16 or AMX)"
+    if not on_gpu:
+        return "MLX's own operators emulate bfloat16 on a CPU"
+    name = facts.get("device_name", "this GPU")
+    if apple := re.match(r"applegpu_g(\d+)", facts.get("architecture", "")):  # 13: M1, 14: M2, 15: M3
+        return None if int(apple[1]) >= 15 else f"{name} emulates bfloat16, which Apple GPUs compute from M3 on"
+    if (major := facts.get("compute_capability_major")) is not None:
+        if major >= 8:
+            return None
+        minor = facts.get("compute_capability_minor", 0)
+        return f"{name} has compute capability {major}.{minor}, and bfloat16 arithmetic begins with 8.0"
+    return f"{name} is not known to compute bfloat16"
 
 
 def _choose_automatically(on_gpu: bool, threads: int) -> str:

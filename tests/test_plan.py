@@ -77,7 +77,7 @@ def test_every_decision_is_in_the_file(tmp_path: Path, capsys: pytest.CaptureFix
     assert (config.data.foreground_rate, config.data.normalisation) == (0.0, "zscore")
     assert config.data.augment.rotate.degrees == ((-20, 20), (0, 0), (0, 0))
     assert config.evaluate.nsd_tolerance_mm == 0.5
-    assert (config.train.steps, config.train.batch_size) == (1000, 2)
+    assert (config.train.steps, config.train.batch_size, config.train.precision) == (1000, 2, "auto")
     assert why(text, "folds") == "kind: kfold"
     assert why(text, "kind") == "# fold 0 trains on 4 cases, validates on 2"
     assert why(text, "spacing_mm") == "# (D, H, W): that of all 6 cases"

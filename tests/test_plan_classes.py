@@ -72,7 +72,7 @@ def test_volumes_train_as_planned(tmp_path: Path, capsys: Capture) -> None:
     assert config.data.patch_size_voxels == (8, 8, 10)
     assert (config.data.balance, config.data.augment.flip.probability) == ("classes", 0)
     assert (config.data.split.kind, config.data.split.folds) == ("kfold", 5)
-    assert (config.model.name, config.train.batch_size) == ("resnet3d", 4)
+    assert (config.model.name, config.train.batch_size, config.train.precision) == ("resnet3d", 4, "auto")
     assert "# an epoch draws as many of each; training has healthy 4, ill 12" in file.read_text()
     assert (tmp_path / "runs" / "data" / "report.html").exists()
 
@@ -154,7 +154,8 @@ def test_mistakes_exit_with_2(
 
 def test_fine_tuning_begins_with_the_run(tmp_path: Path, capsys: Capture) -> None:
     runs = f"run.dir={tmp_path / 'runs'}"
-    first = load_config(planned(write_folders(tmp_path / "first", spacing_mm=(2, 1, 1)), capsys), [runs])
+    settled = [runs, "train.precision=bfloat16"]
+    first = load_config(planned(write_folders(tmp_path / "first", spacing_mm=(2, 1, 1)), capsys), settled)
     pretend(first)
     root = write_folders(tmp_path / "second", cases=6, spacing_mm=(1, 1, 1))
     file = planned(root, capsys, "--from", str(first.run_folder))
@@ -168,6 +169,7 @@ def test_fine_tuning_begins_with_the_run(tmp_path: Path, capsys: Capture) -> Non
     assert (config.init.source, config.init.input, config.init.head) == (first.run_folder, None, None)
     assert config.optim.learning_rate == pytest.approx(first.optim.learning_rate / 5)
     assert (config.train.steps, config.train.batch_size) == (300, first.train.batch_size)
+    assert config.train.precision == "auto"
     assert "# 1000 are planned for drawn weights; fewer will do" in text
     assert "# kept: at another spacing things look larger or smaller to the network" in text
 

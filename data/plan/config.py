@@ -143,7 +143,7 @@ def _training(m: Measured) -> Iterator[Decision]:
     passes = steps * m.batch_size / m.num_train
     yield Decision("train.steps", steps, f"{passes:.0f} passes over {m.num_train} cases; more is better, if slowly")
     yield Decision("train.batch_size", m.batch_size, f"a step takes about {m.step_gb:.1f} GB")
-    yield Decision("train.precision", "float32", "bfloat16 is faster where the device has it")
+    yield Decision("train.precision", "auto", "bfloat16 where the device computes it, which is faster; else float32")
 
 
 def _evaluating(m: Measured) -> Iterator[Decision]:

@@ -149,7 +149,6 @@ def _trained_on(decision: Decision, plan: Plan, config: Config) -> Decision:
         "optim.ema_decay": (decay, averaged),
         f"train.{budget}": (count, drawn),
         "train.batch_size": (batch_size, "the run's: network and patches are its, and so is the memory they take"),
-        "train.precision": (config.train.precision, "the run's"),
     }
     if path not in changed:
         return decision

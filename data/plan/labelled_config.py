@@ -87,7 +87,7 @@ def _training(c: Cohort, chosen: VolumeInput | ClipInput) -> Iterator[Decision]:
     yield Decision("train.epochs", passes, f"{steps} steps; the more cases, the fewer passes over them")
     gigabytes = chosen.network.training_gb(batch_size)
     yield Decision("train.batch_size", batch_size, f"a step takes about {gigabytes:.1f} GB")
-    yield Decision("train.precision", "float32", "bfloat16 is faster where the device has it")
+    yield Decision("train.precision", "auto", "bfloat16 where the device computes it, which is faster; else float32")
     why = "area under the ROC curve: no threshold, and rare classes count as much"
     yield Decision("checkpoint.metric", "auc", why)
 

@@ -8,9 +8,11 @@ import pytest
 from mlx.utils import tree_flatten
 
 from configs import Config, load_config
+from engine.distributed import ALONE
 from engine.freeze import Freezing
 from engine.losses import build_loss
 from engine.optim import build_optimizer
+from engine.precision import settle_training
 from engine.step import TrainStep
 from models import build_model
 from studies.plan import make_plan
@@ -40,6 +42,17 @@ def test_it_trains_a_step(path: Path) -> None:
     head = [path for path in before if path.endswith("weight") and before[path].shape[0] == 3]  # an output a class
     assert head
     assert not any(mx.array_equal(before[path], after[path]) for path in head), "the step left the weights alone"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_the_device_decides_its_precision(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    config = load_config(path, [f"run.dir={tmp_path}"])
+    assert config.train.precision == "auto"
+    for fixture, precision in (("native_bfloat16", "bfloat16"), ("no_bfloat16", "float32")):
+        request.getfixturevalue(fixture)
+        settled = settle_training(config, ALONE)
+        runs = [settled] if settled.sweep is None else [run.config for run in make_plan(settled).runs]
+        assert {run.train.precision for run in runs} == {precision}
 
 
 @pytest.mark.parametrize(

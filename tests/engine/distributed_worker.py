@@ -58,7 +58,8 @@ def train(group: Group, norm: str, accumulate: int = 1, **loss: Any) -> dict[str
     if norm == "batch":
         synchronise_batch_norms(net, group.gather_for_all)
     optim_config = OptimConfig(learning_rate=0.05, schedule="constant", ema_decay=0.5)
-    config = TrainConfig(steps=STEPS, batch_size=GLOBAL_BATCH, compile="never", accumulate=accumulate)
+    how: dict[str, Any] = {"batch_size": GLOBAL_BATCH, "compile": "never", "precision": "float32"}
+    config = TrainConfig(steps=STEPS, accumulate=accumulate, **how)
     loss_config = LossConfig(ignore_label=IGNORED, class_weights=(1.0, 2.0, 5.0), **loss)
     step = TrainStep(
         net,

@@ -77,7 +77,7 @@ def tiny_config(folder: Path, **sections: dict[str, Any]) -> Config:
         "run": {"dir": str(folder)},
         "data": {"root": "nowhere"},
         "optim": {"learning_rate": 0.01, "ema_decay": 0.9},
-        "train": {"steps": 12, "log_every_steps": 1},
+        "train": {"steps": 12, "precision": "float32", "log_every_steps": 1},
     }
     for name, section in sections.items():
         tree[name] = {**tree.get(name, {}), **section}

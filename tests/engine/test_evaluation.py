@@ -106,7 +106,7 @@ def config(**evaluate: object) -> Config:
         {
             "name": "test",
             "data": {"root": Path("."), "patch_size_voxels": [8, 8, 8]},
-            "train": {"steps": 1},
+            "train": {"steps": 1, "precision": "float32"},
             "evaluate": {"bootstrap_samples": 50, **evaluate},
         }
     )
@@ -223,17 +223,6 @@ def test_an_error_in_validation_puts_the_model_back_into_training() -> None:
     assert model.training
 
 
-def test_bfloat16_without_hardware_falls_back_with_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("ops.backend.supports_bfloat16", lambda: False)
-    predict = make_predict(nn.Identity(), "bfloat16")
-    assert predict(mx.zeros((1, 2, 2, 2, 1))).dtype == mx.float32
-    assert "no bfloat16 arithmetic; evaluating in float32" in caplog.text
-    monkeypatch.setattr("ops.backend.supports_bfloat16", lambda: True)
-    assert make_predict(nn.Identity(), "bfloat16")(mx.zeros((1, 2, 2, 2, 1))).dtype == mx.bfloat16
-
-
 @pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile on a CPU calls g++")
 def test_compiled_prediction_reads_weights_and_held_masks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where it is compiled: equal to the uncompiled one through weights, draws and back."""
@@ -264,3 +253,8 @@ def test_compiled_prediction_reads_weights_and_held_masks_anew(monkeypatch: pyte
     model.train()  # training is traced apart
     with evaluating(model):
         compare()
+
+
+def test_the_network_is_given_its_precision(native_bfloat16) -> None:
+    for precision, dtype in (("float32", mx.float32), ("bfloat16", mx.bfloat16)):
+        assert make_predict(nn.Identity(), precision)(mx.zeros((1, 2, 2, 2, 1))).dtype == dtype

@@ -56,8 +56,8 @@ def _step(freeze: object = None, steps: int = 10, optim: dict | None = None, com
     config = OptimConfig(**{**STEADY, **(optim or {})})
     freezing = Freezing(model, None if freeze is None else FreezeConfig.model_validate(freeze))
     optimizer = build_optimizer(config, steps, model, freezing)
-    loss = build_loss(LossConfig(), 2)
-    step = TrainStep(model, optimizer, loss, TrainConfig(steps=steps, compile=compile), config, freezing=freezing)
+    train = TrainConfig(steps=steps, compile=compile, precision="float32")
+    step = TrainStep(model, optimizer, build_loss(LossConfig(), 2), train, config, freezing=freezing)
     model.train()
     return step
 

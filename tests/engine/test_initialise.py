@@ -237,8 +237,8 @@ def test_training_and_its_moving_average_begin_there() -> None:
     expected = {name: np.array(a) for name, a in start.tensors.items()}
     begin_from(model, start, init(), ORGANS)
     assert start.tensors == {}, "let go: the network holds them"
-    optim = OptimConfig(ema_decay=0.9)
-    step = TrainStep(model, build_optimizer(optim, 10), build_loss(LossConfig(), 3), TrainConfig(steps=10), optim)
+    optim, train = OptimConfig(ema_decay=0.9), TrainConfig(steps=10, precision="float32")
+    step = TrainStep(model, build_optimizer(optim, 10), build_loss(LossConfig(), 3), train, optim)
     for file in ("model", "ema"):
         for name, value in step.tensors()[file].items():
             np.testing.assert_array_equal(np.array(value), expected[name])

@@ -86,7 +86,7 @@ def test_a_step_minimises_the_blended_loss() -> None:
     expected = weight * loss(logits, y)[0] + (1 - weight) * loss(logits, y[partners])[0]
     mx.eval(expected)
     assert 0.05 < weight.item() < 0.95
-    train = TrainConfig(steps=1, mixup_alpha=1.0)
+    train = TrainConfig(steps=1, mixup_alpha=1.0, precision="float32")
     step = TrainStep(model, optim.SGD(0.1), loss, train, OptimConfig(), seed=4)
     step.model.train()
     result = step([{"x": np.array(x), "y": np.array(y)}])
@@ -110,7 +110,7 @@ class Dropping(Mean):
 def make_step(kind: str, compiled: str = "never", seed: int = 3, look: Callable[[mx.array], object] = id) -> TrainStep:
     mx.random.seed(0)
     model = Dropping(kind, look)
-    train = TrainConfig.model_validate({"steps": 9, "mixup_alpha": 1.0, "compile": compiled})
+    train = TrainConfig.model_validate({"steps": 9, "mixup_alpha": 1.0, "compile": compiled, "precision": "float32"})
     loss = build_loss(LossConfig(name="cross_entropy"), 3)
     return TrainStep(model.train(), optim.SGD(0.1), loss, train, OptimConfig(), seed=seed)
 

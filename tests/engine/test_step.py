@@ -111,7 +111,7 @@ class _CastNet(TinyNet):
         return super().__call__(x)
 
 
-def test_bfloat16_casts_the_input_and_keeps_float32_weights(tmp_path, monkeypatch) -> None:
+def test_bfloat16_casts_the_input_and_keeps_float32_weights(tmp_path, monkeypatch, native_bfloat16) -> None:
     monkeypatch.setattr(backend, "_form", "mlx")
     config = tiny_config(tmp_path, train={"precision": "bfloat16"})
     step = tiny_step(config)
@@ -129,9 +129,14 @@ def tiny_step_loss(folder) -> float:
     return step([DATA.batch(0, 0)]).loss
 
 
-def test_bfloat16_without_hardware_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr(backend, "supports_bfloat16", lambda: False)
-    with pytest.raises(ValueError, match=r"train\.precision=bfloat16: this CPU has no bfloat16 .* use float32"):
+def test_the_device_decides_under_auto(native_bfloat16) -> None:
+    assert compute_dtype("auto") == compute_dtype("bfloat16") == mx.bfloat16
+    assert compute_dtype("float32") == mx.float32
+
+
+def test_bfloat16_without_hardware_is_refused(no_bfloat16) -> None:
+    assert compute_dtype("auto") == compute_dtype("float32") == mx.float32
+    with pytest.raises(ValueError, match=r"train\.precision=bfloat16: this CPU has no bfloat16 .* float32 here"):
         compute_dtype("bfloat16")
 
 

@@ -141,9 +141,61 @@ def test_a_gpu_takes_mlx(monkeypatch, caplog):
         backend.choose("onednn")
 
 
-def test_mlx_computes_bfloat16():
+@pytest.mark.parametrize(
+    ("form", "on_gpu", "facts", "expected"),
+    [
+        ("onednn", False, {"native_bfloat16": True}, None),
+        ("onednn", False, {"native_bfloat16": False}, "this CPU has no bfloat16 arithmetic (AVX512-BF16 or AMX)"),
+        ("mlx", False, {}, "MLX's own operators emulate bfloat16 on a CPU"),
+        ("mlx", True, {"device_name": "Apple M3 Max", "architecture": "applegpu_g15s"}, None),
+        ("mlx", True, {"device_name": "Apple M5", "architecture": "applegpu_g17g"}, None),
+        (
+            "mlx",
+            True,
+            {"device_name": "Apple M2 Ultra", "architecture": "applegpu_g14d"},
+            "Apple M2 Ultra emulates bfloat16, which Apple GPUs compute from M3 on",
+        ),
+        (
+            "mlx",
+            True,
+            {"architecture": "applegpu_g13g"},
+            "this GPU emulates bfloat16, which Apple GPUs compute from M3",
+        ),
+        ("mlx", True, {"architecture": "sm_80", "compute_capability_major": 8, "compute_capability_minor": 0}, None),
+        ("mlx", True, {"architecture": "sm_120", "compute_capability_major": 12}, None),
+        (
+            "mlx",
+            True,
+            {"device_name": "Tesla T4", "compute_capability_major": 7, "compute_capability_minor": 5},
+            "Tesla T4 has compute capability 7.5, and bfloat16 arithmetic begins with 8.0",
+        ),
+        ("mlx", True, {"device_name": "Nova", "architecture": "n1"}, "Nova is not known to compute bfloat16"),
+    ],
+)
+def test_bfloat16_by_device(form, on_gpu, facts, expected):
+    found = backend.judge_bfloat16(form, on_gpu, facts)
+    assert found == expected or (expected is not None and found is not None and found.startswith(expected))
+
+
+def test_a_gpu_is_asked_for_its_facts(monkeypatch):
     backend.choose("mlx")
+    monkeypatch.setattr(mx, "default_device", lambda: SimpleNamespace(type=mx.DeviceType.gpu))
+    monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "Apple M4", "architecture": "applegpu_g16g"})
     assert backend.supports_bfloat16()
+
+
+def test_mlx_emulates_bfloat16_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(mx, "default_device", lambda: SimpleNamespace(type=mx.DeviceType.cpu))
+    backend.choose("mlx")
+    assert not backend.supports_bfloat16()
+
+
+@linux_x86_64
+def test_onednn_can_be_kept_from_bfloat16():
+    code = "from ops import backend\nbackend.choose('onednn')\nprint(backend.why_no_bfloat16())"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "this CPU has no bfloat16 arithmetic (AVX512-BF16 or AMX)\n"
 
 
 @linux_x86_64
