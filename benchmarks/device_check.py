@@ -22,8 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ TIME_LIMIT_SECONDS = 900.0
 # What rounding explains, of values and of gradients; a wrong operator is off by more, in float32 at the least. The
 # gradient of r3d_18 in bfloat16 is off by 0.28 with oneDNN's operators, too.
 ALLOWED = {"float32": (1e-3, 1e-2), "bfloat16": (1e-1, 4e-1)}
-COMMAND = (sys.executable, "-m", "benchmarks.device_check")
+COMMAND = (sys.executable, "-m", "benchmarks.device_rows")
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,11 @@ class Check:
     name: str
     precision: str
     size: Size
+
+    @property
+    def title(self) -> str:
+        """The name with its size, which an operator's has."""
+        return self.name if self.kind == "operator" else f"{self.kind} {self.name} {'×'.join(map(str, self.size))}"
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,9 @@ class Row:
         milliseconds = "" if self.milliseconds is None else f"{self.milliseconds:.1f} ms"
         peak = "" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:.0f} MB"
         check, where = self.check, f" ({self.where})" if self.verdict == "WRONG" else ""
-        name = f"{check.kind} {check.name}" if check.kind != "operator" else check.name
-        return f"{name:<48}{check.precision:<10}{difference:>8}{milliseconds:>12}{peak:>10}  {self.verdict}{where}"
+        return (
+            f"{check.title:<48}{check.precision:<10}{difference:>8}{milliseconds:>12}{peak:>10}  {self.verdict}{where}"
+        )
 
 
 def main() -> None:
@@ -82,11 +87,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, nargs=3, metavar=("D", "H", "W"), help="check at this size, too")
     parser.add_argument("--quick", action="store_true", help="float32 at 16³ alone: under two minutes on two cores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write device and rows there, too")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.row:
-        work(json.loads(arguments.row))
-        return
     sizes, precisions = [QUICK_SIZE if arguments.quick else BASE_SIZE], PRECISIONS[: 1 if arguments.quick else 2]
     if arguments.patch and tuple(arguments.patch) not in sizes:
         sizes.append(tuple(arguments.patch))
@@ -95,23 +96,24 @@ def main() -> None:
         for check in list_checks(sizes, precisions):
             rows.append(run(check, Path(folder)))
             print(rows[-1].text(), file=sys.stderr, flush=True)
+    from engine.runs import without_nan
+
     device = describe_device()
     print(format_block(device, rows))
     print(verdict(rows))
     if arguments.json:
         facts = {"device": device, "fit": is_fit(rows), "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(without_nan(facts), indent=1) + "\n", encoding="utf-8")
     sys.exit(0 if is_fit(rows) else 1)
 
 
 def list_checks(sizes: Sequence[Size], precisions: Sequence[str]) -> Iterator[Check]:
     """All rows, those of one name and size beside each other, so that they share what they are compared with."""
-    from benchmarks.operator_cases import OPERATORS, resized
+    from benchmarks.operator_cases import resized
     from models import MODELS
 
     for size in sizes:
         names = [("operator", name) for name in resized(size)]
-        assert len(names) == len(OPERATORS)
         names += [(kind, name) for kind in ("step", "prediction") for name in MODELS]
         yield from (Check(kind, name, precision, size) for kind, name in names for precision in precisions)
 
@@ -121,32 +123,34 @@ def run(check: Check, folder: Path, command: Sequence[str] = COMMAND) -> Row:
 
     folder: for their arrays; what the CPU computed stays there for the row of the other precision.
     """
-    reference, found = folder / "reference.npz", folder / "device.npz"
-    job = asdict(check)
-    same = {**job, "precision": "float32"}
-    if not (folder / "job.json").exists() or json.loads((folder / "job.json").read_text()) != json.loads(
-        json.dumps(same)
-    ):
-        reference.unlink(missing_ok=True)
-        (folder / "job.json").write_text(json.dumps(same))
-        for form in ("auto", "mlx"):  # oneDNN where it loads beside MLX's build for the GPU
-            why = _execute(command, {**same, "side": "reference", "form": form, "file": str(reference)})[1]
-            if reference.exists():
-                break
-        (folder / "why.txt").write_text(why)
-    found.unlink(missing_ok=True)
-    facts, why = _execute(command, {**job, "side": "device", "form": "mlx", "file": str(found)})
+    reference, why_none = _compute_reference(check, folder, command)
+    found = folder / "device.npz"
+    facts, why = _execute(command, {**asdict(check), "side": "device", "form": "mlx", "file": str(found)})
     if facts is None:
         return Row(check, f"failed: {why}")
     cost = (facts["milliseconds"], facts["peak_bytes"])
     if not reference.exists():
-        return Row(check, f"unchecked: the CPU failed: {(folder / 'why.txt').read_text()}", None, "", *cost)
+        return Row(check, f"unchecked: the CPU failed: {why_none}", None, "", *cost)
     with np.load(reference) as expected, np.load(found) as actual:
         differences = compare(dict(expected), dict(actual))
     shares = {name: d / ALLOWED[check.precision]["gradient" in name] for name, d in differences.items()}
     where = max(shares, key=lambda name: np.inf if np.isnan(shares[name]) else shares[name])
     is_right = shares[where] <= 1  # NaN is not
     return Row(check, "ok" if is_right else "WRONG", differences[where], where, *cost)
+
+
+def _compute_reference(check: Check, folder: Path, command: Sequence[str]) -> tuple[Path, str]:
+    """The file of what the CPU computes in float32, and why there is none; it is kept until another is asked for."""
+    job = {**asdict(check), "precision": "float32", "side": "reference"}
+    file, note, asked = folder / "reference.npz", folder / "reference.json", json.dumps(job)
+    if not note.exists() or json.loads(note.read_text())["asked"] != asked:
+        file.unlink(missing_ok=True)
+        for form in ("auto", "mlx"):  # oneDNN where it loads beside MLX's build for the GPU
+            _, why = _execute(command, {**job, "form": form, "file": str(file)})
+            if file.exists():
+                break
+        note.write_text(json.dumps({"asked": asked, "why": why}))
+    return file, json.loads(note.read_text())["why"]
 
 
 def compare(expected: Arrays, actual: Arrays) -> dict[str, float]:
@@ -169,7 +173,7 @@ def _execute(command: Sequence[str], job: dict[str, Any]) -> tuple[dict[str, Any
     environment = {"MLX_ENABLE_TF32": "0", **os.environ}
     try:
         done = subprocess.run(
-            [*command, "--row", json.dumps(job)],
+            [*command, json.dumps(job)],
             capture_output=True,
             text=True,
             errors="replace",
@@ -185,118 +189,6 @@ def _execute(command: Sequence[str], job: dict[str, Any]) -> tuple[dict[str, Any
         return None, lines[-1].strip() if lines else f"exit code {done.returncode}"
     facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return facts, ""
-
-
-def work(job: dict[str, Any]) -> None:
-    """Run as a row's process: compute, write the arrays, print milliseconds and peak memory."""
-    import mlx.core as mx
-
-    from ops import backend, memory
-
-    if job["side"] == "reference":
-        mx.set_default_device(mx.cpu)
-    backend.choose(job["form"])
-    memory.set_limit()
-    build = {"operator": operator, "step": step, "prediction": prediction}[job["kind"]]
-    compute = build(job["name"], job["precision"], tuple(job["size"]))
-    active = mx.get_active_memory()
-    mx.reset_peak_memory()
-    arrays: Any = compute()
-    peak_bytes, milliseconds = mx.get_peak_memory() - active, []
-    np.savez(job["file"], **arrays)
-    if job["side"] == "device":
-        for _ in range(3):
-            started = time.perf_counter()
-            compute()
-            milliseconds.append(1e3 * (time.perf_counter() - started))
-    print(json.dumps({"milliseconds": sorted(milliseconds or [0.0])[len(milliseconds) // 2], "peak_bytes": peak_bytes}))
-
-
-def operator(name: str, precision: str, size: Size) -> Callable[[], Arrays]:
-    """The operator's value and gradients."""
-    import mlx.core as mx
-
-    from benchmarks.operator_cases import our_arrays, our_gradients, resized
-    from ops import memory
-
-    case = resized(size)[name]
-    inputs, cotangent = our_arrays(case, precision)
-
-    def compute() -> Arrays:
-        value, gradients = our_gradients(case, inputs, cotangent)
-        memory.evaluate(value, gradients)
-        named = {"value": value, **{f"gradient {i + case.image}": g for i, g in enumerate(gradients)}}
-        return {name: np.array(a.astype(mx.float32)) for name, a in named.items()}
-
-    return compute
-
-
-def network(name: str) -> tuple[Any, int, tuple[int, ...]]:
-    """A network with the config's default arguments, its number of outputs, and a label's axes in space."""
-    import mlx.core as mx
-
-    from configs.model_schema import CNN3dArgs, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
-    from models import build_model
-
-    mx.random.seed(0)
-    # As for small volumes: batch norm over two voxels would make noise of its gradient.
-    small = ResNet3dArgs(depth=10, width=16, stem_kernel=(3, 3, 3), stem_stride=(1, 1, 1), max_pool=False)
-    args = {"unet3d": UNet3dArgs(), "cnn3d": CNN3dArgs(), "resnet3d": small}.get(name, VideoResNetArgs())
-    return build_model(name, args, 1, 3), 3, (1, 2, 3) if name == "unet3d" else ()
-
-
-def step(name: str, precision: Any, size: Size) -> Callable[[], Arrays]:
-    """Loss and gradients of one training step, which are told from what plain SGD makes of the weights."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
-    from configs.train_schema import LossConfig, OptimConfig, TrainConfig
-    from engine.losses import build_loss
-    from engine.optim import build_optimizer
-    from engine.step import TrainStep
-
-    model, num_outputs, axes = network(name)
-    model.train()
-    loss = build_loss(LossConfig(name="dice_ce" if axes else "cross_entropy"), num_outputs)
-    optim = OptimConfig(name="sgd", learning_rate=1.0, momentum=0, weight_decay=0, schedule="constant", clip_norm=None)
-    train = TrainConfig(steps=10**6, precision=precision)
-    do = TrainStep(model, build_optimizer(optim, 10**6), loss, train, optim)
-    rng = np.random.default_rng(0)
-    shape = (2, *size, 1)
-    x = rng.standard_normal(shape, dtype=np.float32)
-    y = rng.integers(0, num_outputs, shape[:4] if axes else shape[:1], dtype=np.int32)
-
-    def weights() -> np.ndarray:
-        flat = tree_flatten(model.trainable_parameters())
-        return np.concatenate([np.array(a.astype(mx.float32)).ravel() for _, a in sorted(flat)])
-
-    def compute() -> Arrays:
-        before = weights()
-        result = do([{"x": x, "y": y}])
-        gradients = before - weights()
-        return {"loss": np.array([result.loss]), "gradient": gradients}
-
-    return compute
-
-
-def prediction(name: str, precision: str, size: Size) -> Callable[[], Arrays]:
-    """Class probabilities of a volume that takes several windows, or of a batch of two."""
-    from engine.classify import predict_cases
-    from engine.evaluation import make_predict
-    from engine.sliding_window import predict_probabilities
-
-    model, _, axes = network(name)
-    predict = make_predict(model.eval(), precision)
-    rng = np.random.default_rng(0)
-
-    def compute() -> Arrays:
-        if axes:
-            volume = rng.standard_normal((size[0] + size[0] // 2, *size[1:], 1), dtype=np.float32)
-            return {"probabilities": predict_probabilities(predict, volume, size)}
-        views = rng.standard_normal((2, *size, 1), dtype=np.float32)
-        return {"probabilities": np.stack(list(predict_cases(predict, [views], 2, multi_label=False)))}
-
-    return compute
 
 
 def describe_device() -> dict[str, Any]:
@@ -338,7 +230,7 @@ def verdict(rows: Sequence[Row]) -> str:
     """One line: fit or not, and why not."""
     wrong = [row for row in rows if not row.is_fit]
     if wrong:
-        names = ", ".join(dict.fromkeys(f"{row.check.kind} {row.check.name} {row.check.precision}" for row in wrong))
+        names = ", ".join(dict.fromkeys(f"{row.check.title} {row.check.precision}" for row in wrong))
         return f"NOT fit: {len(wrong)} of {len(rows)} rows: {names}"
     unchecked = sum(row.verdict != "ok" for row in rows)
     return f"fit: {len(rows) - unchecked} rows agree with the CPU" + (f", {unchecked} unchecked" if unchecked else "")
