@@ -38,6 +38,7 @@ _log = logging.getLogger("mlx_volumes")
 MAY_CHANGE = (
     "ops",
     "threads",
+    "memory_limit_gb",
     "data.source",
     "data.root",
     "data.images",
@@ -106,7 +107,7 @@ def _is_override(word: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0, 1 where a case failed, 2 for a user's mistake."""
+    """Return the exit code: 0, 1 where a case failed or memory ran out, 2 for a user's mistake."""
     arguments = parse_arguments(argv)
     from engine.distributed import ALONE, GroupError, join_group, set_up_logging
 
@@ -125,6 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if group.speaks(error):
             print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        if group.speaks(error):
+            print(f"evaluate.py: {error}", file=sys.stderr)
+        return 1
     finally:
         group.leave()
 
@@ -141,11 +146,13 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
     run = open_run(arguments.run[0])
     config = load_run_config(run, arguments.overrides)
     checkpoint = run.checkpoint(arguments.checkpoint)
-    from ops import backend
+    from ops import backend, memory
 
     backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    memory.set_limit(config.memory_limit_gb)
     if arguments.export:
         return export(run, config, checkpoint, arguments, group)
+    from engine.data_check import check_array_sizes
     from engine.jobs import Job, classify, segment
     from engine.precision import PredictionPrecision
     from engine.runs import DEFAULT_CHECKPOINT
@@ -153,6 +160,7 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
     from engine.uncertainty.temperature import choose_temperature
 
     data, cases, faults = open_cases(run, config, arguments)
+    check_array_sizes(config, data, training=False)
     if arguments.baseline and (config.task != "classification" or arguments.images):
         raise ValueError("--baseline compares classifications of labelled cases; leave it out here")
     model, facts = load_model(config, data, checkpoint)
@@ -298,7 +306,7 @@ def find_members(
             return []
         return find_seen([c.id for c in cases], arguments.split, member, config.data.root, its_data.fingerprint)
 
-    predict, seen = make_predict(model, precision.of(config)), set(seen_by(run, data))
+    predict, seen = make_predict(model, precision.of(config), config.train.compile), set(seen_by(run, data))
     if arguments.mc_dropout:
         layers = [row for row in dropout_table(model) if row.rate > 0]
         if not layers:
@@ -318,7 +326,8 @@ def find_members(
             own_data = open_split(own_config, statistics=statistics, splits={})
         seen |= set(seen_by(other, own_data))
         other_model, _ = load_model(own_config, own_data, checkpoint)
-        members.append(Member(make_predict(other_model, precision.of(own_config)), data=own_data, config=own_config))
+        other_predict = make_predict(other_model, precision.of(own_config), own_config.train.compile)
+        members.append(Member(other_predict, data=own_data, config=own_config))
         paths.append(str(other.path))
     return members, {"kind": "ensemble", "members": paths} if paths[1:] else {"kind": "plain"}, seen
 

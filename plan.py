@@ -23,7 +23,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_reading_arguments(parser)
     parser.add_argument(
-        "--memory", type=_gigabytes, default=4.0, metavar="GB", help="that training may take, by estimate (default: 4)"
+        "--memory",
+        type=_gigabytes,
+        metavar="GB",
+        help="that training may take, by estimate (default: what MLX may take on a GPU, 4 on a CPU)",
     )
     parser.add_argument(
         "--from", dest="start", metavar="RUN", help="plan to fine-tune this run, a folder that train.py wrote or a pack"
@@ -41,6 +44,14 @@ def read_trained(path: str) -> "Trained":
     config = check_config(run.read_config_tree(), where=str(run.config_path))
     statistics = run.read_json("statistics")
     return Trained(path, config, tuple(statistics["class_names"]), statistics["num_channels"])
+
+
+def default_memory_gb() -> float:
+    """What training may take of this device: on a GPU what MLX may, on a CPU 4 GB, or less where there is less."""
+    from ops import memory
+
+    limit_gb = memory.default_limit()[0] / 1e9
+    return round(limit_gb if memory.on_gpu() else min(4.0, limit_gb), 1)
 
 
 def _gigabytes(text: str) -> float:
@@ -64,11 +75,12 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         trained = None if arguments.start is None else read_trained(arguments.start)
+        memory_gb = default_memory_gb() if arguments.memory is None else arguments.memory
         survey = survey_with_progress(arguments)
         if isinstance(survey, LabelledSurvey):
-            plan = plan_classification(survey, arguments.memory)
+            plan = plan_classification(survey, memory_gb)
         else:
-            plan = plan_segmentation(survey, arguments.memory)
+            plan = plan_segmentation(survey, memory_gb)
         if trained is not None:
             plan = fine_tune(plan, trained)
     except (ValueError, OSError) as error:

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             return dry_run(config, group) if arguments.dry_run else train(config, group)
     except (ValueError, OSError) as error:
         return fail(error, 2, group)
-    except GroupError as error:
+    except (GroupError, MemoryError) as error:
         return fail(error, 1, group)
     except KeyboardInterrupt:
         return 130
@@ -80,11 +80,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def settle(config: "Config", group: "Group") -> "Config":
-    """Choose the operators; return the config with the precision in which they train."""
+    """Choose the operators, limit the memory; return the config with the precision in which they train."""
     from engine.precision import settle_training
-    from ops import backend
+    from ops import backend, memory
 
     backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    memory.set_limit(config.memory_limit_gb)
     return settle_training(config, group)
 
 
@@ -172,7 +173,7 @@ def dry_run(config: "Config", group: "Group") -> int:
 def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> int:
     """Train all runs of the sweep, or say what there is to do; return the exit code."""
     from data.splits import count_validation_cases
-    from ops import backend
+    from ops import backend, memory
     from studies.estimate import list_sweep, rehearse_run
     from studies.sweep import run_sweep
 
@@ -183,6 +184,7 @@ def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> in
 
     def rehearse(cell: "Config") -> "Pace":
         backend.choose(cell.ops, cell.threads)
+        memory.set_limit(cell.memory_limit_gb)
         start = read_weights(cell, group)
         data = prepare_data(cell, None, group)
         step = build_step(cell, data, group, start)
@@ -226,7 +228,7 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     """Build model, loss and optimiser from the config, seeded; the model begins from `start`, where there is one."""
     import mlx.core as mx
 
-    from engine.data_check import check_fits_the_data
+    from engine.data_check import check_array_sizes, check_fits_the_data
     from engine.freeze import Freezing
     from engine.initialise import begin_from
     from engine.loop import Plan
@@ -239,6 +241,7 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     from models.norms import synchronise_batch_norms
 
     check_fits_the_data(config, data)
+    check_array_sizes(config, data, training=True)
     plan = Plan.of(config, data.batches_per_epoch)
     loss_config = config.loss
     if loss_config.class_weights == "balanced":

@@ -1,7 +1,9 @@
 """The operators that are timed one by one: the same arrays and the same arithmetic for us and for PyTorch."""
 
+import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -142,31 +144,54 @@ OPERATORS = {
 }
 
 
+def resized(size: tuple[int, int, int]) -> dict[str, Operator]:
+    """The same operators on volumes of another size: what works at 48³ above gets `size`, the rest its share of it."""
+    operators = {}
+    for name, operator in OPERATORS.items():
+        n, side, *_, channels = operator.inputs[0]
+        volume = (n, *(max(4, round(s * side / 48)) for s in size), channels)
+        inputs = tuple(volume if _is_volume(operator, i) else shape for i, shape in enumerate(operator.inputs))
+        shape = "×".join(map(str, volume[:4]))
+        operators[re.sub(r"\d+×\d+³", shape, name)] = dataclasses.replace(operator, inputs=inputs)
+    return operators
+
+
+def our_arrays(operator: Operator, precision: str) -> tuple[list[Any], Any]:
+    """Return the operator's arguments and a cotangent of what it returns, drawn under one seed."""
+    import mlx.core as mx
+
+    dtype = {"float32": mx.float32, "bfloat16": mx.bfloat16}[precision]
+    volumes = [_draw(shape) for shape in operator.inputs]
+    # parameters stay float32: they are the masters
+    inputs = [mx.array(v).astype(dtype if _is_volume(operator, i) else mx.float32) for i, v in enumerate(volumes)]
+    y = operator.ours(*inputs)
+    cotangent = mx.array(_draw(y.shape)).astype(y.dtype)
+    mx.eval(inputs, cotangent)
+    return inputs, cotangent
+
+
+def our_gradients(operator: Operator, inputs: list[Any], cotangent: Any) -> tuple[Any, list[Any]]:
+    """Return the operator's value and the gradients that a network needs of it, not yet evaluated."""
+    import mlx.core as mx
+
+    (value,), gradients = mx.vjp(operator.ours, inputs, [cotangent])
+    return value, gradients[operator.image :]
+
+
 def our_commands(precision: str) -> dict[str, Command]:
     """Return "<operator> forward" and "<operator> gradients" for each operator."""
     import mlx.core as mx
 
-    dtype = {"float32": mx.float32, "bfloat16": mx.bfloat16}[precision]
-
     @functools.lru_cache(maxsize=1)  # one operator's arrays at a time
     def arrays(name: str) -> tuple[list[mx.array], mx.array]:
-        operator = OPERATORS[name]
-        volumes = [_draw(shape) for shape in operator.inputs]
-        # parameters stay float32: they are the masters
-        inputs = [mx.array(v).astype(dtype if _is_volume(operator, i) else mx.float32) for i, v in enumerate(volumes)]
-        y = operator.ours(*inputs)
-        cotangent = mx.array(_draw(y.shape)).astype(y.dtype)
-        mx.eval(inputs, cotangent)
-        return inputs, cotangent
+        return our_arrays(OPERATORS[name], precision)
 
     def forward(name: str) -> float:
         mx.eval(OPERATORS[name].ours(*arrays(name)[0]))
         return 0.0
 
     def gradients(name: str) -> float:
-        inputs, cotangent = arrays(name)
-        values, gradients = mx.vjp(OPERATORS[name].ours, inputs, [cotangent])
-        mx.eval(values, gradients[OPERATORS[name].image :])
+        mx.eval(our_gradients(OPERATORS[name], *arrays(name)))
         return 0.0
 
     return _commands(forward, gradients)

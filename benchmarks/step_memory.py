@@ -84,7 +84,7 @@ def small(name: str) -> Case:
     return dataclasses.replace(CASES[name], shape=SHAPES[name])
 
 
-def measure(case: Case, form: str, limit: int) -> dict[str, Any]:
+def measure(case: Case, form: str, limit: int, precision: str = "float32") -> dict[str, Any]:
     """Return one row; changes this process's operators. limit: of MLX's memory, in bytes; 0 leaves MLX's own."""
     mx.set_default_device(mx.cpu)
     backend.choose(form)
@@ -94,14 +94,15 @@ def measure(case: Case, form: str, limit: int) -> dict[str, Any]:
         mx.set_memory_limit(limit)
     model, loss = our_network(case)
     x, y = map(mx.array, case.batch())
-    step = nn.value_and_grad(model, lambda x, y: loss(model(x), y)[0])
+    dtype = {"float32": mx.float32, "bfloat16": mx.bfloat16}[precision]
+    step = nn.value_and_grad(model, lambda x, y: loss(model(x.astype(dtype)), y)[0])
     mx.eval(model.state, x, y)
     mx.synchronize()
     mx.reset_peak_memory()
     before = mx.get_active_memory()
     mx.eval(step(x, y))
     peak = mx.get_peak_memory() - before
-    return {"case": case.name, "precision": "float32", "form": form, "peak_bytes": peak}
+    return {"case": case.name, "precision": precision, "form": form, "peak_bytes": peak}
 
 
 def stand_in_for_metal(voxels: int) -> None:

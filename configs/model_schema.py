@@ -1,11 +1,14 @@
 """The `model` section: one class of arguments per network."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from configs.fields import Count, Section, Triple
 
+MAX_ELEMENTS = 2**31 - 1  # of an array, which MLX's kernels on a GPU index with 32 bits
+Size = tuple[int, ...]  # voxels (D, H, W)
 DropoutKind = Literal["none", "element", "channel"]
 # In a block: before_norm as nnU-Net, after_norm as MONAI. With a residual before the sum, in the branch, always.
 DropoutPosition = Literal["after_activation", "before_norm", "after_norm"]
@@ -95,6 +98,14 @@ class UNet3dArgs(Section):
             d, h, w = d * stride[0], h * stride[1], w * stride[2]
         return d, h, w
 
+    def largest_activation(self, size: Size) -> int:
+        """Elements of the largest array that one sample (D, H, W) has: skip and upsampled maps side by side, mostly."""
+        largest, last = 0, len(self.widths) - 1
+        for level, (width, stride) in enumerate(zip(self.widths, self.level_strides(), strict=True)):
+            size = _shrink(size, stride)
+            largest = max(largest, math.prod(size) * width * (1 if level == last else 2))
+        return largest
+
 
 class UNet3dConfig(Section):
     name: Literal["unet3d"] = "unet3d"
@@ -118,6 +129,14 @@ class CNN3dArgs(Section):
         if any(k % 2 == 0 for k in self.kernel):
             raise ValueError(f"kernel must be odd; got {self.kernel}")
         return self
+
+    def largest_activation(self, size: Size) -> int:
+        """Elements of the largest array that one sample (D, H, W) has."""
+        largest = 0
+        for block, width in enumerate(self.widths):
+            size = tuple(max(n // step, 1) for n, step in zip(size, self.pool, strict=True)) if block else size
+            largest = max(largest, math.prod(size) * width)
+        return largest
 
 
 class ResNet3dArgs(Section):
@@ -151,12 +170,32 @@ class ResNet3dArgs(Section):
             raise ValueError(f"width={self.width} must be a multiple of groups={self.groups}")
         return self
 
+    def largest_activation(self, size: Size) -> int:
+        """Elements of the largest array that one sample (D, H, W) has."""
+        size = _shrink(size, self.stem_stride)
+        largest = math.prod(size) * self.width
+        size = _shrink(size, (2, 2, 2)) if self.max_pool else size
+        for stage, stride in enumerate(self.layer_strides):
+            before, size = size, _shrink(size, (stride, stride, stride))
+            width = self.width << stage
+            # A bottleneck's first convolution still has the size of the stage before.
+            inner, outer = (math.prod(before) * width, 4 * width) if self.depth >= 50 else (0, width)
+            largest = max(largest, inner, math.prod(size) * outer)
+        return largest
+
 
 class VideoResNetArgs(Section):
     """r3d_18, mc3_18 and r2plus1d_18 (Tran et al. 2018), layer for layer as torchvision has them."""
 
     recompute: bool = False  # trade time for memory: keep block inputs only (gradient checkpointing)
     dropout: ClassifierDropout = ClassifierDropout()
+
+    def largest_activation(self, size: Size) -> int:
+        """Elements of the largest array that one sample (D, H, W) has at most, which is in the first blocks.
+
+        r2plus1d_18's has 144 channels, between space and time; those of the others have 64.
+        """
+        return math.prod(_shrink(size, (1, 2, 2))) * 144
 
 
 class CNN3dConfig(Section):
@@ -175,3 +214,8 @@ class VideoResNetConfig(Section):
 
 
 AnyModelConfig = Annotated[UNet3dConfig | CNN3dConfig | ResNet3dConfig | VideoResNetConfig, Field(discriminator="name")]
+
+
+def _shrink(size: Size, stride: Size) -> Size:
+    """The size after a convolution or pooling of the stride that pads."""
+    return tuple(-(-n // step) for n, step in zip(size, stride, strict=True))

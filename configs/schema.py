@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from configs.data_schema import DataConfig
-from configs.fields import Count, Section
+from configs.fields import Count, Positive, Section
 from configs.finetune_schema import FreezeConfig
 from configs.init_schema import InitConfig
 from configs.model_schema import AnyModelConfig, UNet3dArgs, UNet3dConfig
@@ -36,6 +36,7 @@ class Config(Section):
     resume: bool = False
     ops: Literal["auto", "mlx", "onednn"] = "auto"  # see docs/cpu.md
     threads: Count | None = None  # of the CPU operators; null: all cores of the affinity mask
+    memory_limit_gb: Positive | None = None  # that MLX may take; null: a share of the device's, see docs/devices.md
     run: RunConfig = RunConfig()
     data: DataConfig
     model: AnyModelConfig = UNet3dConfig()

@@ -20,6 +20,7 @@ from engine.sliding_window import Predict
 from engine.uncertainty.measures import measure_samples
 from engine.uncertainty.members import Member
 from engine.uncertainty.temperature import scale
+from ops import memory
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -187,8 +188,11 @@ def _predict_batch(predict: Predict, x: np.ndarray, multi_label: bool, mirror_ax
     images, total = mx.array(x), np.zeros(1)
     for axes in flips:
         d, h, w = (slice(None, None, -1 if axis in axes else 1) for axis in range(3))
-        logits = predict(images[:, d, h, w]).astype(mx.float32)  # (B, K)
-        total = total + np.array(mx.sigmoid(logits) if multi_label else mx.softmax(logits, axis=-1), np.float64)
+        with memory.explained(f"prediction of views {x.shape} (N, D, H, W, C)", "train.batch_size"):
+            logits = predict(images[:, d, h, w]).astype(mx.float32)  # (B, K)
+            probabilities = mx.sigmoid(logits) if multi_label else mx.softmax(logits, axis=-1)
+            memory.evaluate(probabilities)
+        total = total + np.array(probabilities, np.float64)
     # float32's softmax sums to 1 but for rounding, which scikit-learn's log loss would warn of
     return total / len(flips) if multi_label else total / total.sum(axis=-1, keepdims=True)
 
@@ -224,7 +228,7 @@ def make_validation(
                 yield loaded.views
 
         with evaluating(model):
-            predict = make_predict(model, config.train.precision)
+            predict = make_predict(model, config.train.precision, config.train.compile)
             probabilities = list(predict_cases(predict, views(), config.train.batch_size, multi_label))
         probabilities, labels = group.undeal(probabilities), group.undeal(labels)
         scores = score_probabilities(np.array(probabilities), np.array(labels, np.int64))

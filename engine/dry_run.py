@@ -4,9 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from engine.environment import peak_memory_gb
 from engine.loop import Plan
 from engine.step import Batch, StepResult, TrainStep
+from ops import backend, memory
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class Rehearsal:
     first_seconds: float  # with the compilation of kernels
     seconds: float
     peak_memory_gb: float
+    device: str
+    memory_limit: str
 
 
 def rehearse(step: TrainStep, batches: Sequence[Batch]) -> Rehearsal:
@@ -27,7 +32,9 @@ def rehearse(step: TrainStep, batches: Sequence[Batch]) -> Rehearsal:
     first = time.perf_counter() - started
     started = time.perf_counter()
     step(batches)
-    return Rehearsal(result, first, time.perf_counter() - started, peak_memory_gb())
+    seconds = time.perf_counter() - started
+    device = f"{mx.device_info().get('device_name') or 'unknown'}, operators: {backend.active()}"
+    return Rehearsal(result, first, seconds, peak_memory_gb(), device, memory.describe_limit())
 
 
 def format_rehearsal(rehearsal: Rehearsal, plan: Plan) -> str:
@@ -37,7 +44,8 @@ def format_rehearsal(rehearsal: Rehearsal, plan: Plan) -> str:
     return "\n".join(
         [
             f"loss        {result.loss:.4f} at the first step, gradient norm {result.grad_norm:.3g}",
-            f"memory      {rehearsal.peak_memory_gb:.2f} GB at most",
+            f"device      {rehearsal.device}",
+            f"memory      {rehearsal.peak_memory_gb:.2f} GB at most; limit {rehearsal.memory_limit}",
             f"step        {rehearsal.seconds:.2f} s (the first {rehearsal.first_seconds:.1f} s)",
             f"epoch       {plan.steps_per_epoch} steps, about {format_seconds(epoch)}",
             f"run         {plan.total_steps} steps, about {format_seconds(plan.total_steps * rehearsal.seconds)}",

@@ -24,6 +24,7 @@ from engine.uncertainty.measures import MEASURES
 from engine.uncertainty.members import Member, predict_together, window_settings
 from engine.uncertainty.temperature import scale
 from engine.uncertainty.voxels import VoxelCounter, VoxelFacts
+from ops import memory
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -225,7 +226,7 @@ def make_validation(
 
         scores = []
         with evaluating(model):
-            predict = make_predict(model, config.train.precision)
+            predict = make_predict(model, config.train.precision, config.train.compile)
             for labels in predict_labels(predict, volumes(), patch_size, overlap, window_batch):
                 scores.append(dice_per_class(labels, references.popleft(), num_classes, ignore_label))
         per_class = [nan_mean(values) for values in np.array(group.undeal(scores)).T]
@@ -242,14 +243,21 @@ def evenly_spaced(items: Sequence[Any], count: int | None) -> list[Any]:
     return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
-def make_predict(model: nn.Module, precision: str) -> Predict:
-    """Return images float32 -> the model's logits, computed in `train.precision`."""
+def make_predict(model: nn.Module, precision: str, compiled: str = "auto") -> Predict:
+    """Return images float32 -> the model's logits, computed in `train.precision`; the model is in evaluation mode.
+
+    compiled: `train.compile`. On a GPU prediction is compiled unless it says never, as a trace of its own, apart from
+    the training step's. It reads weights and held dropout masks anew at each call; all else must stay as it is.
+    """
     dtype = compute_dtype(precision)
 
     def predict(x: mx.array) -> mx.array:
         return model(x.astype(dtype))
 
-    return predict
+    if compiled == "never" or not memory.on_gpu():
+        return predict
+    state = [model.state, mx.random.state]
+    return mx.compile(predict, inputs=state, outputs=[mx.random.state])
 
 
 @contextmanager

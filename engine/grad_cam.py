@@ -6,6 +6,8 @@ import mlx.core as mx
 import numpy as np
 from scipy.ndimage import zoom
 
+from ops import memory
+
 
 class FeatureNet(Protocol):
     """A classifier in two halves: model(x) is head(features(x))."""
@@ -28,7 +30,9 @@ def grad_cam(model: FeatureNet, view: np.ndarray, class_index: int) -> np.ndarra
     features = mx.stop_gradient(model.features(mx.array(view[None]))).astype(mx.float32)  # (1, D', H', W', F)
     gradient = mx.grad(lambda maps: model.head(maps)[0, class_index])(features)
     weights = gradient.mean(axis=(1, 2, 3), keepdims=True)  # (1, 1, 1, 1, F)
-    coarse = np.array(mx.maximum((weights * features).sum(axis=-1), 0))[0]  # (D', H', W')
+    found = mx.maximum((weights * features).sum(axis=-1), 0)
+    memory.evaluate(found)
+    coarse = np.array(found)[0]  # (D', H', W')
     factors = [size / small for size, small in zip(view.shape[:3], coarse.shape, strict=True)]
     # grid_mode: voxels are boxes with centres, not points, so that the map lies where its features looked.
     fine = zoom(coarse, factors, order=1, mode="nearest", grid_mode=True).astype(np.float32)

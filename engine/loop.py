@@ -20,6 +20,7 @@ from engine.resume import check_data_unchanged
 from engine.runs import RunFolder
 from engine.signals import StopRequest, StopRequested
 from engine.step import Batch, StepResult, TrainStep
+from ops import memory
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -212,12 +213,14 @@ def run_validation(
     started = time.perf_counter()
     model, average = step.model, step.average
     use_average = average is not None and config.evaluate.weights == "ema"
+    memory.release_cache()
     model.eval()
     try:
         with average.applied(model) if average is not None and use_average else nullcontext():
             scores = validate(model)
     finally:
         model.train()
+        memory.release_cache()
         position.validation_seconds += time.perf_counter() - started
     score = score_at(scores, config.checkpoint.metric)
     position.validated_step = position.step

@@ -14,6 +14,7 @@ SAFE_TO_CHANGE = (
     "run",
     "ops",
     "threads",
+    "memory_limit_gb",
     "data.root",  # the fingerprint tells whether the data are the same
     "data.cache",
     "data.workers",

@@ -8,8 +8,12 @@ from itertools import chain, combinations, groupby, islice, product
 import mlx.core as mx
 import numpy as np
 
+from ops import memory
+
 Triple = tuple[int, int, int]
 Predict = Callable[[mx.array], mx.array]  # (B, d, h, w, C) float32 -> logits (B, d, h, w, K)
+
+_SMALLER = "evaluate.window_size_voxels (null: data.patch_size_voxels) or evaluate.window_batch"
 
 
 def predict_probabilities(
@@ -192,13 +196,16 @@ def _mirrored(predict: Predict, x: np.ndarray, axes: Sequence[int]) -> np.ndarra
     images = mx.array(x)
     flips = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
     total: mx.array | float = 0.0
-    for flipped in flips:
-        logits = predict(_flip(images, flipped))
-        if logits.shape[:4] != images.shape[:4]:
-            raise ValueError(f"the network must keep (B, d, h, w) {images.shape[:4]}; it returned {logits.shape}")
-        total = total + _flip(mx.softmax(logits.astype(mx.float32), axis=-1), flipped)
-        mx.eval(total)  # one combination's activations at a time
-    return np.array(total / len(flips))
+    with memory.explained(f"prediction of windows {images.shape} (N, D, H, W, C)", _SMALLER):
+        for flipped in flips:
+            logits = predict(_flip(images, flipped))
+            if logits.shape[:4] != images.shape[:4]:
+                raise ValueError(f"the network must keep (B, d, h, w) {images.shape[:4]}; it returned {logits.shape}")
+            total = total + _flip(mx.softmax(logits.astype(mx.float32), axis=-1), flipped)
+            mx.eval(total)  # one combination's activations at a time
+        mean = total / len(flips)
+        memory.evaluate(mean)
+    return np.array(mean)
 
 
 def _flip(batch: mx.array, axes: Sequence[int]) -> mx.array:

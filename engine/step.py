@@ -22,11 +22,12 @@ from engine.losses import Loss
 from engine.mixup import Mixup
 from engine.optim import clip_factor, global_norm, steps_done, update_in_place, updates_in_place
 from engine.precision import settle
-from ops import backend
+from ops import backend, memory
 
 Batch = Mapping[str, np.ndarray]
 _log = logging.getLogger("mlx_volumes")
 
+_SMALLER = "data.patch_size_voxels (of clips data.clip) or train.batch_size, or set model.args.recompute=true"
 COMPUTE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 
@@ -96,9 +97,13 @@ class TrainStep:
         if self.freezing.set_step(steps_done(self.optimizer)):
             self._bind()  # other parameters have gradients now
         self.freezing.hold_statistics()
-        total, total_parts, gradients = self._accumulate(batches)
-        norm = self._update(gradients, mx.array(1 / len(batches)))
-        mx.eval(total, total_parts, norm, self._state)  # the compiled step's only synchronisation
+        precision = str(self._dtype).removeprefix("mlx.core.")
+        shape, count = batches[0]["x"].shape, f"{len(batches)} batches of " if len(batches) > 1 else ""
+        with memory.explained(f"a training step on {count}{shape} (N, D, H, W, C), {precision}", _SMALLER):
+            total, total_parts, gradients = self._accumulate(batches)
+            norm = self._update(gradients, mx.array(1 / len(batches)))
+            # The compiled step's only synchronisation. Meanwhile mlx-data's threads make the next batches.
+            memory.evaluate(total, total_parts, norm, self._state)
         return StepResult(
             loss=_number(total) / len(batches),
             parts={name: _number(value) / len(batches) for name, value in total_parts.items()},
@@ -117,7 +122,9 @@ class TrainStep:
             total = total + loss
             total_parts = {name: value + total_parts.get(name, 0.0) for name, value in parts.items()}
             if len(batches) > 1 or not self.compiled:
-                mx.eval(gradients, total, total_parts, self._state)  # frees this batch's activations
+                # Frees this batch's activations; the compiled step goes on to the next batch meanwhile.
+                start = mx.async_eval if self.compiled else mx.eval
+                start(gradients, total, total_parts, self._state)
         if self._mixup is not None:  # whose weight differs between processes
             total, total_parts = self._group.mean((total, total_parts))
         return total, total_parts, gradients

@@ -17,7 +17,16 @@ from engine.resume import flatten, is_within
 from engine.runs import RunFolder
 from studies.plan import PlannedRun, SweepPlan, describe
 
-MAY_CHANGE = ("resume", "run", "threads", "data.root", "data.cache", "data.workers", "data.prefetch_batches")
+MAY_CHANGE = (
+    "resume",
+    "run",
+    "threads",
+    "memory_limit_gb",
+    "data.root",
+    "data.cache",
+    "data.workers",
+    "data.prefetch_batches",
+)
 """Keys that may differ when a sweep goes on; besides, cells, seeds and folds may be added."""
 
 _PATIENCE_SECONDS = 120.0  # for a run whose sweep was killed to finish its step

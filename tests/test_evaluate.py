@@ -22,6 +22,7 @@ from data.phantoms import write_phantoms
 from engine.checkpoint import save_checkpoint
 from engine.runs import RunFolder
 from models import build_model
+from ops import memory
 
 ROOT = Path(__file__).parent.parent
 
@@ -274,3 +275,19 @@ def test_help_is_fast_and_loads_no_mlx() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--checkpoint last|best|PATH" in done.stdout
     assert done.stdout.endswith("False\n")
+
+
+def test_running_out_of_memory_ends_it_and_is_no_bad_case(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arrays: Any) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 14495514624 bytes.")
+
+    monkeypatch.setattr(memory, "evaluate", fail)
+    assert evaluate.main(["--run", str(run.path), "memory_limit_gb=2"]) == 1
+    said = capsys.readouterr().err
+    windows = "(2, 8, 8, 8, 1) (N, D, H, W, C)"
+    assert said.startswith(f"evaluate.py: out of memory in prediction of windows {windows}: [malloc] Unable")
+    assert "or evaluate.window_batch; a lower memory_limit_gb makes MLX queue less at a time" in said
+    assert "Traceback" not in said
+    assert not (run.evaluation("val") / "metrics.json").exists()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import nibabel
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import plan
 import train
 from configs import Config, load_config
 from data.dataset import open_data
+from ops import memory
 from tests.data.layouts import write_folders, write_layout, write_volume
 
 
 def planned(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Path, str]:
     """The planned config's file beside the data, and its text."""
-    assert plan.main([str(path), "--threads", "1", *arguments]) == 0
+    memory_gb = () if "--memory" in arguments else ("--memory", "4")  # the same network whatever the device
+    assert plan.main([str(path), "--threads", "1", *memory_gb, *arguments]) == 0
     text = capsys.readouterr().out
     file = path.parent / "mine.yaml"
     file.write_text(text)
@@ -211,3 +214,15 @@ def test_memory_must_be_a_number(value: str, tmp_path: Path, capsys: pytest.Capt
         plan.main([str(tmp_path), f"--memory={value}"])
     assert stopped.value.code == 2
     assert "argument --memory: " in capsys.readouterr().err
+
+
+def test_the_memory_is_the_devices_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "on_gpu", lambda: False)
+    monkeypatch.setattr(memory, "physical_memory", lambda: 24 * 10**9)
+    monkeypatch.setattr(memory, "cgroup_memory", lambda: None)
+    assert plan.default_memory_gb() == 4.0
+    monkeypatch.setattr(memory, "cgroup_memory", lambda: 3 * 10**9)
+    assert plan.default_memory_gb() == 2.4
+    monkeypatch.setattr(memory, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 18 * 10**9})
+    assert plan.default_memory_gb() == 16.2

@@ -26,7 +26,8 @@ def _light(monkeypatch: pytest.MonkeyPatch) -> None:
 def planned(path: Path, capsys: Capture, *arguments: str) -> Path:
     """The planned config's file beside the data."""
     capsys.readouterr()
-    assert plan.main([str(path), "--threads", "1", *arguments]) == 0
+    memory_gb = () if "--memory" in arguments else ("--memory", "4")  # the same network whatever the device
+    assert plan.main([str(path), "--threads", "1", *memory_gb, *arguments]) == 0
     file = path.parent / f"{path.stem}{len(arguments)}.yaml"
     file.write_text(capsys.readouterr().out)
     return file

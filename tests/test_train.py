@@ -1,6 +1,7 @@
 """train.py from end to end: real NIfTI files, real processes, real signals."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 import train
 from data.phantoms import write_phantoms
 from engine.runs import RunFolder
+from ops import memory
 
 ROOT = Path(__file__).parents[1]
 STEPS = 40
@@ -209,3 +212,18 @@ def test_resuming_with_another_learning_rate_is_refused(whole, config, capsys) -
     arguments = ["--resume", f"run.dir={whole.path.parent}", "optim.learning_rate=0.5"]
     assert train.main(["--config", str(config), *arguments]) == 2
     assert "optim.learning_rate: 0.01 -> 0.5" in capsys.readouterr().err
+
+
+def test_running_out_of_memory_ends_with_a_message(config, tmp_path, monkeypatch, capsys, caplog) -> None:
+    caplog.set_level(logging.INFO, logger="mlx_volumes")
+
+    def fail(*arrays: Any) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 14495514624 bytes.")
+
+    monkeypatch.setattr(memory, "evaluate", fail)
+    assert train.main(["--config", str(config), f"run.dir={tmp_path}", "memory_limit_gb=3"]) == 1
+    assert "memory limit: 3.0 GB (memory_limit_gb)" in caplog.messages
+    said = capsys.readouterr().err
+    step = "a training step on (2, 8, 8, 8, 1) (N, D, H, W, C), float32"
+    assert said.startswith(f"train.py: out of memory in {step}: [malloc] Unable to allocate")
+    assert "Traceback" not in said

@@ -9,7 +9,7 @@ import numpy as np
 from configs.data_schema import Split
 from data.cases import some
 from data.grid import Shape, Spacing
-from data.plan.network import ANISOTROPIC, Network, design_network, target_spacing, training_gb
+from data.plan.network import ANISOTROPIC, Network, design_network, fits, target_spacing, training_gb
 from data.splits import make_splits
 from data.survey.case_facts import CaseFacts, scan_of
 from data.survey.take import Survey
@@ -102,10 +102,10 @@ def measure(survey: Survey, memory_gb: float) -> Measured:
     network = design_network((d, h, w), spacing, num_channels, num_classes, free_gb)
     share = int(MAX_BATCH_SHARE * train_voxels / math.prod(network.patch))
     most = min(MAX_BATCH, max(2, share), train)
-    fits = [n for n in range(1, most + 1) if training_gb(network, n, num_channels, num_classes) <= free_gb]
+    batches = [n for n in range(1, most + 1) if fits(network, n, num_channels, num_classes, free_gb)]
     return Measured(
         survey, cases, split, train, val, num_channels, spacing, (d, h, w), crop, box_share,
-        _foreground_share(survey), cases_gb, held_gb, memory_gb, network, fits[-1],
+        _foreground_share(survey), cases_gb, held_gb, memory_gb, network, batches[-1],
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.model_schema import MAX_ELEMENTS
 from data.grid import Shape, Spacing
 
 ANISOTROPIC = 3.0  # coarsest spacing over the finest: beyond it, the coarse axis is treated on its own
@@ -60,7 +61,7 @@ def design_network(shape: Shape, spacing_mm: Spacing, num_channels: int, num_cla
     width = 32 if memory_gb >= WIDE_GB else 16
     wanted = list(shape)
     network = design_levels(shape, spacing_mm, width)
-    while training_gb(network, 2, num_channels, num_classes) > memory_gb:
+    while not fits(network, 2, num_channels, num_classes, memory_gb):
         steps = np.prod(network.strides, axis=0)
         axes = zip(network.patch, spacing_mm, steps, strict=True)
         extents = [n * mm if n - step >= MIN_PATCH else 0.0 for n, mm, step in axes]
@@ -95,6 +96,12 @@ def design_levels(shape: Shape, spacing_mm: Spacing, width: int) -> Network:
     patch = -(-np.array(shape) // total) * total
     widths = tuple(min(width * 2**level, MAX_WIDTH) for level in range(len(strides)))
     return Network(_triple(patch), tuple(map(_triple, strides)), tuple(map(_triple, kernels)), widths)
+
+
+def fits(network: Network, batch_size: int, num_channels: int, num_classes: int, memory_gb: float) -> bool:
+    """Whether training takes at most the memory, and no array more than MAX_ELEMENTS."""
+    largest = batch_size * math.prod(network.patch) * max(2 * network.widths[0], num_classes)
+    return largest <= MAX_ELEMENTS and training_gb(network, batch_size, num_channels, num_classes) <= memory_gb
 
 
 def training_gb(network: Network, batch_size: int, num_channels: int, num_classes: int) -> float:

@@ -17,6 +17,7 @@ from engine.classify import (
     stack_labels,
     validation_metrics,
 )
+from ops import memory
 
 
 @dataclass(frozen=True)
@@ -147,3 +148,13 @@ def test_validation_reports_flat_names() -> None:
     one_class = make_validation(config(), names, data, [Case("0"), Case("2")])(LastFrame())
     assert np.isnan(one_class["auc"])
     assert one_class["accuracy"] == 0
+
+
+def test_a_batch_of_views_that_does_not_fit_names_the_batch_size(monkeypatch) -> None:
+    def fail(*arrays: Any) -> None:
+        raise RuntimeError("cudaMallocAsync(&data, size, stream) failed: out of memory")
+
+    monkeypatch.setattr(memory, "evaluate", fail)
+    expected = r"^out of memory in prediction of views \(2, 1, 1, 1, 1\) .*: cuda.* Use a smaller train\.batch_size;"
+    with pytest.raises(memory.OutOfMemory, match=expected):
+        list(predict_cases(lambda x: x[:, 0, 0, 0], [np.zeros((2, 1, 1, 1, 1), np.float32)], 2, multi_label=False))

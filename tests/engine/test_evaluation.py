@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,12 +7,16 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from configs import Config
+from configs.model_schema import Dropout, UNet3dArgs
 from engine.evaluation import evaluate_cases, evaluating, evenly_spaced, make_predict, make_validation
 from engine.step import random_key
 from engine.uncertainty.members import Member
+from models import build_model
+from models.dropout import held_masks
+from ops import backend, memory
 
 CLASS_NAMES = ("background", "left", "right")
 
@@ -216,6 +221,38 @@ def test_an_error_in_validation_puts_the_model_back_into_training() -> None:
     with pytest.raises(ValueError, match="ends early"):
         make_validation(config(), CLASS_NAMES, Data(broken=["0"]), cases(1))(model)
     assert model.training
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile on a CPU calls g++")
+def test_compiled_prediction_reads_weights_and_held_masks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where it is compiled: equal to the uncompiled one through weights, draws and back."""
+    monkeypatch.setattr(backend, "_form", "mlx")
+    mx.random.seed(0)
+    args = UNet3dArgs(widths=(4, 4), convolutions=1, dropout=Dropout(rate=0.5, places=("bottleneck",)))
+    model, x = build_model("unet3d", args, 1, 2).eval(), mx.random.normal((2, 4, 4, 4, 1))
+    plain = make_predict(model, "float32")
+    monkeypatch.setattr(memory, "on_gpu", lambda: True)
+    compiled = make_predict(model, "float32")
+    assert type(compiled) is not type(plain)
+    assert type(make_predict(model, "float32", "never")) is type(plain)
+    key, seen = random_key().tolist(), []
+
+    def compare() -> None:
+        seen.append(np.array(plain(x)))
+        np.testing.assert_allclose(np.array(compiled(x)), seen[-1], rtol=1e-5, atol=1e-6)
+
+    compare()
+    for seed in (1, 2):
+        with held_masks(model, seed):
+            compare()
+    compare()
+    model.update(tree_map(lambda a: a * 1.5, model.parameters()))
+    compare()
+    assert len({a.tobytes() for a in seen}) == 4  # the two draws, and the networks without, before and after
+    assert random_key().tolist() == key
+    model.train()  # training is traced apart
+    with evaluating(model):
+        compare()
 
 
 def test_the_network_is_given_its_precision(native_bfloat16) -> None:

@@ -11,6 +11,7 @@ from engine.sliding_window import (
     predict_slabs,
     window_starts,
 )
+from ops import memory
 
 
 def identity(x: mx.array) -> mx.array:
@@ -164,3 +165,23 @@ def test_labels_need_few_planes_of_probabilities() -> None:
     tracemalloc.stop()
     whole = volume.nbytes * 4
     assert peak < 0.4 * whole
+
+
+def test_a_batch_is_waited_for_once_and_failures_name_the_window(monkeypatch) -> None:
+    volume = np.zeros((4, 4, 4, 1), np.float32)
+    waits: list[int] = []
+    monkeypatch.setattr(memory, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx, "synchronize", lambda: waits.append(1))
+    predict_probabilities(lambda x: x, volume, (4, 4, 4), mirror_axes=(0, 1))
+    assert len(waits) == 1
+
+    def fail() -> None:
+        raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
+
+    monkeypatch.setattr(mx, "synchronize", fail)
+    expected = (
+        r"^out of memory in prediction of windows \(1, 4, 4, 4, 1\) \(N, D, H, W, C\): \[METAL\] .* Use a smaller "
+        r"evaluate\.window_size_voxels \(null: data\.patch_size_voxels\) or evaluate\.window_batch; a lower"
+    )
+    with pytest.raises(memory.OutOfMemory, match=expected):
+        predict_probabilities(lambda x: x, volume, (4, 4, 4))

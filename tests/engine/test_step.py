@@ -1,6 +1,8 @@
 """The training step: gradients, accumulation, averaging, compilation, what it saves and loads."""
 
+import re
 import shutil
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,7 +13,7 @@ from mlx.utils import tree_flatten
 from engine.checkpoint import CheckpointError
 from engine.step import TrainStep, compute_dtype, random_key, set_random_key, should_compile
 from models.dropout import set_rate
-from ops import backend
+from ops import backend, memory
 from tests.engine.doubles import TinyData, TinyNet, tiny_config, tiny_step
 
 needs_compiler = pytest.mark.skipif(
@@ -200,3 +202,40 @@ def test_loading_into_another_optimiser_names_every_tensor(tmp_path) -> None:
         CheckpointError, match=r"optimizer\.stem\.weight\.m: the model has \(4, 3, 3, 3, 1\), the file none"
     ):
         other.load(tmp_path)
+
+
+def test_a_step_out_of_memory_says_what_it_was_and_what_to_make_smaller(tmp_path, monkeypatch) -> None:
+    step = tiny_step(tiny_config(tmp_path))
+    step.model.train()
+
+    def fail(*arrays: Any) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 14495514624 bytes.")
+
+    monkeypatch.setattr(memory, "evaluate", fail)
+    with pytest.raises(memory.OutOfMemory) as caught:
+        step([DATA.batch(0, 0), DATA.batch(0, 1)])
+    assert re.fullmatch(
+        r"out of memory in a training step on 2 batches of \(2, 4, 4, 4, 1\) \(N, D, H, W, C\), float32: "
+        r"\[malloc\] Unable to allocate 14495514624 bytes\. \(MLX held \d+\.\d GB at most\)\. Use a smaller "
+        r"data\.patch_size_voxels \(of clips data\.clip\) or train\.batch_size, or set model\.args\.recompute=true; "
+        r"a lower memory_limit_gb makes MLX queue less at a time",
+        str(caught.value),
+    )
+
+
+@needs_compiler
+def test_a_compiled_step_waits_for_the_device_once(tmp_path, monkeypatch) -> None:
+    """Batches that accumulate are queued one behind the other."""
+    monkeypatch.setattr(backend, "_form", "mlx")
+    results = {}
+    for when in ("never", "always"):
+        step = tiny_step(tiny_config(tmp_path, train={"compile": when}))
+        step.model.train()
+        results[when] = step([DATA.batch(0, 0), DATA.batch(0, 1)])
+    waits = []
+    own = mx.eval
+    monkeypatch.setattr(mx, "eval", lambda *arrays: (waits.append(1), own(*arrays)))
+    step([DATA.batch(0, 2), DATA.batch(0, 3)])
+    assert len(waits) == 1
+    assert results["always"].loss == pytest.approx(results["never"].loss, rel=1e-5)
+    assert results["always"].grad_norm == pytest.approx(results["never"].grad_norm, rel=1e-4)

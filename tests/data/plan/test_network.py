@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from data.plan.network import design_levels, design_network, target_spacing, training_gb
+from data.plan.network import design_levels, design_network, fits, target_spacing, training_gb
 
 
 def test_the_target_spacing_is_the_median() -> None:
@@ -89,3 +89,13 @@ def test_the_memory_estimate_is_near_what_dry_runs_took(
     """Peak memory of the process over two steps, 1 channel and 4 classes, oneDNN on a CPU."""
     network = design_levels(shape, spacing_mm, width)
     assert training_gb(network, batch_size, 1, 4) == pytest.approx(measured_gb, rel=0.05)
+
+
+def test_no_array_passes_what_a_gpu_indexes() -> None:
+    """However much memory there is: skip and upsampled maps side by side are the largest array."""
+    network = design_network((600, 600, 600), (1, 1, 1), 1, 3, memory_gb=1000)
+    assert network.widths[0] == 32
+    assert fits(network, 2, 1, 3, 1000)
+    assert 2**30 < 2 * math.prod(network.patch) * 64 < 2**31
+    assert not fits(network, 3, 1, 3, 1000)
+    assert not fits(network, 2, 1, 80, 1000)  # the classes' probabilities

@@ -13,7 +13,19 @@ from engine.pack.config import DATA_KEPT, KEPT, NO_ROOT, neutral_config, read_co
 from tests.engine.pack.packs import SECRET, make_config
 
 WHERE = Path("model.zip")
-LEFT_OUT = {"name", "resume", "ops", "threads", "run", "data", "init", "distributed", "sweep", "freeze"}
+LEFT_OUT = {
+    "name",
+    "resume",
+    "ops",
+    "threads",
+    "memory_limit_gb",
+    "run",
+    "data",
+    "init",
+    "distributed",
+    "sweep",
+    "freeze",
+}
 DATA_LEFT_OUT = {"root", "images", "labels", "columns", "split", "fold", "cache", "on_error", "workers"}
 
 

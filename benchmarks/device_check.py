@@ -1,0 +1,240 @@
+"""Whether this machine's device computes what a CPU does: on a GPU, run this first.
+
+    python -m benchmarks.device_check [--patch D H W] [--quick] [--json FILE]
+
+Runs every operator forward and with its gradients, a training step of each network and a prediction on MLX's default
+device, in float32 and bfloat16, at 32³ voxels and at the patch given, and compares them with float32 on the CPU: with
+oneDNN's operators where they run, else MLX's own. Without a GPU it is MLX's own operators on the CPU that are checked.
+
+Each row has processes of its own, so that a crash or a failed allocation is a row and not the end. Printed are the
+largest difference, milliseconds, and MLX's peak memory; then a block to paste into an issue, and one line that says
+whether the device is fit. The exit code is 0 where it is. Differences of values are relative to the largest value; of
+gradients, which leap where an activation's sign or a largest voxel turns over, it is the norm that is compared.
+
+float32 is computed without TF32, as MLX_ENABLE_TF32=0 says, unless that is set.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Size = tuple[int, int, int]
+Arrays = dict[str, np.ndarray]
+
+PRECISIONS = ("float32", "bfloat16")
+BASE_SIZE: Size = (32, 32, 32)
+QUICK_SIZE: Size = (16, 16, 16)
+TIME_LIMIT_SECONDS = 900.0
+# What rounding explains, of values and of gradients; a wrong operator is off by more, in float32 at the least. The
+# gradient of r3d_18 in bfloat16 is off by 0.28 with oneDNN's operators, too.
+ALLOWED = {"float32": (1e-3, 1e-2), "bfloat16": (1e-1, 4e-1)}
+COMMAND = (sys.executable, "-m", "benchmarks.device_rows")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one row checks: an operator, a training step or a prediction, by name."""
+
+    kind: str
+    name: str
+    precision: str
+    size: Size
+
+    @property
+    def title(self) -> str:
+        """The name with its size, which an operator's has."""
+        return self.name if self.kind == "operator" else f"{self.kind} {self.name} {'×'.join(map(str, self.size))}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a check. Without a `difference` it failed on the device, or there was nothing to compare with."""
+
+    check: Check
+    verdict: str  # ok | WRONG | failed: … | unchecked: …
+    difference: float | None = None
+    where: str = ""  # the array that differs most
+    milliseconds: float | None = None
+    peak_bytes: int | None = None
+
+    @property
+    def is_fit(self) -> bool:
+        return self.verdict == "ok" or self.verdict.startswith("unchecked")
+
+    def text(self) -> str:
+        difference = "" if self.difference is None else f"{self.difference:.1e}"
+        milliseconds = "" if self.milliseconds is None else f"{self.milliseconds:.1f} ms"
+        peak = "" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:.0f} MB"
+        check, where = self.check, f" ({self.where})" if self.verdict == "WRONG" else ""
+        return (
+            f"{check.title:<48}{check.precision:<10}{difference:>8}{milliseconds:>12}{peak:>10}  {self.verdict}{where}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--patch", type=int, nargs=3, metavar=("D", "H", "W"), help="check at this size, too")
+    parser.add_argument("--quick", action="store_true", help="float32 at 16³ alone: under two minutes on two cores")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write device and rows there, too")
+    arguments = parser.parse_args()
+    sizes, precisions = [QUICK_SIZE if arguments.quick else BASE_SIZE], PRECISIONS[: 1 if arguments.quick else 2]
+    if arguments.patch and tuple(arguments.patch) not in sizes:
+        sizes.append(tuple(arguments.patch))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for check in list_checks(sizes, precisions):
+            rows.append(run(check, Path(folder)))
+            print(rows[-1].text(), file=sys.stderr, flush=True)
+    from engine.runs import without_nan
+
+    device = describe_device()
+    print(format_block(device, rows))
+    print(verdict(rows))
+    if arguments.json:
+        facts = {"device": device, "fit": is_fit(rows), "rows": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(without_nan(facts), indent=1) + "\n", encoding="utf-8")
+    sys.exit(0 if is_fit(rows) else 1)
+
+
+def list_checks(sizes: Sequence[Size], precisions: Sequence[str]) -> Iterator[Check]:
+    """All rows, those of one name and size beside each other, so that they share what they are compared with."""
+    from benchmarks.operator_cases import resized
+    from models import MODELS
+
+    for size in sizes:
+        names = [("operator", name) for name in resized(size)]
+        names += [(kind, name) for kind in ("step", "prediction") for name in MODELS]
+        yield from (Check(kind, name, precision, size) for kind, name in names for precision in precisions)
+
+
+def run(check: Check, folder: Path, command: Sequence[str] = COMMAND) -> Row:
+    """Compute the check on the device and on the CPU, each in a process of its own, and compare.
+
+    folder: for their arrays; what the CPU computed stays there for the row of the other precision.
+    """
+    reference, why_none = _compute_reference(check, folder, command)
+    found = folder / "device.npz"
+    facts, why = _execute(command, {**asdict(check), "side": "device", "form": "mlx", "file": str(found)})
+    if facts is None:
+        return Row(check, f"failed: {why}")
+    cost = (facts["milliseconds"], facts["peak_bytes"])
+    if not reference.exists():
+        return Row(check, f"unchecked: the CPU failed: {why_none}", None, "", *cost)
+    with np.load(reference) as expected, np.load(found) as actual:
+        differences = compare(dict(expected), dict(actual))
+    shares = {name: d / ALLOWED[check.precision]["gradient" in name] for name, d in differences.items()}
+    where = max(shares, key=lambda name: np.inf if np.isnan(shares[name]) else shares[name])
+    is_right = shares[where] <= 1  # NaN is not
+    return Row(check, "ok" if is_right else "WRONG", differences[where], where, *cost)
+
+
+def _compute_reference(check: Check, folder: Path, command: Sequence[str]) -> tuple[Path, str]:
+    """The file of what the CPU computes in float32, and why there is none; it is kept until another is asked for."""
+    job = {**asdict(check), "precision": "float32", "side": "reference"}
+    file, note, asked = folder / "reference.npz", folder / "reference.json", json.dumps(job)
+    if not note.exists() or json.loads(note.read_text())["asked"] != asked:
+        file.unlink(missing_ok=True)
+        for form in ("auto", "mlx"):  # oneDNN where it loads beside MLX's build for the GPU
+            _, why = _execute(command, {**job, "form": form, "file": str(file)})
+            if file.exists():
+                break
+        note.write_text(json.dumps({"asked": asked, "why": why}))
+    return file, json.loads(note.read_text())["why"]
+
+
+def compare(expected: Arrays, actual: Arrays) -> dict[str, float]:
+    """How much each array differs: of values the largest difference, relative to the largest value, of gradients the
+    norm of the difference, relative to theirs. Infinite where shapes differ, NaN where either holds one.
+    """
+    differences = {}
+    for name, reference in expected.items():
+        if actual[name].shape != reference.shape:
+            differences[name] = float("inf")
+            continue
+        size = np.linalg.norm if "gradient" in name else lambda a: np.abs(a).max()
+        wrong, scale = size((actual[name] - reference).ravel()), size(reference.ravel())
+        differences[name] = float(wrong / (scale or 1.0))
+    return differences
+
+
+def _execute(command: Sequence[str], job: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Run a row's process: what it measured, or None and why it failed."""
+    environment = {"MLX_ENABLE_TF32": "0", **os.environ}
+    try:
+        done = subprocess.run(
+            [*command, json.dumps(job)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            timeout=TIME_LIMIT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"took longer than {TIME_LIMIT_SECONDS:.0f} s"
+    if done.returncode < 0:
+        return None, f"ended by signal {signal.Signals(-done.returncode).name}"
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode:
+        return None, lines[-1].strip() if lines else f"exit code {done.returncode}"
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return facts, ""
+
+
+def describe_device() -> dict[str, Any]:
+    """What an issue has to say of the machine."""
+    from engine.environment import describe_environment
+    from ops import backend, memory
+
+    backend.choose("mlx")
+    limit, why = memory.default_limit()
+    facts = describe_environment()
+    names = ("device", "device_name", "cpu", "cores", "platform", "python")
+    driver = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    try:
+        found = subprocess.run(driver, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except OSError:
+        found = None
+    return {
+        **{name: facts[name] for name in names},
+        "macos": platform.mac_ver()[0] or None,
+        "driver": found,
+        "mlx": facts["packages"]["mlx"],
+        "git": facts["git"] and facts["git"]["revision"],
+        "memory_limit": f"{limit / 1e9:.1f} GB, {why}",
+        "tf32": os.environ.get("MLX_ENABLE_TF32", "0"),
+    }
+
+
+def format_block(device: dict[str, Any], rows: Sequence[Row]) -> str:
+    """What to paste into an issue."""
+    facts = [f"{name:<14}{value}" for name, value in device.items() if value is not None]
+    return "\n".join(["```", *facts, *(row.text() for row in rows), verdict(rows), "```"])
+
+
+def is_fit(rows: Sequence[Row]) -> bool:
+    return all(row.is_fit for row in rows)
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """One line: fit or not, and why not."""
+    wrong = [row for row in rows if not row.is_fit]
+    if wrong:
+        names = ", ".join(dict.fromkeys(f"{row.check.title} {row.check.precision}" for row in wrong))
+        return f"NOT fit: {len(wrong)} of {len(rows)} rows: {names}"
+    unchecked = sum(row.verdict != "ok" for row in rows)
+    return f"fit: {len(rows) - unchecked} rows agree with the CPU" + (f", {unchecked} unchecked" if unchecked else "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What a row of `benchmarks.device_check` computes, in a process of its own: python -m benchmarks.device_rows JOB
+
+JOB is JSON: kind, name, precision and size of the check; side, "device" or "reference"; form, of the operators; and
+file, where the arrays go.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Size = tuple[int, int, int]
+Arrays = dict[str, np.ndarray]
+
+
+def compute_row(job: dict[str, Any]) -> None:
+    """Compute one row, write its arrays, print milliseconds and peak memory."""
+    import mlx.core as mx
+
+    from ops import backend, memory
+
+    if job["side"] == "reference":
+        mx.set_default_device(mx.cpu)
+    backend.choose(job["form"])
+    memory.set_limit()
+    build = {"operator": operator, "step": step, "prediction": prediction}[job["kind"]]
+    compute = build(job["name"], job["precision"], tuple(job["size"]))
+    active = mx.get_active_memory()
+    mx.reset_peak_memory()
+    arrays: Any = compute()
+    peak_bytes, milliseconds = mx.get_peak_memory() - active, []
+    np.savez(job["file"], **arrays)
+    if job["side"] == "device":
+        for _ in range(3):
+            started = time.perf_counter()
+            compute()
+            milliseconds.append(1e3 * (time.perf_counter() - started))
+    print(json.dumps({"milliseconds": sorted(milliseconds or [0.0])[len(milliseconds) // 2], "peak_bytes": peak_bytes}))
+
+
+def operator(name: str, precision: str, size: Size) -> Callable[[], Arrays]:
+    """The operator's value and gradients."""
+    import mlx.core as mx
+
+    from benchmarks.operator_cases import our_arrays, our_gradients, resized
+    from ops import memory
+
+    case = resized(size)[name]
+    inputs, cotangent = our_arrays(case, precision)
+
+    def compute() -> Arrays:
+        value, gradients = our_gradients(case, inputs, cotangent)
+        memory.evaluate(value, gradients)
+        named = {"value": value, **{f"gradient {i + case.image}": g for i, g in enumerate(gradients)}}
+        return {name: np.array(a.astype(mx.float32)) for name, a in named.items()}
+
+    return compute
+
+
+def network(name: str) -> tuple[Any, int, tuple[int, ...]]:
+    """A network with the config's default arguments, its number of outputs, and a label's axes in space."""
+    import mlx.core as mx
+
+    from configs.model_schema import CNN3dArgs, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
+    from models import build_model
+
+    mx.random.seed(0)
+    # As for small volumes: batch norm over two voxels would make noise of its gradient.
+    small = ResNet3dArgs(depth=10, width=16, stem_kernel=(3, 3, 3), stem_stride=(1, 1, 1), max_pool=False)
+    args = {"unet3d": UNet3dArgs(), "cnn3d": CNN3dArgs(), "resnet3d": small}.get(name, VideoResNetArgs())
+    return build_model(name, args, 1, 3), 3, (1, 2, 3) if name == "unet3d" else ()
+
+
+def step(name: str, precision: Any, size: Size) -> Callable[[], Arrays]:
+    """Loss and gradients of one training step, which are told from what plain SGD makes of the weights."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    from configs.train_schema import LossConfig, OptimConfig, TrainConfig
+    from engine.losses import build_loss
+    from engine.optim import build_optimizer
+    from engine.step import TrainStep
+
+    model, num_outputs, axes = network(name)
+    model.train()
+    loss = build_loss(LossConfig(name="dice_ce" if axes else "cross_entropy"), num_outputs)
+    optim = OptimConfig(name="sgd", learning_rate=1.0, momentum=0, weight_decay=0, schedule="constant", clip_norm=None)
+    train = TrainConfig(steps=10**6, precision=precision)
+    do = TrainStep(model, build_optimizer(optim, 10**6), loss, train, optim)
+    rng = np.random.default_rng(0)
+    shape = (2, *size, 1)
+    x = rng.standard_normal(shape, dtype=np.float32)
+    y = rng.integers(0, num_outputs, shape[:4] if axes else shape[:1], dtype=np.int32)
+
+    def weights() -> np.ndarray:
+        flat = tree_flatten(model.trainable_parameters())
+        return np.concatenate([np.array(a.astype(mx.float32)).ravel() for _, a in sorted(flat)])
+
+    def compute() -> Arrays:
+        before = weights()
+        result = do([{"x": x, "y": y}])
+        gradients = before - weights()
+        return {"loss": np.array([result.loss]), "gradient": gradients}
+
+    return compute
+
+
+def prediction(name: str, precision: str, size: Size) -> Callable[[], Arrays]:
+    """Class probabilities of a volume that takes several windows, or of a batch of two."""
+    from engine.classify import predict_cases
+    from engine.evaluation import make_predict
+    from engine.sliding_window import predict_probabilities
+
+    model, _, axes = network(name)
+    predict = make_predict(model.eval(), precision)
+    rng = np.random.default_rng(0)
+
+    def compute() -> Arrays:
+        if axes:
+            volume = rng.standard_normal((size[0] + size[0] // 2, *size[1:], 1), dtype=np.float32)
+            return {"probabilities": predict_probabilities(predict, volume, size)}
+        views = rng.standard_normal((2, *size, 1), dtype=np.float32)
+        return {"probabilities": np.stack(list(predict_cases(predict, [views], 2, multi_label=False)))}
+
+    return compute
+
+
+if __name__ == "__main__":
+    compute_row(json.loads(sys.argv[1]))

@@ -1,0 +1,128 @@
+"""Which patch and batch of the standard U-Net fit which device: arithmetic from measured multiples.
+
+    python -m benchmarks.patch_table [--measured FLOAT32 BFLOAT16]
+
+Measures how many bytes a voxel of the batch adds to the peak of loss and gradients, in the form that GPUs run (see
+`benchmarks.step_memory`, which does it on the CPU), of a U-Net 32/64/128 at two sizes, where weights hardly count, each
+in a process of its own. From that it works out, for the widths 32 … 320, what fits the memory limit that
+`ops/memory.py` sets: weights, their gradients and Adam's moments, and the activations. `--measured` takes the bytes a
+voxel as given.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from configs.model_schema import MAX_ELEMENTS, UNet3dArgs
+from data.plan.network import BYTES_A_WEIGHT
+from ops.memory import GPU_SHARE
+
+WIDTHS = (32, 64, 128, 256, 320, 320)
+MEASURED_WIDTHS = WIDTHS[:3]
+SHAPES = ((1, 16, 32, 32, 1), (1, 32, 32, 32, 1))
+PRECISIONS = ("float32", "bfloat16")
+STEP = 32  # voxels, the product of the strides
+UNFOLD_BYTES = 64 << 20  # that the rule of ops/conv_forms.py lets a call take
+
+
+@dataclass(frozen=True)
+class Device:
+    name: str
+    working_set_gb: float  # in 10^9 bytes: that Metal recommends, or the memory that CUDA has
+
+    @property
+    def limit_bytes(self) -> float:
+        return GPU_SHARE * self.working_set_gb * 1e9
+
+
+# Metal recommends about two thirds of the memory up to 32 GB, three quarters beyond; mx.device_info() tells.
+DEVICES = (
+    Device("Apple, 16 GB", 11.5),
+    Device("Apple, 24 GB", 17.2),
+    Device("Apple, 36 GB", 29.0),
+    Device("Apple, 64 GB", 51.5),
+    Device("Apple, 128 GB", 103.1),
+    Device("CUDA, 24 GB", 25.8),
+    Device("CUDA, 80 GB", 85.9),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measured", type=float, nargs=2, metavar=("FLOAT32", "BFLOAT16"), help="bytes a voxel")
+    parser.add_argument("--row", nargs=2, metavar=("SHAPE", "PRECISION"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.row:
+        from benchmarks.cases import Case
+        from benchmarks.step_memory import LIMIT_BYTES, measure
+
+        case = Case("unet", SHAPES[int(arguments.row[0])], 3, MEASURED_WIDTHS)
+        print(measure(case, "mlx", LIMIT_BYTES, arguments.row[1])["peak_bytes"])
+        return
+    measured = arguments.measured or [measure_bytes_a_voxel(precision) for precision in PRECISIONS]
+    print(json.dumps({"bytes_a_voxel": dict(zip(PRECISIONS, measured, strict=True))}), file=sys.stderr)
+    print(format_table(dict(zip(PRECISIONS, measured, strict=True))))
+
+
+def measure_bytes_a_voxel(precision: str) -> float:
+    """Of a batch of the standard U-Net: the deeper levels, that are not measured, add what their maps have."""
+    peaks = []
+    for number in range(len(SHAPES)):
+        command = [sys.executable, "-m", "benchmarks.patch_table", "--row", str(number), precision]
+        peaks.append(int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]))
+    voxels = [math.prod(shape) for shape in SHAPES]
+    return (peaks[1] - peaks[0]) / (voxels[1] - voxels[0]) * maps_a_voxel(WIDTHS) / maps_a_voxel(MEASURED_WIDTHS)
+
+
+def maps_a_voxel(widths: tuple[int, ...]) -> float:
+    """Channels of one map at each level, a voxel of the patch."""
+    return sum(width / 8**level for level, width in enumerate(widths))
+
+
+def count_weights(widths: tuple[int, ...]) -> int:
+    """Of two 3×3×3 convolutions at each level, down and up, and the transposed ones between."""
+    total, above = 0, 1
+    for level, width in enumerate(widths):
+        total += 27 * width * (above + width) + (27 * above * (3 * above) + 8 * above * width if level else 0)
+        above = width
+    return total
+
+
+def step_bytes(voxels: float, bytes_a_voxel: float) -> float:
+    """Memory of a step on so many voxels in the batch."""
+    return BYTES_A_WEIGHT * count_weights(WIDTHS) + UNFOLD_BYTES + bytes_a_voxel * voxels
+
+
+def fits(patch: int, batch: int, bytes_a_voxel: float, device: Device) -> bool:
+    elements = batch * UNet3dArgs(widths=WIDTHS).largest_activation((patch,) * 3)
+    return elements <= MAX_ELEMENTS and step_bytes(batch * patch**3, bytes_a_voxel) <= device.limit_bytes
+
+
+def largest_patch(batch: int, bytes_a_voxel: float, device: Device) -> int:
+    """Voxels a side, 0 where none fits."""
+    sides = range(STEP, 1024, STEP)
+    return max((side for side in sides if fits(side, batch, bytes_a_voxel, device)), default=0)
+
+
+def largest_batch(patch: int, bytes_a_voxel: float, device: Device) -> int:
+    return max((n for n in range(1, 129) if fits(patch, n, bytes_a_voxel, device)), default=0)
+
+
+def format_table(bytes_a_voxel: dict[str, float]) -> str:
+    """Markdown."""
+    lines = ["| device | limit | " + " | ".join(f"{p}: patch at batch 2, batch of 128³" for p in bytes_a_voxel) + " |"]
+    lines.append("| --- | --- |" + " --- |" * len(bytes_a_voxel))
+    for device in DEVICES:
+        cells = [
+            f"{largest_patch(2, per_voxel, device)}³, {largest_batch(128, per_voxel, device)}"
+            for per_voxel in bytes_a_voxel.values()
+        ]
+        lines.append(f"| {device.name} | {device.limit_bytes / 1e9:.1f} GB | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
