@@ -1,12 +1,16 @@
 """The self-check finds an operator that is wrong, and goes on where one crashes."""
 
+import json
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
+from benchmarks import device_check
 from benchmarks.device_check import ALLOWED, Check, Row, compare, format_block, is_fit, list_checks, run, verdict
+from ops import backend
 
 SIZE = (8, 8, 8)
 CONVOLUTION = Check("operator", "conv3d 3³ 2×8×8×8 16→16", "float32", SIZE)
@@ -99,3 +103,26 @@ def test_every_operator_and_network_is_checked_in_each_precision_at_each_size() 
     assert {check.precision for check in checks} == set(ALLOWED)
     names = {check.name for check in checks if check.size == (64, 64, 48)}
     assert {"conv3d 3³ 2×64×64×48 1→16", "conv_transpose3d 2³ 2×32×32×24 32→16", "unet3d", "r2plus1d_18"} <= names
+
+
+def test_it_ends_with_a_block_and_one_line(monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(backend, "_form", backend._form)
+    monkeypatch.setattr(device_check, "list_checks", lambda sizes, precisions: [UPSAMPLE])
+    with pytest.raises(SystemExit) as ended:
+        device_check.main(["--quick", "--json", str(tmp_path / "found.json")])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0], lines[-2]) == ("```", "```")
+    assert lines[-1] == lines[-3] == "fit: 1 rows agree with the CPU"
+    assert f"mlx           {mx.__version__}" in lines
+    assert any(line.startswith("memory_limit  ") for line in lines)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["fit"] is True
+    assert [row["verdict"] for row in found["rows"]] == ["ok"]
+
+
+def test_a_patch_that_the_network_cannot_take_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        device_check.main(["--patch", "30", "32", "32"])
+    assert ended.value.code == 2
+    assert "--patch 30 32 32: the U-Net takes multiples of 4 voxels" in capsys.readouterr().err
