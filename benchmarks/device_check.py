@@ -85,7 +85,7 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patch", type=int, nargs=3, metavar=("D", "H", "W"), help="check at this size, too")
-    parser.add_argument("--quick", action="store_true", help="float32 at 16³ alone")
+    parser.add_argument("--quick", action="store_true", help="float32 at 16³ alone: 108 s on two cores of an AMD EPYC")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write device and rows there, too")
     arguments = parser.parse_args(argv)
     if arguments.patch and any(n < 4 or n % 4 for n in arguments.patch):
