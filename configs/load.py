@@ -37,6 +37,26 @@ def check_config(tree: dict[str, Any], where: str) -> Config:
         raise ConfigError("\n".join([f"{where}: {len(lines)} problem(s)", *(f"  {x}" for x in lines)])) from None
 
 
+# Keys of a run's resolved config that were renamed since version 0.1.0. The values stay: the first two were voxels, of
+# about 1 mm in what was trained on, and prediction does not read them.
+RENAMED = {
+    "data.augment.elastic.displacement_voxels": "displacement_mm",
+    "data.augment.elastic.control_spacing_voxels": "control_spacing_mm",
+}
+
+
+def rename_old_keys(tree: Any) -> Any:
+    """Return the resolved config of a run of an earlier version with the keys of this one."""
+    for path, new in RENAMED.items():
+        *sections, old = path.split(".")
+        section = tree
+        for name in sections:
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict) and old in section:
+            section[new] = section.pop(old)
+    return tree
+
+
 def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return `tree` with each `dotted.path=value` set; values are YAML (`[1, 2]`, `null`, `3e-4`)."""
     for override in overrides:

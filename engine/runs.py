@@ -9,6 +9,7 @@ from typing import Any, Self
 import yaml
 
 from configs import Config
+from configs.load import rename_old_keys
 from machine import disk
 
 DEFAULT_CHECKPOINT = "last"
@@ -85,8 +86,9 @@ class RunFolder:
         return self.config_path.read_text(encoding="utf-8")
 
     def read_config_tree(self) -> dict[str, Any]:
-        """The resolved config as a plain tree, unchecked."""
-        return yaml.safe_load(self.read_config_text())
+        """The resolved config as a plain tree, unchecked; keys of earlier versions have their present names."""
+        tree: dict[str, Any] = rename_old_keys(yaml.safe_load(self.read_config_text()))
+        return tree
 
     def evaluation(self, split: str) -> Path:
         return self.path / "eval" / split

@@ -138,7 +138,13 @@ def test_a_run_tells_calibration_and_uncertainty(run: RunFolder, capsys: pytest.
     plain, drawn = (metrics_of(run.path / "eval" / name) for name in ("val", "val_mc_dropout"))
     assert plain["prediction"] == {"kind": "plain"}
     assert drawn["prediction"]["samples"] == 2
-    assert drawn["prediction"]["dropout"][0] == ["encoder.0.blocks.0.drop", "channel", 0.5, "encoder"]
+    assert drawn["prediction"]["dropout"][0] == [
+        "encoder.0.blocks.0.drop",
+        "channel",
+        0.5,
+        "encoder",
+        "after_activation",
+    ]
     assert list(plain["uncertainty"]["error_auroc"]) == ["entropy"]
     assert list(drawn["uncertainty"]["error_auroc"]) == list(MAPS)
     for metrics in (plain, drawn):

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from configs import Config
-from configs.load import ConfigError, check_config
+from configs.load import ConfigError, check_config, rename_old_keys
 from engine.pack.archive import PackError, printable
 
 NO_ROOT = "NOT-IN-THE-PACK"
@@ -87,7 +87,7 @@ def read_config(content: bytes, where: Path) -> Config:
         tree = yaml.load(content.decode(), _Loader)
         if not isinstance(tree, dict):
             raise PackError(where, f"expected a mapping of config keys, got {type(tree).__name__}")
-        config = neutral_config(check_config(clean(tree), where="config"))
+        config = neutral_config(check_config(rename_old_keys(clean(tree)), where="config"))
     except ConfigError as error:
         raise PackError(where, f"not the config of a run this version can read ({_short(error)})") from None
     except PackError:

@@ -6,7 +6,7 @@ import pytest
 
 from configs import Config, ConfigError, load_config
 from configs.export import SCHEMA_FILE, schema_text
-from configs.load import merge
+from configs.load import merge, rename_old_keys
 
 MINIMAL = "name: run\ndata: {root: somewhere, patch_size_voxels: [40, 56, 40]}\ntrain: {steps: 100}\n"
 
@@ -178,3 +178,12 @@ def test_broken_files(path: Path, tmp_path: Path) -> None:
 
 def test_exported_schema_is_up_to_date() -> None:
     assert SCHEMA_FILE.read_text() == schema_text(), "run: python -m configs.export"
+
+
+def test_keys_of_an_earlier_version_are_renamed() -> None:
+    elastic = {"probability": 0.2, "displacement_voxels": [1.0, 4.0]}
+    assert rename_old_keys({"data": {"augment": {"elastic": elastic}}}) == {
+        "data": {"augment": {"elastic": {"probability": 0.2, "displacement_mm": [1.0, 4.0]}}}
+    }
+    for tree in ({}, {"data": None}, {"data": {"augment": []}}, None):
+        assert rename_old_keys(tree) == tree
