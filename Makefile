@@ -45,11 +45,11 @@ $(VENV)/.ready: pyproject.toml | $(BIN)/python
 
 demo: setup
 	rm -rf runs/demo_unet
-	test -f datasets/phantoms/dataset.json || $(BIN)/python -m data.phantoms datasets/phantoms
+	test -f datasets/phantoms/dataset.json || $(BIN)/python -m data.synthetic.phantoms datasets/phantoms
 	$(BIN)/python train.py --config configs/demo_unet.yaml
 	$(BIN)/python evaluate.py --run runs/demo_unet --checkpoint last
 	rm -rf runs/demo_clips runs/demo_clips_single_frame
-	test -d datasets/moving_shapes || $(BIN)/python -m data.moving_shapes datasets/moving_shapes
+	test -d datasets/moving_shapes || $(BIN)/python -m data.synthetic.moving_shapes datasets/moving_shapes
 	$(BIN)/python train.py --config configs/demo_clips.yaml
 	$(BIN)/python train.py --config configs/demo_clips.yaml name=demo_clips_single_frame data.clip.single_frame=true
 	$(BIN)/python evaluate.py --run runs/demo_clips_single_frame --checkpoint last

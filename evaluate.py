@@ -25,13 +25,13 @@ if TYPE_CHECKING:  # imported where they are needed, so that --help and wrong pa
     import numpy as np
 
     from configs import Config
-    from data.cases import Case
     from data.dataset import VolumeData
-    from engine.distributed import Group
-    from engine.evaluation import Failure, Save
-    from engine.precision import PredictionPrecision
-    from engine.runs import RunFolder
-    from engine.uncertainty.members import Member
+    from data.layouts.cases import Case
+    from engine.distributed.group import Group
+    from engine.evaluation.members import Member
+    from engine.evaluation.segmentation import Failure, Save
+    from engine.runs.precision import PredictionPrecision
+    from engine.runs.run_folder import RunFolder
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -109,7 +109,7 @@ def _is_override(word: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code: 0, 1 where a case failed or memory ran out, 2 for a user's mistake."""
     arguments = parse_arguments(argv)
-    from engine.distributed import ALONE, GroupError, join_group, set_up_logging
+    from engine.distributed.group import ALONE, GroupError, join_group, set_up_logging
 
     group = ALONE
     try:
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
-    from engine.pack import open_run
+    from engine.runs.pack import open_run
 
     if (arguments.licence and not arguments.export) or (arguments.export and arguments.images):
         raise ValueError("--export stands alone but for --checkpoint and --licence, and --licence goes with --export")
@@ -152,12 +152,12 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
     memory.set_limit(config.memory_limit_gb)
     if arguments.export:
         return export(run, config, checkpoint, arguments, group)
-    from engine.data_check import check_array_sizes
-    from engine.jobs import Job, classify, segment
-    from engine.precision import PredictionPrecision
-    from engine.runs import DEFAULT_CHECKPOINT
-    from engine.seen import divide, find_choice, own_splits
-    from engine.uncertainty.temperature import choose_temperature
+    from engine.evaluate import Job, classify, segment
+    from engine.evaluation.seen import divide, find_choice, own_splits
+    from engine.evaluation.temperature import choose_temperature
+    from engine.runs.precision import PredictionPrecision
+    from engine.runs.run_folder import DEFAULT_CHECKPOINT
+    from engine.training.check_compatibility import check_array_sizes
 
     data, cases, faults = open_cases(run, config, arguments)
     check_array_sizes(config, data, training=False)
@@ -198,8 +198,8 @@ def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
 
 def export(run: "RunFolder", config: "Config", checkpoint: Path, arguments: argparse.Namespace, group: "Group") -> int:
     """Pack the run into one file, and say what is in it."""
-    from engine.pack import PackedRun, describe, export_run
-    from engine.runs import DEFAULT_CHECKPOINT
+    from engine.runs.pack import PackedRun, describe, export_run
+    from engine.runs.run_folder import DEFAULT_CHECKPOINT
     from models import build_model
 
     if isinstance(run, PackedRun):
@@ -215,8 +215,8 @@ def export(run: "RunFolder", config: "Config", checkpoint: Path, arguments: argp
 
 def load_run_config(run: "RunFolder", overrides: Sequence[str]) -> "Config":
     """The run's config with the overrides on top; bad cases are skipped, and reported at the end."""
-    from configs.load import ConfigError, apply_overrides, check_config
-    from engine.resume import is_within
+    from configs.schema.load import ConfigError, apply_overrides, check_config
+    from engine.runs.check_resume import is_within
 
     for override in overrides:
         key = override.partition("=")[0]
@@ -247,7 +247,7 @@ def open_cases(
 
     Cases that training skipped stay skipped, and are no failures.
     """
-    from engine.evaluation import Failure, evenly_spaced
+    from engine.evaluation.segmentation import Failure, evenly_spaced
 
     open_split, open_folder = openers(config)
     statistics = run.read_json("statistics")
@@ -269,11 +269,11 @@ def open_cases(
 
 def load_model(config: "Config", data: Any, checkpoint: Path) -> "tuple[nn.Module, dict[str, Any]]":
     """The network with the checkpoint's weights, and what metrics.json says about them."""
-    from engine.checkpoint import load_weights, read_state
+    from engine.runs.checkpoints import load_weights, read_state
     from models import build_model
 
     if checkpoint.is_file():
-        from engine.pack import load_packed
+        from engine.runs.pack import load_packed
 
         args = (config.model.name, config.model.args, data.num_channels, data.num_outputs)
         model, facts = load_packed(checkpoint, lambda: build_model(*args))
@@ -295,11 +295,11 @@ def find_members(
     precision: "PredictionPrecision",
 ) -> "tuple[list[Member], dict[str, Any], set[str]]":
     """Whose mean is predicted, what metrics.json says about them, and the cases that any of them was trained on."""
-    from engine.evaluation import make_predict
-    from engine.pack import open_run
-    from engine.uncertainty.ensemble import find_seen, join_config
-    from engine.uncertainty.members import Member, draw_members
-    from models.dropout import dropout_table, held_masks
+    from engine.evaluation.ensemble import find_seen, join_config
+    from engine.evaluation.members import Member, draw_members
+    from engine.evaluation.segmentation import make_predict
+    from engine.runs.pack import open_run
+    from models.layers.dropout import dropout_table, held_masks
 
     def seen_by(member: "RunFolder", its_data: Any) -> list[str]:
         if arguments.images:
@@ -334,7 +334,7 @@ def find_members(
 
 def make_save(data: "VolumeData", output: Path, save_predictions: bool) -> "Save":
     """Writes a case's prediction, and further volumes where there are any, on its source file's grid."""
-    from data.files import write_volume
+    from data.files.volumes import write_volume
 
     def save(case: "Case", prepared: Any, labels: "np.ndarray", volumes: "Mapping[str, np.ndarray]") -> None:
         if save_predictions:
@@ -348,7 +348,7 @@ def make_save(data: "VolumeData", output: Path, save_predictions: bool) -> "Save
 
 def make_reader(data: "VolumeData", cases: "list[Case]") -> "Callable[[str], np.ndarray]":
     """Case id -> the first channel (D, H, W) of its image, as in the file."""
-    from data.prepare import read_case_image
+    from data.prepare.volumes import read_case_image
 
     by_id = {case.id: case for case in cases}
 

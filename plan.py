@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import machine  # noqa: F401  # it tells how to start where packages are missing
 
 if TYPE_CHECKING:  # imported where it is needed, so that --help is told at once
-    from data.plan.fine_tune import Trained
+    from planning.proposal.fine_tune import Trained
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    from data.inspect import add_reading_arguments
+    from planning.inspect import add_reading_arguments
 
     parser = argparse.ArgumentParser(
         description="Measure the data set at PATH and print a config for it: spacing, patch, network, batch size "
@@ -36,9 +36,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def read_trained(path: str) -> "Trained":
     """What a config to fine-tune the run has to know of it. Raises ValueError where there is none."""
-    from configs.load import check_config
-    from data.plan.fine_tune import Trained
-    from engine.pack import open_run
+    from configs.schema.load import check_config
+    from engine.runs.pack import open_run
+    from planning.proposal.fine_tune import Trained
 
     run = open_run(path)
     config = check_config(run.read_config_tree(), where=str(run.config_path))
@@ -67,11 +67,11 @@ def _gigabytes(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, or 2 for a user's mistake."""
     arguments = parse_arguments(argv)
-    from data.inspect import survey_with_progress
-    from data.plan.config import plan_segmentation
-    from data.plan.fine_tune import fine_tune
-    from data.plan.labelled_config import plan_classification
-    from data.survey.labelled import LabelledSurvey
+    from planning.inspect import survey_with_progress
+    from planning.proposal.config import plan_segmentation
+    from planning.proposal.fine_tune import fine_tune
+    from planning.proposal.labelled_config import plan_classification
+    from planning.survey.labelled import LabelledSurvey
 
     try:
         trained = None if arguments.start is None else read_trained(arguments.start)
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     for problem in survey.problems:
         print(f"plan.py: left out {problem.case_id}: {problem.path}: {problem.reason}", file=sys.stderr)
     if survey.remarks:
-        hint = f"python -m data.inspect {arguments.path} names them"
+        hint = f"python -m planning.inspect {arguments.path} names them"
         count = f"{len(survey.remarks)} {'thing is' if len(survey.remarks) == 1 else 'things are'}"
         print(f"plan.py: {count} worth a look: {hint}", file=sys.stderr)
     return 0

@@ -16,12 +16,12 @@ if TYPE_CHECKING:  # imported where they are needed, so that --help and a config
     from configs import Config
     from data.dataset import VolumeData
     from data.labelled import ClassificationData
-    from engine.distributed import Group
-    from engine.loop import Validate
-    from engine.runs import RunFolder
-    from engine.signals import StopRequest
-    from engine.start import Start
-    from engine.step import TrainStep
+    from engine.distributed.group import Group
+    from engine.runs.run_folder import RunFolder
+    from engine.runs.stopping import StopRequest
+    from engine.training.load_weights import Start
+    from engine.training.loop import Validate
+    from engine.training.step import TrainStep
     from studies.estimate import Pace
 
     Data = VolumeData | ClassificationData
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 where the run failed, 2 for a user's mistake, 130 or 143 after a signal."""
     arguments = parse_arguments(argv)
     from configs import load_config
-    from engine.distributed import ALONE, GroupError, join_group, set_up_logging
+    from engine.distributed.group import ALONE, GroupError, join_group, set_up_logging
 
     group = ALONE
     try:
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def settle(config: "Config", group: "Group") -> "Config":
     """Choose the operators, limit the memory; return the config with the precision in which they train."""
-    from engine.precision import settle_training
+    from engine.runs.precision import settle_training
     from ops import backend, memory
 
     backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
@@ -91,14 +91,14 @@ def settle(config: "Config", group: "Group") -> "Config":
 
 def train(config: "Config", group: "Group") -> int:
     """Train the run to the end of its budget; return the exit code."""
-    from data.files import FileProblem
-    from engine.checkpoint import steps_in
-    from engine.environment import write_facts
-    from engine.initialise import format_start
-    from engine.loop import NonFiniteError, fit, restore
-    from engine.resume import check_config_unchanged
-    from engine.runs import RunFolder
-    from engine.signals import StopRequest
+    from data.files.volumes import FileProblem
+    from engine.runs.check_resume import check_config_unchanged
+    from engine.runs.checkpoints import steps_in
+    from engine.runs.environment import write_facts
+    from engine.runs.run_folder import RunFolder
+    from engine.runs.stopping import StopRequest
+    from engine.training.loop import NonFiniteError, fit, restore
+    from engine.training.match_weights import format_start
 
     run = RunFolder(config.run_folder, group.writes)
     resumed = group.writes and config.resume and run.exists()
@@ -126,7 +126,7 @@ def train(config: "Config", group: "Group") -> int:
     except (NonFiniteError, FileProblem, OSError) as error:
         return fail(error, 1, group)
     if group.writes:
-        from engine.report import write_run_report
+        from engine.reports.segmentation_report import write_run_report
 
         _log.info("report: %s", write_run_report(run))
     return stop.exit_code
@@ -135,12 +135,12 @@ def train(config: "Config", group: "Group") -> int:
 def dry_run(config: "Config", group: "Group") -> int:
     """Check everything, train two steps that nobody keeps, and say what a run would take."""
     from data.preview import save_labelled_preview, save_preview
-    from engine.dry_run import format_rehearsal, rehearse
-    from engine.feed import Feed
-    from engine.initialise import format_start
-    from engine.loop import Plan
+    from engine.training.batches import Feed
+    from engine.training.dry_run import format_rehearsal, rehearse
+    from engine.training.loop import Plan
+    from engine.training.match_weights import format_start
     from models import count_parameters
-    from models.dropout import dropout_table, format_table
+    from models.layers.dropout import dropout_table, format_table
 
     start = read_weights(config, group)
     data = prepare_data(config, None, group)
@@ -196,7 +196,7 @@ def sweep(config: "Config", arguments: argparse.Namespace, group: "Group") -> in
 
 def prepare_data(config: "Config", run: "RunFolder | None", group: "Group") -> "Data":
     """Open the data and prepare every case; a resumed run, given in rank 0, keeps its splits and statistics."""
-    from engine.progress import ShowPreparation
+    from engine.training.progress import ShowPreparation
 
     kept = {} if run is None else {name: run.read_json(name) for name in ("statistics", "splits")}
     kept = group.share_json(kept)
@@ -219,7 +219,7 @@ def prepare_data(config: "Config", run: "RunFolder | None", group: "Group") -> "
 
 def read_weights(config: "Config", group: "Group") -> "Start | None":
     """What the config's `init` names, in rank 0, which gives it to the others."""
-    from engine.start import read_start
+    from engine.training.load_weights import read_start
 
     return read_start(config.init) if config.init is not None and group.writes else None
 
@@ -228,17 +228,17 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
     """Build model, loss and optimiser from the config, seeded; the model begins from `start`, where there is one."""
     import mlx.core as mx
 
-    from engine.data_check import check_array_sizes, check_fits_the_data
-    from engine.freeze import Freezing
-    from engine.initialise import begin_from
-    from engine.loop import Plan
-    from engine.losses import balanced_weights, build_loss
-    from engine.optim import build_optimizer
-    from engine.start import loaded_parameters
-    from engine.step import TrainStep
+    from engine.training.check_compatibility import check_array_sizes, check_fits_the_data
+    from engine.training.freezing import Freezing
+    from engine.training.load_weights import loaded_parameters
+    from engine.training.loop import Plan
+    from engine.training.losses import balanced_weights, build_loss
+    from engine.training.match_weights import begin_from
+    from engine.training.optim import build_optimizer
+    from engine.training.step import TrainStep
     from models import build_model
-    from models.dropout import check_norms
-    from models.norms import synchronise_batch_norms
+    from models.layers.dropout import check_norms
+    from models.layers.norms import synchronise_batch_norms
 
     check_fits_the_data(config, data)
     check_array_sizes(config, data, training=True)
@@ -268,18 +268,18 @@ def build_step(config: "Config", data: "Data", group: "Group", start: "Start | N
 
 def build_validation(config: "Config", data: "Data", stop: "StopRequest", group: "Group") -> "Validate | None":
     """What scores the model during training; None without cases for it."""
-    from engine.signals import StoppableData
+    from engine.runs.stopping import StoppableData
 
     cases = [case for case in data.cases("val") if case.label is not None]
     if not cases:
         return None
     if config.task == "classification":
-        from engine import classify
+        from engine.evaluation import classification
 
-        return classify.make_validation(config, data.class_names, StoppableData(data, stop), cases, group)
-    from engine import evaluation
+        return classification.make_validation(config, data.class_names, StoppableData(data, stop), cases, group)
+    from engine.evaluation import segmentation
 
-    return evaluation.make_validation(config, data.class_names, StoppableData(data, stop), cases, group)
+    return segmentation.make_validation(config, data.class_names, StoppableData(data, stop), cases, group)
 
 
 def fail(error: Exception, code: int, group: "Group") -> int:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from configs.model_schema import Dropout, UNet3dArgs
+from configs.schema.model import Dropout, UNet3dArgs
 
 LEARNING_RATE = 1e-4
 
@@ -47,7 +47,7 @@ Step = Callable[[], float]  # does one training step and returns its loss
 
 
 class TorchTrainer:
-    """PyTorch's side of a comparison: eager, AdamW, the losses of `engine.losses`, clipping at 12."""
+    """PyTorch's side of a comparison: eager, AdamW, the losses of `engine.training.losses`, clipping at 12."""
 
     def __init__(self, model: Any, precision: str, memory_format: str, weight_decay: float) -> None:
         import torch
@@ -155,9 +155,9 @@ def our_network(case: Case) -> tuple[Any, Any]:
     """Return this project's network, in training mode, and its loss(logits, y)."""
     import mlx.core as mx
 
-    from configs.model_schema import ClassifierDropout, ResNet3dArgs, VideoResNetArgs
-    from configs.train_schema import LossConfig
-    from engine.losses import build_loss
+    from configs.schema.model import ClassifierDropout, ResNet3dArgs, VideoResNetArgs
+    from configs.schema.train import LossConfig
+    from engine.training.losses import build_loss
     from models import build_model
 
     mx.random.seed(0)
@@ -173,9 +173,9 @@ def our_network(case: Case) -> tuple[Any, Any]:
 
 def our_step(case: Case, precision: Literal["float32", "bfloat16"]) -> Step:
     """Return this project's training step, the one that train.py runs."""
-    from configs.train_schema import OptimConfig, TrainConfig
-    from engine.optim import build_optimizer
-    from engine.step import TrainStep
+    from configs.schema.train import OptimConfig, TrainConfig
+    from engine.training.optim import build_optimizer
+    from engine.training.step import TrainStep
 
     model, loss = our_network(case)
     optim = OptimConfig(learning_rate=LEARNING_RATE, schedule="constant")

@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import imageio.v3 as iio
 
-from data.clip_reader import read_clip, read_frames
+from data.files.videos import read_clip, read_frames
 
 Reader = Callable[[Path, int], int]  # (clip, short side) -> how many frames
 

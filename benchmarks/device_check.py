@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for check in list_checks(sizes, precisions):
             rows.append(run(check, Path(folder)))
             print(rows[-1].text(), file=sys.stderr, flush=True)
-    from engine.runs import without_nan
+    from engine.runs.run_folder import without_nan
 
     device = describe_device()
     print(format_block(device, rows))
@@ -195,7 +195,7 @@ def _execute(command: Sequence[str], job: dict[str, Any]) -> tuple[dict[str, Any
 
 def describe_device() -> dict[str, Any]:
     """What an issue has to say of the machine."""
-    from engine.environment import describe_environment
+    from engine.runs.environment import describe_environment
     from ops import backend, memory
 
     backend.choose("mlx")

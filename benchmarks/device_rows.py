@@ -71,7 +71,7 @@ def network(name: str) -> tuple[Any, int, tuple[int, ...]]:
     """A network with the config's default arguments, its number of outputs, and a label's axes in space."""
     import mlx.core as mx
 
-    from configs.model_schema import CNN3dArgs, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
+    from configs.schema.model import CNN3dArgs, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
     from models import build_model
 
     mx.random.seed(0)
@@ -86,10 +86,10 @@ def step(name: str, precision: Any, size: Size) -> Callable[[], Arrays]:
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
-    from configs.train_schema import LossConfig, OptimConfig, TrainConfig
-    from engine.losses import build_loss
-    from engine.optim import build_optimizer
-    from engine.step import TrainStep
+    from configs.schema.train import LossConfig, OptimConfig, TrainConfig
+    from engine.training.losses import build_loss
+    from engine.training.optim import build_optimizer
+    from engine.training.step import TrainStep
 
     model, num_outputs, axes = network(name)
     model.train()
@@ -117,9 +117,9 @@ def step(name: str, precision: Any, size: Size) -> Callable[[], Arrays]:
 
 def prediction(name: str, precision: str, size: Size) -> Callable[[], Arrays]:
     """Class probabilities of a volume that takes several windows, or of a batch of two."""
-    from engine.classify import predict_cases
-    from engine.evaluation import make_predict
-    from engine.sliding_window import predict_probabilities
+    from engine.evaluation.classification import predict_cases
+    from engine.evaluation.segmentation import make_predict
+    from engine.evaluation.sliding_window import predict_probabilities
 
     model, _, axes = network(name)
     predict = make_predict(model.eval(), precision)

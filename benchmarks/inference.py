@@ -20,14 +20,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from engine.resampling import draw_weights
-from studies.inference import (
-    Comparisons,
-    crossed_intervals,
-    dunnett_critical,
-    estimate_noise,
-    wilcoxon_over_cases,
-)
+from engine.metrics.bootstrap import draw_weights
+from studies.significance import Comparisons, crossed_intervals, dunnett_critical, estimate_noise, wilcoxon_over_cases
 
 Test = Callable[[np.ndarray], np.ndarray]  # scores (studies, cells, seeds), baseline first -> found (studies, k)
 
@@ -64,7 +58,7 @@ def draw_scores(
 
 
 def shipped(scores: np.ndarray) -> np.ndarray:
-    """What `studies.inference.compare_with_baseline` finds at p < 0.05, of many studies at once."""
+    """What `studies.significance.compare_with_baseline` finds at p < 0.05, of many studies at once."""
     noise = estimate_noise(scores)
     errors = np.sqrt(noise.variances / scores.shape[2])
     return _mean_difference(scores) > errors * _critical(scores.shape[1] - 1, noise.degrees)

@@ -3,7 +3,7 @@
 Cases are skewed, as Dice is: 1 less a gamma variable, or a tenth of the cases failing. Patients have one scan or five,
 which then share three quarters of their variance. Of each kind many studies are drawn, and each interval is taken of
 each: the percentile bootstrap of cases, that of whole groups, BCa of groups (Efron 1987, J. Am. Stat. Assoc. 82:171),
-and the studentised bootstrap of groups, which `engine.statistics` ships (here without its refusal of few groups).
+and the studentised bootstrap of groups, which `engine.metrics.means` ships (here without its refusal of few groups).
 """
 
 import argparse
@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from engine.resampling import draw_weights
-from engine.statistics import means_and_errors, studentised_interval
+from engine.metrics.bootstrap import draw_weights
+from engine.metrics.means import means_and_errors, studentised_interval
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 NAMES = ("percentile, cases", "percentile, groups", "BCa, groups", "studentised, groups")

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.data_schema import DataConfig
-from data.files import read_label
-from data.grid import Grid, Spacing
-from data.prepare import working_grid
-from data.resample import interpolated_slabs, linear_taps, resample_argmax
-from data.resample_labels import resample_label
-from data.sources import find_cases
-from engine.metrics import dice_per_class
+from configs.schema.data import DataConfig
+from data.files.grid import Grid, Spacing
+from data.files.volumes import read_label
+from data.layouts.registry import find_cases
+from data.prepare.resample import interpolated_slabs, linear_taps, resample_argmax
+from data.prepare.resample_labels import resample_label
+from data.prepare.volumes import working_grid
+from engine.metrics.segmentation import dice_per_class
 
 SPACINGS_MM: tuple[Spacing, ...] = ((2, 2, 2), (3, 3, 3), (1.5, 1.5, 1.5), (2, 1, 1))
 Resample = Callable[[np.ndarray, Grid, Grid], np.ndarray]

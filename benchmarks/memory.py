@@ -14,11 +14,11 @@ import sys
 import mlx.core as mx
 import numpy as np
 
-from configs.model_schema import Dropout, UNet3dArgs
-from configs.train_schema import LossConfig, OptimConfig, TrainConfig
-from engine.losses import build_loss
-from engine.optim import build_optimizer
-from engine.step import StepResult, TrainStep
+from configs.schema.model import Dropout, UNet3dArgs
+from configs.schema.train import LossConfig, OptimConfig, TrainConfig
+from engine.training.losses import build_loss
+from engine.training.optim import build_optimizer
+from engine.training.step import StepResult, TrainStep
 from machine.resources import resident_bytes
 from models import build_model
 

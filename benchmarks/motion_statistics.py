@@ -18,10 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from configs.load import check_config
-from data.clip_reader import read_clip
+from configs.schema.load import check_config
+from data.files.videos import read_clip
 from data.labelled import open_labelled
-from engine.runs import RunFolder
+from engine.runs.run_folder import RunFolder
 
 FRAME_RATE = 10.0
 SHORT_SIDE_PIXELS = 72

@@ -16,9 +16,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from configs.model_schema import MAX_ELEMENTS, UNet3dArgs
-from data.plan.network import BYTES_A_WEIGHT
+from configs.schema.model import MAX_ELEMENTS, UNet3dArgs
 from ops.memory import GPU_SHARE
+from planning.proposal.network import BYTES_A_WEIGHT
 
 WIDTHS = (32, 64, 128, 256, 320, 320)
 MEASURED_WIDTHS = WIDTHS[:3]

@@ -88,11 +88,11 @@ def work(arguments: argparse.Namespace) -> None:
     from mlx.utils import tree_flatten
 
     from benchmarks.cases import CASES
-    from configs.train_schema import LossConfig, OptimConfig, TrainConfig
-    from engine.distributed import join_group
-    from engine.losses import build_loss
-    from engine.optim import build_optimizer
-    from engine.step import TrainStep
+    from configs.schema.train import LossConfig, OptimConfig, TrainConfig
+    from engine.distributed.group import join_group
+    from engine.training.losses import build_loss
+    from engine.training.optim import build_optimizer
+    from engine.training.step import TrainStep
     from models import build_model
     from ops import backend
 

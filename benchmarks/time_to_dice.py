@@ -86,8 +86,8 @@ def build(job: dict[str, Any]) -> dict[str, Step]:
 
     from configs import load_config
     from data.dataset import open_data
-    from engine.metrics import dice_per_class
-    from engine.sliding_window import predict_labels
+    from engine.evaluation.sliding_window import predict_labels
+    from engine.metrics.segmentation import dice_per_class
 
     overrides = [*OVERRIDES, f"data.root={job['root']}", f"train.steps={job['steps']}"]
     config = load_config("configs/hippocampus_unet.yaml", overrides)
@@ -127,9 +127,9 @@ def _batches(data: Any) -> Iterator[dict[str, np.ndarray]]:
 def _ours(job: dict[str, Any], config: Any, num_outputs: int) -> tuple[Train, Logits]:
     import mlx.core as mx
 
-    from engine.losses import build_loss
-    from engine.optim import build_optimizer
-    from engine.step import TrainStep
+    from engine.training.losses import build_loss
+    from engine.training.optim import build_optimizer
+    from engine.training.step import TrainStep
     from models import build_model
 
     mx.random.seed(0)

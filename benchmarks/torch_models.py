@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from configs.model_schema import UNet3dArgs
+from configs.schema.model import UNet3dArgs
 
 
 class Block(nn.Module):

@@ -138,7 +138,7 @@ def work(job: dict[str, Any]) -> None:
         if job["side"] == "torch":
             import torch  # noqa: F401
         else:
-            import engine.step  # noqa: F401
+            import engine.training.step  # noqa: F401
             import models  # noqa: F401
             import ops
 

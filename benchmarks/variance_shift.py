@@ -11,14 +11,14 @@ import mlx.nn as nn
 import numpy as np
 
 import ops
-from configs.model_schema import ClassifierDropout, CNN3dArgs
-from configs.train_schema import LossConfig, OptimConfig, TrainConfig
-from engine.losses import build_loss
-from engine.optim import build_optimizer
-from engine.recalibrate import recalibrate_norms
-from engine.step import TrainStep
+from configs.schema.model import ClassifierDropout, CNN3dArgs
+from configs.schema.train import LossConfig, OptimConfig, TrainConfig
+from engine.training.losses import build_loss
+from engine.training.optim import build_optimizer
+from engine.training.recalibrate import recalibrate_norms
+from engine.training.step import TrainStep
 from models import build_model
-from models.norms import BatchNorm3d
+from models.layers.norms import BatchNorm3d
 
 
 class _Spy(BatchNorm3d):

@@ -3,7 +3,7 @@
 import machine  # noqa: F401  # first: it tells how to start where packages are missing
 
 # isort: split
-from configs.load import ConfigError, apply_overrides, load_config
-from configs.schema import Config
+from configs.schema.config import Config
+from configs.schema.load import ConfigError, apply_overrides, load_config
 
 __all__ = ["Config", "ConfigError", "apply_overrides", "load_config"]

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from configs import Config
-from data.augment import build_augment
-from data.cases import Case, Listing
-from data.files import read_header, read_label
-from data.grid import Spacing
-from data.normalise import foreground_intensities
-from data.order import epoch_order
-from data.patches import draw_sample
-from data.prepare import (
+from data.files.grid import Spacing
+from data.files.volumes import read_header, read_label
+from data.layouts.cases import Case, Listing
+from data.layouts.registry import find_cases, find_images
+from data.loader import Sample, Stream, make_stream
+from data.prepare.normalise import foreground_intensities
+from data.prepare.prepared_cases import Store, open_cache
+from data.prepare.statistics import Statistics, agreed_class_names, agreed_intensities, fingerprint
+from data.prepare.to_source_grid import restore_labels, restore_probabilities, restore_slabs, restore_values
+from data.prepare.volumes import (
     Preparation,
     Prepared,
     map_labels,
@@ -25,13 +27,11 @@ from data.prepare import (
     with_intensities,
     working_grid,
 )
-from data.restore import restore_labels, restore_probabilities, restore_slabs, restore_values
-from data.roster import Progress, Roster
-from data.sources import find_cases, find_images
+from data.sampling.augment import build_augment
+from data.sampling.order import epoch_order
+from data.sampling.patches import draw_sample
 from data.splits import make_splits
-from data.statistics import Statistics, agreed_class_names, agreed_intensities, fingerprint
-from data.store import Store, open_cache
-from data.stream import Sample, Stream, make_stream
+from data.usable_cases import Progress, Roster
 
 log = logging.getLogger("mlx_volumes")
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from configs import Config
-from data.cases import LabelledCase, LabelledListing, some, with_safe_ids
-from data.clips import Clips
-from data.labelled_volumes import Volumes
-from data.order import balanced_order, epoch_order, occurrences
-from data.roster import Progress, Roster
-from data.source_classes import find_unlabelled
-from data.sources import find_labelled
+from data.clip_input import Clips
+from data.layouts.cases import LabelledCase, LabelledListing, some, with_safe_ids
+from data.layouts.class_folders import find_unlabelled
+from data.layouts.registry import find_labelled
+from data.loader import Sample, Stream, make_stream
+from data.prepare.prepared_cases import Store, open_cache
+from data.prepare.statistics import Statistics, fingerprint
+from data.sampling.order import balanced_order, epoch_order, occurrences
 from data.splits import make_splits
-from data.statistics import Statistics, fingerprint
-from data.store import Store, open_cache
-from data.stream import Sample, Stream, make_stream
+from data.usable_cases import Progress, Roster
+from data.volume_input import Volumes
 
 log = logging.getLogger("mlx_volumes")
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from configs import Config
-from configs.data_schema import Split
-from data.cases import Case, LabelledCase, some
-from data.sources import find_cases, find_labelled
+from configs.schema.data import Split
+from data.layouts.cases import Case, LabelledCase, some
+from data.layouts.registry import find_cases, find_labelled
 
 LOG = logging.getLogger("mlx_volumes")
 Cases = Sequence[Case] | Sequence[LabelledCase]

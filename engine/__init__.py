@@ -1,1 +1,3 @@
-"""Training and evaluation of a given model on given batches; knows neither `data` nor `models`."""
+"""What the scripts call. The rooms know neither `data` nor `models`; they meet in the files beside them alone."""
+
+import machine  # noqa: F401  # first: it tells how to start where packages are missing

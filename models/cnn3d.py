@@ -4,11 +4,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import ops
-from configs.model_schema import CNN3dArgs
-from models.blocks import ConvBlock, he_normal
-from models.classifier import Head, check_input
-from models.dropout import make_dropout
-from models.norms import make_norm
+from configs.schema.model import CNN3dArgs
+from models.layers.blocks import ConvBlock, he_normal
+from models.layers.dropout import make_dropout
+from models.layers.heads import Head, check_input
+from models.layers.norms import make_norm
 
 
 class CNN3d(nn.Module):

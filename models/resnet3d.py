@@ -7,11 +7,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import ops
-from configs.model_schema import ResNet3dArgs
-from models.blocks import ConvBlock, he_normal
-from models.classifier import Head, check_input, run_blocks
-from models.dropout import make_dropout
-from models.norms import make_norm
+from configs.schema.model import ResNet3dArgs
+from models.layers.blocks import ConvBlock, he_normal
+from models.layers.dropout import make_dropout
+from models.layers.heads import Head, check_input, run_blocks
+from models.layers.norms import make_norm
 
 BLOCKS_PER_STAGE = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 

@@ -6,12 +6,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import ops
-from configs.model_schema import UNet3dArgs
-from models.blocks import ConvBlock, Triple, he_normal, make_activation
-from models.dropout import apply_dropout, make_dropout
-from models.fused import apply_conv, apply_conv_transpose
-from models.norms import make_norm
-from models.recompute import recomputed
+from configs.schema.model import UNet3dArgs
+from models.layers.blocks import ConvBlock, Triple, he_normal, make_activation
+from models.layers.dropout import apply_dropout, make_dropout
+from models.layers.fused import apply_conv, apply_conv_transpose
+from models.layers.gradient_checkpointing import recomputed
+from models.layers.norms import make_norm
 
 
 class Level(nn.Module):

@@ -9,11 +9,11 @@ from typing import Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
-from configs.model_schema import DropoutPosition, VideoResNetArgs
-from models.blocks import ConvBlock, he_normal
-from models.classifier import Head, check_input, run_blocks
-from models.dropout import make_dropout
-from models.norms import BatchNorm3d
+from configs.schema.model import DropoutPosition, VideoResNetArgs
+from models.layers.blocks import ConvBlock, he_normal
+from models.layers.dropout import make_dropout
+from models.layers.heads import Head, check_input, run_blocks
+from models.layers.norms import BatchNorm3d
 
 WIDTHS = (64, 128, 256, 512)
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from ops import backend
-from ops.arrays import empty, view, writable
+from ops.cpu.arrays import empty, view, writable
 
 Update = tuple[mx.array, mx.array, mx.array]
 
@@ -44,7 +44,7 @@ def adamw(
         pull = parameter if start is None else parameter - start
         parameter = parameter - learning_rate * decay * pull - rate * m / (mx.sqrt(v) * correction + eps)
         return parameter, m, v
-    from ops.adamw_kernels import NUMBERS, update
+    from ops.cpu.adamw_kernels import NUMBERS, update
 
     factor, lr, t = (float(a.item()) for a in (scale, learning_rate, step))  # type: ignore[arg-type]
     (b1, b2), share = betas, lr * decay
@@ -63,7 +63,7 @@ def global_norm(arrays: Sequence[mx.array]) -> mx.array:
     """Return the L2 norm of all arrays together, float32; on the CPU summed in float64."""
     if backend.active() != "onednn" or not all(a.dtype == mx.float32 for a in arrays):
         return mx.sqrt(sum((mx.square(a.astype(mx.float32)).sum() for a in arrays), mx.array(0.0)))
-    from ops.adamw_kernels import NUMBERS, squares
+    from ops.cpu.adamw_kernels import NUMBERS, squares
 
     total = 0.0
     for a in arrays:
@@ -78,7 +78,7 @@ def move_towards(array: mx.array, goal: mx.array, share: mx.array) -> mx.array:
     """Return array + share × (goal - array), `share` a scalar: one step of a moving average."""
     if backend.active() != "onednn" or not array.dtype == goal.dtype == mx.float32 or array.size == 0:
         return array + share * (goal - array)
-    from ops.adamw_kernels import NUMBERS, blend
+    from ops.cpu.adamw_kernels import NUMBERS, blend
 
     new, target = empty(array.shape, mx.float32)
     tasks = -(-array.size // NUMBERS)

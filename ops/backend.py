@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from machine.resources import available_threads
-from ops import allocator
+from ops.cpu import allocator
 
 FORMS = ("mlx", "onednn")
 
@@ -80,7 +80,7 @@ def why_no_bfloat16() -> str | None:
     if active() == "mlx":
         on_gpu = mx.default_device().type == mx.DeviceType.gpu
         return judge_bfloat16("mlx", on_gpu, mx.device_info() if on_gpu else {})
-    from ops import onednn
+    from ops.cpu import onednn
 
     return judge_bfloat16("onednn", False, {"native_bfloat16": onednn.runtime().native_bfloat16})
 
@@ -124,7 +124,7 @@ def _choose_automatically(on_gpu: bool, threads: int) -> str:
 def _load(threads: int) -> None:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise OSError(f"ops=onednn needs Linux x86-64, this is {sys.platform} {platform.machine()}: use ops=mlx")
-    from ops import onednn
+    from ops.cpu import onednn
 
     onednn.load(threads)
     try:

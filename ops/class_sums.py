@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ops import backend
-from ops.arrays import empty, view
+from ops.cpu.arrays import empty, view
 
 _NO_LABEL = -(2**31)  # is ignored where nothing is
 
@@ -106,7 +106,7 @@ def _plain(ignore_label: int | None, focal_gamma: float | None) -> Any:
 
 @functools.lru_cache(64)
 def _cpu(ignore_label: int | None, focal_gamma: float | None) -> Any:
-    from ops import class_sum_kernels as kernels
+    from ops.cpu import class_sum_kernels as kernels
 
     ignored = _NO_LABEL if ignore_label is None else ignore_label
     numbers = (ignored, int(focal_gamma is not None), float(focal_gamma or 0))

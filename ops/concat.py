@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from ops import backend
-from ops.arrays import empty, view
+from ops.cpu.arrays import empty, view
 
 
 def concat_channels(a: mx.array, b: mx.array) -> mx.array:
@@ -26,7 +26,7 @@ def concat_channels(a: mx.array, b: mx.array) -> mx.array:
 
 @functools.cache
 def _cpu() -> Any:
-    from ops.concat_kernels import VOXELS, join, part
+    from ops.cpu.concat_kernels import VOXELS, join, part
 
     @mx.custom_function
     def operator(a: mx.array, b: mx.array) -> mx.array:

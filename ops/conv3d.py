@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from ops import backend, conv_plain
-from ops.onednn_geometry import Geometry
+from ops.cpu.onednn_geometry import Geometry
 
 Triple = tuple[int, int, int]
 
@@ -43,7 +43,7 @@ def conv3d(
         )
     g = Geometry("conv3d", x.shape, weight.shape, (n, *output, o), stride, padding, dilation)
     if runs_on_onednn(x):
-        from ops.onednn_function import convolve
+        from ops.cpu.onednn_function import convolve
 
         return convolve(g, x, weight, bias, input_grad, weight_grad)
 

@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from ops import conv_plain
 from ops.conv3d import Triple, check_channels, runs_on_onednn, triple
-from ops.onednn_geometry import Geometry
+from ops.cpu.onednn_geometry import Geometry
 
 
 def conv_transpose3d(
@@ -45,7 +45,7 @@ def conv_transpose3d(
         )
     g = Geometry("conv_transpose3d", x.shape, weight.shape, (n, *output, o), stride, padding, (1, 1, 1))
     if runs_on_onednn(x):
-        from ops.onednn_function import convolve
+        from ops.cpu.onednn_function import convolve
 
         return convolve(g, x, weight, bias, input_grad=True, weight_grad=weight_grad)
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from ops import backend
-from ops.arrays import empty, view
+from ops.cpu.arrays import empty, view
 
 NORMS = ("instance", "batch", "group")
 Statistics = tuple[mx.array, mx.array]
@@ -199,7 +199,7 @@ def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any
 
 @functools.cache
 def _cpu(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any:
-    from ops import norm_kernels as kernels
+    from ops.cpu import norm_kernels as kernels
 
     def standardisation(mean: np.ndarray, variance: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and 1 / standard deviation, broadcastable to (N, C), from statistics in the norm's own shape."""

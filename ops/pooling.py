@@ -14,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from ops import backend
-from ops.arrays import empty, view
 from ops.conv3d import Triple, triple
+from ops.cpu.arrays import empty, view
 
 
 def max_pool3d(
@@ -182,7 +182,7 @@ def _pad(x: mx.array, widths: Sequence[tuple[int, int]], value: float) -> mx.arr
 
 @functools.lru_cache(256)
 def _cpu_average(size: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Any:
-    from ops.resample_kernels import linear_operator
+    from ops.cpu.resample_kernels import linear_operator
 
     matrices = []
     for s, o, k, t, p in zip(size, _sizes(size, kernel, stride, padding), kernel, stride, padding, strict=True):
@@ -193,7 +193,7 @@ def _cpu_average(size: Triple, kernel: Triple, stride: Triple, padding: Triple) 
 
 @functools.lru_cache(256)
 def _cpu_max(kernel: Triple, stride: Triple, padding: Triple) -> Any:
-    from ops import pool_kernels as kernels
+    from ops.cpu import pool_kernels as kernels
 
     def geometry(x: mx.array) -> tuple[list[int], list[int]]:
         output = _sizes(x.shape[1:4], kernel, stride, padding)

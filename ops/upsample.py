@@ -60,6 +60,6 @@ def _matrix(size: int, factor: int, mode: str) -> np.ndarray:
 
 @functools.lru_cache(256)
 def _cpu(size: Triple, scale: Triple, mode: str) -> Any:
-    from ops.resample_kernels import linear_operator
+    from ops.cpu.resample_kernels import linear_operator
 
     return linear_operator([_matrix(s, factor, mode) for s, factor in zip(size, scale, strict=True)])

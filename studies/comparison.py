@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.resampling import draw_weights
-from studies.gather import Cell, Run, Study
-from studies.inference import Comparisons, compare_with_baseline, crossed_intervals, wilcoxon_over_cases
+from engine.metrics.bootstrap import draw_weights
+from studies.read_runs import Cell, Run, Study
+from studies.significance import Comparisons, compare_with_baseline, crossed_intervals, wilcoxon_over_cases
 
 NUM_SAMPLES = 2000  # of the cases
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from engine.plots import COLORS, INK, data_uri, ink_axes
+from engine.reports.plots import COLORS, INK, data_uri, ink_axes
 from studies.comparison import CellResult, Comparison
-from studies.gather import Curve
-from studies.numbers import number
+from studies.format import number
+from studies.read_runs import Curve
 
 _WORSE, _BETTER = COLORS[0], COLORS[1]
 

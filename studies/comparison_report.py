@@ -4,8 +4,8 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from engine.page import heading, image, warnings, write_page
-from engine.runs import write_atomically
+from engine.reports.page import heading, image, warnings, write_page
+from engine.runs.run_folder import write_atomically
 from studies.comparison import Comparison, compare
 from studies.comparison_plots import Band, band, plot_bands, plot_differences
 from studies.comparison_text import (
@@ -23,7 +23,7 @@ from studies.comparison_text import (
     to_markdown,
 )
 from studies.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
-from studies.gather import Curve, Run, read_study
+from studies.read_runs import Curve, Run, read_study
 
 
 def compare_sweep(folder: str | Path) -> Path:

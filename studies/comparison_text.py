@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from engine.resampling import MIN_UNITS
-from engine.runs import without_nan
+from engine.metrics.bootstrap import MIN_UNITS
+from engine.runs.run_folder import without_nan
 from studies.comparison import CellResult, Comparison
 from studies.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
-from studies.numbers import format_p, format_spread, number
+from studies.format import format_p, format_spread, number
 
 COLUMNS = ("cell", "runs", "score", "difference", "p", "gap", "minutes", "memory")
 

@@ -9,15 +9,15 @@ from statistics import mean
 from typing import Any
 
 from configs import Config
-from engine.dry_run import format_seconds, rehearse
-from engine.feed import Feed
-from engine.loop import Plan, Validate
-from engine.runs import RunFolder
-from engine.signals import StopRequest
-from engine.step import TrainStep
-from models.dropout import DropoutRow
-from studies.plan import PlannedRun, SweepPlan, make_plan, no_validation
-from studies.record import check_unchanged, is_finished, seconds_taken
+from engine.runs.run_folder import RunFolder
+from engine.runs.stopping import StopRequest
+from engine.training.batches import Feed
+from engine.training.dry_run import format_seconds, rehearse
+from engine.training.loop import Plan, Validate
+from engine.training.step import TrainStep
+from models.layers.dropout import DropoutRow
+from studies.expand import PlannedRun, SweepPlan, make_plan, no_validation
+from studies.sweep_folder import check_unchanged, is_finished, seconds_taken
 
 _log = logging.getLogger("mlx_volumes")
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from configs.load import check_config
-from engine.classification_results import format_table as format_classification
-from engine.classification_results import read_probabilities
-from engine.classification_results import summarise_cases as summarise_classified
-from engine.classify import ClassifiedCase, is_multi_label
-from engine.metrics import METRICS
-from engine.results import format_table as format_segmentation
-from engine.results import summarise_values, write_metrics
-from engine.runs import RunFolder
+from configs.schema.load import check_config
+from engine.evaluation.classification import ClassifiedCase, is_multi_label
+from engine.metrics.segmentation import METRICS
+from engine.reports.classification_tables import format_table as format_classification
+from engine.reports.classification_tables import read_probabilities
+from engine.reports.classification_tables import summarise_cases as summarise_classified
+from engine.reports.segmentation_tables import format_table as format_segmentation
+from engine.reports.segmentation_tables import summarise_values, write_metrics
+from engine.runs.run_folder import RunFolder
 from studies.scores import (
     Row,
     class_names_of,

@@ -8,11 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
-from engine import classification, metrics
-from engine.classification import as_indicators, predict_indicators
-from engine.metrics import SURFACE_DEFINITION
-from engine.resampling import score_samples
-from engine.statistics import row_means
+from engine.metrics import classification
+from engine.metrics import segmentation as metrics
+from engine.metrics.bootstrap import score_samples
+from engine.metrics.classification import as_indicators, predict_indicators
+from engine.metrics.means import row_means
+from engine.metrics.segmentation import SURFACE_DEFINITION
 
 Row = dict[str, str]
 

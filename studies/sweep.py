@@ -14,17 +14,25 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from configs import Config
-from engine.dry_run import format_seconds
-from engine.runs import RunFolder
-from engine.signals import StopRequest, StopRequested
-from studies.plan import PlannedRun, SweepPlan, make_plan, no_validation
-from studies.record import check_unchanged, is_evaluated, is_finished, is_trained, read_metrics, record, sole_worker
+from engine.runs.run_folder import RunFolder
+from engine.runs.stopping import StopRequest, StopRequested
+from engine.training.dry_run import format_seconds
+from studies.expand import PlannedRun, SweepPlan, make_plan, no_validation
+from studies.sweep_folder import (
+    check_unchanged,
+    is_evaluated,
+    is_finished,
+    is_trained,
+    read_metrics,
+    record,
+    sole_worker,
+)
 
 _log = logging.getLogger("mlx_volumes")
 
 LOG_NAME = "log.txt"
 _SCRIPTS = Path(__file__).resolve().parents[1]
-_CHILD = Path(__file__).with_name("child.py")
+_CHILD = Path(__file__).with_name("entry.py")
 _LOOK_EVERY_SECONDS = 0.2
 
 
@@ -134,7 +142,7 @@ def _finish(plan: SweepPlan, run: PlannedRun, stop: StopRequest, lock: int, show
 def _execute(arguments: Sequence[str], log: Path, stop: StopRequest, lock: int, show: Callable[[str], Any]) -> int:
     """Run one of the scripts, its output added to `log`; return its exit code. A request to stop is passed on.
 
-    It is in a session of its own, so that Ctrl-C reaches it but once, through us; see also `studies/child.py`.
+    It is in a session of its own, so that Ctrl-C reaches it but once, through us; see also `studies/entry.py`.
     """
     script, *rest = arguments
     log.parent.mkdir(parents=True, exist_ok=True)

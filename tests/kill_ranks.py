@@ -10,9 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from data.phantoms import write_phantoms
-from engine.checkpoint import latest_whole, read_state, steps_in
-from engine.runs import RunFolder
+from data.synthetic.phantoms import write_phantoms
+from engine.runs.checkpoints import latest_whole, read_state, steps_in
+from engine.runs.run_folder import RunFolder
 from tests import processes
 from tests.test_faults import ALL_END_WITHIN_SECONDS, CONFIG
 

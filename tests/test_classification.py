@@ -11,19 +11,19 @@ import pytest
 
 import evaluate
 import train
-from data.moving_shapes import write_moving_shapes
-from engine.runs import RunFolder
+from data.synthetic.moving_shapes import write_moving_shapes
+from engine.runs.run_folder import RunFolder
 
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time."""
-    report = "engine.classification_report"
+    report = "engine.reports.classification_report"
     for plot in (
         f"{report}.plot_activation",
         f"{report}.plot_confusion",
         f"{report}.plot_roc",
-        "engine.page.plot_curves",
+        "engine.reports.page.plot_curves",
     ):
         monkeypatch.setattr(plot, lambda *_, **__: "data:image/png;base64,")
 

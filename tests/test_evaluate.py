@@ -16,11 +16,11 @@ from mlx.utils import tree_flatten
 
 import evaluate
 from configs import Config
-from configs.load import check_config
+from configs.schema.load import check_config
 from data.dataset import open_data
-from data.phantoms import write_phantoms
-from engine.checkpoint import save_checkpoint
-from engine.runs import RunFolder
+from data.synthetic.phantoms import write_phantoms
+from engine.runs.checkpoints import save_checkpoint
+from engine.runs.run_folder import RunFolder
 from models import build_model
 from ops import memory
 

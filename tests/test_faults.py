@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data.phantoms import write_phantoms
-from engine.checkpoint import latest_whole, read_state, steps_in
-from engine.runs import RunFolder
+from data.synthetic.phantoms import write_phantoms
+from engine.runs.checkpoints import latest_whole, read_state, steps_in
+from engine.runs.run_folder import RunFolder
 from tests import processes
 
 ALL_END_WITHIN_SECONDS = 15

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import train
-from data.phantoms import write_phantoms
-from engine.runs import RunFolder
+from data.synthetic.phantoms import write_phantoms
+from engine.runs.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

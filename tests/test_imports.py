@@ -7,36 +7,76 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("machine", "configs", "data", "models", "ops", "engine", "studies", "benchmarks")
+PACKAGES = ("machine", "configs", "data", "models", "ops", "engine", "planning", "studies", "benchmarks")
+
+# The longest name that a module begins with tells what it may import besides itself; everything may import `machine`.
+ROOMS = ("engine", "ops", "configs")
 MAY_IMPORT = {
-    "machine": {"machine"},
-    "configs": {"configs", "machine"},
-    "ops": {"ops", "machine"},
-    "data": {"data", "configs", "machine"},
-    "models": {"models", "ops", "configs", "machine"},
-    "engine": {"engine", "ops", "configs", "machine"},
-    "studies": {"studies", "engine", "models", "ops", "configs", "machine"},
+    "machine": (),
+    "configs": (),
+    "ops": (),
+    "data": ("configs",),
+    "models": ("ops", "configs"),
+    "engine": ROOMS,
+    "engine.convert": (*ROOMS, "models"),
+    "planning": ("data", "engine", "configs"),
+    "studies": ("engine", "models", "configs"),
 }
+MEETING = tuple(name for name in MAY_IMPORT if name.startswith("engine."))  # rooms must not reach up to these
+
+
+def _modules(package: str) -> dict[str, Path]:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files, f"{package}/ holds no Python files"
+    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
 
 
 def _imports(file: Path) -> set[str]:
+    """The modules that a file imports, names from a package taken for modules of it."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import; name the package"
-            names.add((node.module or "").split(".")[0])
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
+def _is_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("package", dict.fromkeys(name.split(".")[0] for name in MAY_IMPORT))
 def test_layers_import_only_what_lies_below(package: str) -> None:
-    files = sorted((ROOT / package).rglob("*.py"))
-    assert files, f"{package}/ holds no Python files"
-    for file in files:
-        ours = _imports(file) & set(PACKAGES)
-        assert ours <= MAY_IMPORT[package], f"{file.relative_to(ROOT)} imports {ours - MAY_IMPORT[package]}"
+    for module, file in _modules(package).items():
+        rule = max((name for name in MAY_IMPORT if _is_in(module, name)), key=len)
+        allowed = (rule, "machine", *MAY_IMPORT[rule])
+        for name in _imports(file):
+            if name.split(".")[0] in PACKAGES:
+                assert any(_is_in(name, package) for package in allowed), f"{module} imports {name}"
+            if package == "engine" and rule == "engine":
+                assert not any(_is_in(name, meeting) for meeting in MEETING), f"{module} reaches up to {name}"
+
+
+def test_no_circle_of_modules() -> None:
+    modules = {name: file for package in PACKAGES for name, file in _modules(package).items()}
+    imports = {
+        name: {found for i in _imports(file) if (found := i if i in modules else i.rpartition(".")[0]) in modules}
+        for name, file in modules.items()
+    }
+    while leaves := [name for name, below in imports.items() if not below - {name}]:
+        for leaf in leaves:
+            del imports[leaf]
+        imports = {name: below - set(leaves) for name, below in imports.items()}
+    assert not imports, f"circles among {sorted(imports)}"
+
+
+def test_rooms_hold_few_files_and_files_few_lines() -> None:
+    for package in PACKAGES:
+        for file in _modules(package).values():
+            lines = len(file.read_text(encoding="utf-8").splitlines())
+            assert lines <= 400, f"{file.relative_to(ROOT)} has {lines} lines"
 
 
 def test_data_never_imports_mlx_core() -> None:

@@ -13,11 +13,11 @@ import pytest
 from mlx.utils import tree_flatten
 
 import evaluate
-from configs.load import check_config
-from data.moving_shapes import write_moving_shapes
-from data.phantoms import write_phantoms
-from engine.checkpoint import save_checkpoint
-from engine.runs import RunFolder
+from configs.schema.load import check_config
+from data.synthetic.moving_shapes import write_moving_shapes
+from data.synthetic.phantoms import write_phantoms
+from engine.runs.checkpoints import save_checkpoint
+from engine.runs.run_folder import RunFolder
 from models import build_model
 from tests.engine.pack.packs import with_facts
 
@@ -25,10 +25,11 @@ from tests.engine.pack.packs import with_facts
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time."""
-    figures = ("report.plot_case", "page.plot_curves", "report.plot_scores", "classification_report.plot_activation")
-    figures += tuple(f"uncertainty.report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty"))
+    figures = ("segmentation_report.plot_case", "page.plot_curves", "segmentation_report.plot_scores")
+    figures += ("classification_report.plot_activation",)
+    figures += tuple(f"uncertainty_report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty"))
     for plot in (*figures, "classification_report.plot_confusion", "classification_report.plot_roc"):
-        monkeypatch.setattr(f"engine.{plot}", lambda *_, **__: "data:image/png;base64,")
+        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
 
 
 def write_run(folder: Path, data: dict[str, Any], **sections: Any) -> Path:

@@ -9,7 +9,7 @@ import plan
 import train
 from configs import Config, load_config
 from data.labelled import open_labelled
-from engine.runs import RunFolder
+from engine.runs.run_folder import RunFolder
 from tests.data.clip_files import numbered, write_clip
 from tests.data.layouts import write_folders, write_volume
 
@@ -20,7 +20,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests draw figures."""
-    monkeypatch.setattr("engine.page.plot_curves", lambda *_, **__: "data:image/png;base64,")
+    monkeypatch.setattr("engine.reports.page.plot_curves", lambda *_, **__: "data:image/png;base64,")
 
 
 def planned(path: Path, capsys: Capture, *arguments: str) -> Path:

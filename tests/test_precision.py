@@ -8,8 +8,8 @@ import pytest
 
 import evaluate
 import train
-from data.phantoms import write_phantoms
-from engine.runs import RunFolder
+from data.synthetic.phantoms import write_phantoms
+from engine.runs.run_folder import RunFolder
 from ops import backend
 from tests import processes
 from tests.conftest import NO_BFLOAT16
@@ -46,9 +46,9 @@ evaluate: {{bootstrap_samples: 20}}
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    uncertainty = [f"uncertainty.report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")]
-    for plot in ("report.plot_case", "page.plot_curves", "report.plot_scores", *uncertainty):
-        monkeypatch.setattr(f"engine.{plot}", lambda *_, **__: "data:image/png;base64,")
+    uncertainty = [f"uncertainty_report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")]
+    for plot in ("segmentation_report.plot_case", "page.plot_curves", "segmentation_report.plot_scores", *uncertainty):
+        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
 
 
 def run_train(config: Path, folder: Path, *arguments: str) -> int:

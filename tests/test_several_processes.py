@@ -11,8 +11,8 @@ from mlx.utils import tree_flatten
 
 import evaluate
 import train
-from data.phantoms import write_phantoms
-from engine.runs import RunFolder
+from data.synthetic.phantoms import write_phantoms
+from engine.runs.run_folder import RunFolder
 from tests import processes
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import train
-from data.phantoms import write_phantoms
-from engine.runs import RunFolder
+from data.synthetic.phantoms import write_phantoms
+from engine.runs.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import train
-from data.phantoms import write_phantoms
-from engine.runs import RunFolder
+from data.synthetic.phantoms import write_phantoms
+from engine.runs.run_folder import RunFolder
 from ops import memory
 
 ROOT = Path(__file__).parents[1]

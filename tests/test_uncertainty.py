@@ -14,15 +14,15 @@ import pytest
 from mlx.utils import tree_flatten
 
 import evaluate
-from configs.load import check_config
+from configs.schema.load import check_config
 from data.dataset import open_data
 from data.labelled import open_labelled
-from data.phantoms import write_phantoms
-from engine.checkpoint import save_checkpoint
-from engine.runs import RunFolder
-from engine.uncertainty.members import sample_seed
+from data.synthetic.phantoms import write_phantoms
+from engine.evaluation.members import sample_seed
+from engine.runs.checkpoints import save_checkpoint
+from engine.runs.run_folder import RunFolder
 from models import build_model
-from models.dropout import held_masks
+from models.layers.dropout import held_masks
 
 MAPS = ("entropy", "mutual_information", "variance")
 

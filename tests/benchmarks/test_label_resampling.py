@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import label_resampling
-from data.phantoms import write_phantoms
+from data.synthetic.phantoms import write_phantoms
 
 
 def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

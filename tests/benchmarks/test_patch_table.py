@@ -13,7 +13,7 @@ from benchmarks.patch_table import (
     maps_a_voxel,
     step_bytes,
 )
-from configs.model_schema import UNet3dArgs
+from configs.schema.model import UNet3dArgs
 from models import build_model, count_parameters
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from configs import ConfigError
-from configs.load import apply_overrides, check_config
+from configs.schema.load import apply_overrides, check_config
 
 SEVERAL = "data.columns.label=[x, y]"
 

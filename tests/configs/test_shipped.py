@@ -8,14 +8,14 @@ import pytest
 from mlx.utils import tree_flatten
 
 from configs import Config, load_config
-from engine.distributed import ALONE
-from engine.freeze import Freezing
-from engine.losses import build_loss
-from engine.optim import build_optimizer
-from engine.precision import settle_training
-from engine.step import TrainStep
+from engine.distributed.group import ALONE
+from engine.runs.precision import settle_training
+from engine.training.freezing import Freezing
+from engine.training.losses import build_loss
+from engine.training.optim import build_optimizer
+from engine.training.step import TrainStep
 from models import build_model
-from studies.plan import make_plan
+from studies.expand import make_plan
 
 FOLDER = Path(__file__).parent.parent.parent / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from configs import ConfigError
-from configs.load import check_config
-from configs.sweep_schema import SweepConfig
+from configs.schema.load import check_config
+from configs.schema.sweep import SweepConfig
 
 KIND, RATE, PLACES = (f"model.args.dropout.{key}" for key in ("kind", "rate", "places"))
 

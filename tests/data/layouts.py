@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from data.phantoms import write_phantoms
+from data.synthetic.phantoms import write_phantoms
 
 SHAPE = (14, 20, 16)
 

@@ -9,7 +9,7 @@ import pytest
 
 from configs import Config
 from data.dataset import open_data, open_images
-from data.files import read_label
+from data.files.volumes import read_label
 
 AUGMENT = {
     "flip": {"probability": 0.5},

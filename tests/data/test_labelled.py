@@ -171,7 +171,7 @@ def test_prepared_once(make_config: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     held = {name: entry.arrays["volume"] for name, entry in data._store._memory.items()}
     assert sorted(held) == data.splits["train"]
     assert not any(isinstance(volume, np.memmap) for volume in held.values())
-    monkeypatch.setattr("data.labelled_volumes.prepare", None)  # would raise if anything were prepared again
+    monkeypatch.setattr("data.volume_input.prepare", None)  # would raise if anything were prepared again
     open_labelled(make_config()).prepare_all()
 
 
@@ -316,7 +316,7 @@ class TestMedMnist:
         if not root.is_dir():
             pytest.skip(f"no archive at {root}")
         listing = make_config(root=root, source="medmnist", split={"kind": "given"})
-        from data.sources import find_labelled
+        from data.layouts.registry import find_labelled
 
         cases = find_labelled(listing.data).cases
         labels = {name: [case.label for case in cases if case.split == name] for name in ("train", "val", "test")}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from configs import load_config
-from configs.data_schema import Split
-from data.cases import Case, LabelledCase
-from data.sources import find_cases
+from configs.schema.data import Split
+from data.layouts.cases import Case, LabelledCase
+from data.layouts.registry import find_cases
 from data.splits import make_splits
 
 

@@ -17,7 +17,7 @@ import pytest
 from ops import backend
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "finetune.md"
-MAY_FIND = {"data.inspect": (0, 1)}  # generated volumes are of mixed orientations, which is worth a look
+MAY_FIND = {"planning.inspect": (0, 1)}  # generated volumes are of mixed orientations, which is worth a look
 
 
 def commands(text: str) -> list[str]:
@@ -54,10 +54,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.setattr(backend, "_form", backend._form)
-        report = "engine.classification_report"
-        figures = ["engine.report.plot_case", "engine.report.plot_scores", "engine.page.plot_curves"]
+        report = "engine.reports.classification_report"
+        figures = [
+            "engine.reports.segmentation_report.plot_case",
+            "engine.reports.segmentation_report.plot_scores",
+            "engine.reports.page.plot_curves",
+        ]
         figures += [
-            f"engine.uncertainty.report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")
+            f"engine.reports.uncertainty_report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")
         ]
         for plot in (*figures, *(f"{report}.plot_{name}" for name in ("activation", "confusion", "roc"))):
             patch.setattr(plot, lambda *_, **__: "data:image/png;base64,")
@@ -68,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_there_are_commands_of_every_step() -> None:
     found = commands(DOCUMENT.read_text(encoding="utf-8"))
-    for part in ("data.inspect", "plan.py", "--dry-run", "--from", "freeze=", "--export", "--images", "init.from="):
+    for part in ("planning.inspect", "plan.py", "--dry-run", "--from", "freeze=", "--export", "--images", "init.from="):
         assert any(part in command for command in found), part
 
 

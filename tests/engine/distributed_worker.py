@@ -14,14 +14,14 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from configs.train_schema import LossConfig, OptimConfig, TrainConfig
-from engine.distributed import Group, join_group
-from engine.losses import build_loss
-from engine.optim import build_optimizer
-from engine.recalibrate import recalibrate_norms
-from engine.step import TrainStep
-from models.dropout import channel_mask
-from models.norms import BatchNorm3d, synchronise_batch_norms
+from configs.schema.train import LossConfig, OptimConfig, TrainConfig
+from engine.distributed.group import Group, join_group
+from engine.training.losses import build_loss
+from engine.training.optim import build_optimizer
+from engine.training.recalibrate import recalibrate_norms
+from engine.training.step import TrainStep
+from models.layers.dropout import channel_mask
+from models.layers.norms import BatchNorm3d, synchronise_batch_norms
 from ops import backend
 
 GLOBAL_BATCH, STEPS, CLASSES, IGNORED = 6, 4, 3, 7

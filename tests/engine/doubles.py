@@ -9,11 +9,11 @@ import mlx.nn as nn
 import numpy as np
 
 from configs import Config
-from engine.freeze import Freezing
-from engine.losses import build_loss
-from engine.optim import build_optimizer
-from engine.step import TrainStep
-from models.dropout import apply_dropout
+from engine.training.freezing import Freezing
+from engine.training.losses import build_loss
+from engine.training.optim import build_optimizer
+from engine.training.step import TrainStep
+from models.layers.dropout import apply_dropout
 
 
 class TinyNet(nn.Module):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from configs.model_schema import ClassifierDropout, CNN3dArgs, ResNet3dArgs, VideoResNetArgs
+from configs.schema.model import ClassifierDropout, CNN3dArgs, ResNet3dArgs, VideoResNetArgs
 from models import build_model, count_parameters
-from models.dropout import dropout_table, kept_shares
-from models.names import monai_name, torchvision_name
+from models.layers.dropout import dropout_table, kept_shares
 from models.resnet3d import PadShortcut
+from models.weights.torch_names import monai_name, torchvision_name
 
 BODY_AND_HEAD = ClassifierDropout(places=("body", "head"))
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from configs.model_schema import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
+from configs.schema.model import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
+from engine.convert import convert, describe
 from models import build_model
-from models.convert import convert, describe
-from models.published import PUBLISHED
+from models.weights.published import PUBLISHED
 from tests.models import seeded
 
 FROZEN: dict[str, Any] = json.loads(Path(__file__).with_name("torch_outputs.json").read_text())

@@ -8,9 +8,9 @@ from mlx.utils import tree_flatten
 from pydantic import ValidationError
 
 import ops
-from configs.model_schema import Dropout, UNet3dArgs
+from configs.schema.model import Dropout, UNet3dArgs
 from models import build_model, count_parameters
-from models.dropout import apply_dropout, kept_shares
+from models.layers.dropout import apply_dropout, kept_shares
 from models.unet3d import Resize
 
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import mlx.core as mx
 import pytest
 
-from ops import backend, onednn, onednn_library
+from ops import backend
+from ops.cpu import onednn, onednn_library
 
 HERE = sys.platform == "linux" and platform.machine() == "x86_64"
 linux_x86_64 = pytest.mark.skipif(not HERE, reason="oneDNN's form is for Linux x86-64")

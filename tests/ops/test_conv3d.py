@@ -3,8 +3,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from ops import onednn_conv
 from ops.conv3d import conv3d
+from ops.cpu import onednn_conv
 from tests.ops.convolution_checks import assert_as_exact_as_plain, draw, float64, results, use
 from tests.ops.convolution_reference import conv, conv_gradients, output_size
 
@@ -70,7 +70,7 @@ def test_bfloat16_keeps_float32_weights_and_their_gradients(monkeypatch, form):
 
 def test_bfloat16_is_computed_in_float32_where_the_cpu_lacks_it(monkeypatch):
     use(monkeypatch, "onednn")
-    from ops import onednn
+    from ops.cpu import onednn
 
     x, w = draw((1, 4, 4, 4, 16), mx.bfloat16), draw((8, 3, 3, 3, 16))
     monkeypatch.setattr(onednn.runtime(), "native_bfloat16", False)

@@ -8,7 +8,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from models.recompute import recomputed
+from models.layers.gradient_checkpointing import recomputed
 from ops import conv_forms, conv_plain
 from ops.conv3d import conv3d
 from ops.conv_transpose3d import conv_transpose3d

@@ -6,7 +6,7 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 
-from configs.model_schema import UNet3dArgs
+from configs.schema.model import UNet3dArgs
 from models.unet3d import UNet3d
 from ops import conv_forms
 from tests.ops.convolution_checks import draw, use

@@ -13,8 +13,8 @@ from studies.comparison import compare
 from studies.comparison_plots import band, span_of
 from studies.comparison_report import write_comparison_page
 from studies.comparison_text import method, sentence, to_csv, to_json, to_markdown
-from studies.gather import read_study
-from studies.numbers import format_p, number
+from studies.format import format_p, number
+from studies.read_runs import read_study
 from tests.studies.made_up import RATES, write_sweep
 
 CASES = np.random.default_rng(9).normal(0, 0.03, (12, 2))

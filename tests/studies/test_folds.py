@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.metrics import METRICS, SURFACE_DEFINITION
+from engine.metrics.segmentation import METRICS, SURFACE_DEFINITION
 from studies.folds import main, pool_folds
 
 CLIPS = {

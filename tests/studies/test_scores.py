@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from engine.metrics import SURFACE_DEFINITION
+from engine.metrics.segmentation import SURFACE_DEFINITION
 from studies.scores import read_table, whole_score
 from tests.studies.made_up import write_classified, write_metrics, write_segmented
 

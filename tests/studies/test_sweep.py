@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from configs import Config
-from engine.loop import Plan
+from engine.training.loop import Plan
 from studies import sweep as runner
 from studies.estimate import Pace, list_sweep
-from studies.record import sole_worker
 from studies.sweep import run_sweep
+from studies.sweep_folder import sole_worker
 from tests.studies.tiny import KIND, RATE, tiny_sweep
 
 HERE = Path(__file__).parent
@@ -210,7 +210,7 @@ def test_two_processes_do_not_share_a_sweep(tmp_path, orders) -> None:
 def test_a_run_ends_with_the_process_that_started_it(tmp_path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys, time\nprint(sys.argv, sys.path[0], flush=True)\ntime.sleep(30)\n")
-    child = Path(runner.__file__).with_name("child.py")
+    child = Path(runner.__file__).with_name("entry.py")
     process = subprocess.Popen(
         [sys.executable, str(child), str(script), "a=1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

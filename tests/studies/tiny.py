@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import Config
-from configs.load import check_config, merge
+from configs.schema.load import check_config, merge
 
 KIND, RATE, PLACES, POSITION = (f"model.args.dropout.{key}" for key in ("kind", "rate", "places", "position"))
 

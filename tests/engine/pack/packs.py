@@ -12,11 +12,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from configs import Config
-from configs.load import check_config
-from engine.checkpoint import save_checkpoint
-from engine.pack import Pack, export_run
-from engine.pack.archive import write_archive
-from engine.runs import RunFolder
+from configs.schema.load import check_config
+from engine.runs.checkpoints import save_checkpoint
+from engine.runs.pack import Pack, export_run
+from engine.runs.pack.archive import write_archive
+from engine.runs.run_folder import RunFolder
 from models import build_model
 
 SECRET = "SECRET"

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from engine.evaluation import CaseResult
-from engine.metrics import score_case
-from engine.slices import cut_slices
-from engine.uncertainty.voxels import VoxelCounter
+from engine.evaluation.segmentation import CaseResult
+from engine.evaluation.voxels import VoxelCounter
+from engine.metrics.segmentation import score_case
+from engine.reports.slices import cut_slices
 
 
 def make_result(number: int, size: int = 8, labelled: bool = True) -> CaseResult:

@@ -1,0 +1,206 @@
+"""The config of a run, whole: every option is declared once, here and in the sections it names."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from configs.schema.data import DataConfig
+from configs.schema.freeze import FreezeConfig
+from configs.schema.init import InitConfig
+from configs.schema.model import AnyModelConfig, UNet3dArgs, UNet3dConfig
+from configs.schema.sweep import SweepConfig
+from configs.schema.train import (
+    CheckpointConfig,
+    DistributedConfig,
+    EvaluateConfig,
+    LossConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from configs.schema.types import Count, Positive, Section
+
+LABELLED_SOURCES = ("classes", "medmnist")
+
+
+class RunConfig(Section):
+    dir: Path = Path("runs")  # the run's folder is dir/name
+
+
+class Config(Section):
+    """One run. Paths are relative to the working folder."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,+-]*(/[A-Za-z0-9][A-Za-z0-9._=,+-]*)*$")]
+    task: Literal["segmentation", "classification"] = "segmentation"
+    seed: Annotated[int, Field(ge=0)] = 0
+    resume: bool = False
+    ops: Literal["auto", "mlx", "onednn"] = "auto"  # see docs/cpu.md
+    threads: Count | None = None  # of the CPU operators; null: all cores of the affinity mask
+    memory_limit_gb: Positive | None = None  # that MLX may take; null: a share of the device's, see docs/devices.md
+    run: RunConfig = RunConfig()
+    data: DataConfig
+    model: AnyModelConfig = UNet3dConfig()
+    init: InitConfig | None = None  # null: weights drawn under the seed
+    freeze: FreezeConfig | None = None  # parameters that are not trained, or only later
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    sweep: SweepConfig | None = None  # many runs: see docs/ablations.md
+
+    @property
+    def run_folder(self) -> Path:
+        return self.run.dir / self.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unnamed_model_is_a_unet(cls, tree: Any) -> Any:
+        model = tree.get("model") if isinstance(tree, dict) else None
+        if isinstance(model, dict) and "name" not in model:
+            return {**tree, "model": {"name": "unet3d", **model}}
+        return tree
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_classification(cls, tree: Any) -> Any:
+        """The loss and the score that decide a classification, where the config names none."""
+        if not isinstance(tree, dict) or tree.get("task") != "classification":
+            return tree
+        loss, checkpoint = tree.get("loss", {}), tree.get("checkpoint", {})
+        if not isinstance(loss, dict) or not isinstance(checkpoint, dict):
+            return tree
+        loss = {"name": "binary_cross_entropy" if _labels_may_coincide(tree) else "cross_entropy", **loss}
+        return {**tree, "loss": loss, "checkpoint": {"metric": "auc", **checkpoint}}
+
+    @model_validator(mode="after")
+    def _task_fits(self) -> "Config":
+        """Source, network and preparation are those of the task."""
+        source, name = self.data.source, self.model.name
+        if self.task == "segmentation":
+            if source in LABELLED_SOURCES or self.data.clip is not None:
+                what = f"data.source={source}" if source in LABELLED_SOURCES else "data.clip"
+                raise ValueError(f"{what} gives classes of whole cases; set task=classification")
+            if name != "unet3d":
+                raise ValueError(f"model.name={name} classifies; use unet3d, or set task=classification")
+            if self.data.balance != "none":
+                raise ValueError("data.balance is for task=classification; see data.foreground_rate")
+            return self
+        if source not in (*LABELLED_SOURCES, "csv"):
+            raise ValueError(
+                f"data.source={source} gives label volumes; task=classification takes {', '.join(LABELLED_SOURCES)} "
+                "or csv"
+            )
+        if name == "unet3d":
+            raise ValueError("model.name=unet3d segments; task=classification needs cnn3d, resnet3d, r3d_18, ...")
+        if self.data.normalisation == "ct":
+            raise ValueError("data.normalisation=ct measures label volumes; use percentile or zscore")
+        if source == "medmnist" and self.data.clip is not None:
+            raise ValueError("data.clip is for video; data.source=medmnist holds volumes, leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _loss_and_score_fit_the_task(self) -> "Config":
+        loss, checkpoint = self.loss, self.checkpoint
+        if self.task == "segmentation":
+            if self.train.mixup_alpha > 0:
+                raise ValueError("train.mixup_alpha is for task=classification; set it to 0")
+            if loss.class_weights == "balanced":
+                raise ValueError("loss.class_weights=balanced is for task=classification; give one weight a class")
+            if loss.name == "binary_cross_entropy":
+                raise ValueError("loss.name=binary_cross_entropy is for task=classification; use cross_entropy")
+            return self
+        several = isinstance(self.data.columns.label, tuple)
+        # How many label columns a MedMNIST archive has, the archive says: train.py checks it.
+        if several != (loss.name == "binary_cross_entropy") and self.data.source != "medmnist":
+            wanted = "binary_cross_entropy" if several else "cross_entropy or focal"
+            raise ValueError(
+                f"loss.name={loss.name} does not fit labels that {'may coincide' if several else 'exclude each other'} "
+                f"(data.columns.label: {self.data.columns.label}); use {wanted}"
+            )
+        if loss.name not in ("cross_entropy", "focal", "binary_cross_entropy"):
+            raise ValueError(f"loss.name={loss.name} is for label volumes; use cross_entropy or focal")
+        if loss.name == "binary_cross_entropy" and loss.class_weights == "balanced":
+            raise ValueError(
+                "loss.class_weights=balanced needs labels that exclude each other; give one weight a class"
+            )
+        if checkpoint.metric == "log_loss" and checkpoint.mode == "max":
+            raise ValueError("checkpoint.metric=log_loss is the better the lower; set checkpoint.mode=min")
+        return self
+
+    @model_validator(mode="after")
+    def _patches_fit_the_model(self) -> "Config":
+        if not isinstance(self.model.args, UNet3dArgs):
+            return self
+        strides = self.model.args.total_stride()
+        levels = len(self.model.args.widths) - 1
+        sizes = {"data.patch_size_voxels": self.data.patch_size_voxels}
+        if self.evaluate.window_size_voxels:
+            sizes["evaluate.window_size_voxels"] = self.evaluate.window_size_voxels
+        for key, size in sizes.items():
+            for axis, (voxels, stride) in enumerate(zip(size, strides, strict=True)):
+                if voxels % stride:
+                    lower = voxels // stride * stride
+                    choices = f"{lower} or {lower + stride}" if lower else f"{stride}"
+                    raise ValueError(
+                        f"{key}[{axis}]={voxels} must be divisible by {stride} "
+                        f"(model {self.model.name} has {levels} downsamplings); use {choices}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _mirrored_axes_are_trained(self) -> "Config":
+        flip, clip = self.data.augment.flip, self.data.clip
+        trained = set(flip.axes) if flip.probability > 0 else set()
+        if clip is not None:
+            trained = {2} if clip.augment.flip > 0 else set()
+        for axis in self.evaluate.mirror_axes:
+            if axis not in trained:
+                raise ValueError(
+                    f"evaluate.mirror_axes holds {axis}, which training does not flip "
+                    f"(data.augment.flip: probability {flip.probability}, axes {list(flip.axes)}); leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _mapped_labels_are_classes(self) -> "Config":
+        names, label_map = self.data.class_names, self.data.label_map
+        if label_map is None or names is None:
+            return self
+        if self.task == "classification":
+            raise ValueError("data.label_map is for label volumes; with task=classification leave it out")
+        for value, label in label_map.items():
+            if not 0 <= label < len(names) and label != self.loss.ignore_label:
+                raise ValueError(
+                    f"data.label_map[{value}]={label}: data.class_names has {len(names)} classes, 0 to {len(names) - 1}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _a_start_to_decay_to(self) -> "Config":
+        if self.optim.decay_to_start is not None and self.init is None:
+            raise ValueError("optim.decay_to_start leads loaded weights back to their start; set init.from, or null it")
+        return self
+
+    @model_validator(mode="after")
+    def _deep_supervision_has_levels(self) -> "Config":
+        if not self.loss.supervise_coarsest and not getattr(self.model.args, "deep_supervision", False):
+            raise ValueError(
+                "loss.supervise_coarsest=false is of deep supervision, and this network has one output; set "
+                "model.args.deep_supervision=true, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _class_counts_agree(self) -> "Config":
+        names, weights = self.data.class_names, self.loss.class_weights
+        if names is not None and isinstance(weights, tuple) and len(names) != len(weights):
+            raise ValueError(f"loss.class_weights has {len(weights)} entries; data.class_names has {len(names)}")
+        return self
+
+
+def _labels_may_coincide(tree: dict[str, Any]) -> bool:
+    """Whether an unchecked config names several label columns."""
+    columns = tree["data"].get("columns") if isinstance(tree.get("data"), dict) else None
+    return isinstance(columns, dict) and isinstance(columns.get("label"), list | tuple)

@@ -1,0 +1,111 @@
+"""Loss, optimiser, training, checkpoints and evaluation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.schema.types import Count, NonNegative, Positive, Section, Triple
+
+
+class LossConfig(Section):
+    """What is minimised. Terms are summed with their weights; losses are computed in float32."""
+
+    name: Literal["dice_ce", "dice", "cross_entropy", "focal", "binary_cross_entropy"] = "dice_ce"
+    dice_weight: NonNegative = 1.0
+    ce_weight: NonNegative = 1.0
+    batch_dice: bool = False  # one Dice over the whole batch rather than the mean over samples
+    include_background: bool = False  # in Dice
+    smooth: NonNegative = 1e-5  # added to Dice's numerator and denominator
+    focal_gamma: NonNegative = 2.0
+    # One per class, in cross-entropies and focal; balanced: by the inverse of how many training cases a class has.
+    class_weights: tuple[NonNegative, ...] | Literal["balanced"] | None = None
+    ignore_label: int | None = None  # voxels of this label count nowhere
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Of deep supervision: false gives the coarsest of several levels no loss, as nnU-Net does (2/3, 1/3, 0). True by
+    # default: nnU-Net has five or more levels, our networks two or three, and the results here were measured so.
+    supervise_coarsest: bool = True
+
+
+class OptimConfig(Section):
+    """Optimiser and its schedule, in optimiser steps."""
+
+    name: Literal["adamw", "sgd"] = "adamw"  # sgd: with Nesterov momentum
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    schedule: Literal["constant", "cosine", "poly"] = "cosine"
+    poly_power: Positive = 0.9
+    final_factor: Annotated[float, Field(ge=0, le=1)] = 0.0  # the schedule's last learning rate over its first
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Positive | None = 12.0  # of the global gradient norm; null: no clipping
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None  # moving average of the weights; null: none
+    # Of the learning rate, by pattern of parameters' names ("head.*": 10); of several that match, the last counts.
+    rate_factors: dict[str, Positive] = Field(default_factory=dict)
+    # Strength of a decay of loaded kernels towards their start, in place of weight_decay (L2-SP); null: none.
+    decay_to_start: Positive | None = None
+
+
+class TrainConfig(Section):
+    """Budget and precision. Exactly one of `steps` and `epochs` is set."""
+
+    steps: Count | None = None
+    epochs: Count | None = None
+    batch_size: Count = 2
+    accumulate: Count = 1  # batches per optimiser step
+    # Of the compute; weights stay float32. auto: bfloat16 where the device computes it natively, else float32.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    log_every_steps: Count = 10
+    validate_every_steps: Count | None = None  # null: ten times in a run
+    early_stop_validations: Count | None = None  # stop after so many without a better score
+    compile: Literal["auto", "always", "never"] = "auto"  # auto: on a GPU
+    # At the end take batch norms' statistics anew over an epoch, dropout off, for the last checkpoint; costs about a
+    # third of an epoch. For dropout before batch norms, whose training statistics do not fit evaluation.
+    recalibrate_norms: bool = False
+    mixup_alpha: NonNegative = 0.0  # blend cases and labels by Beta(alpha, alpha), in classification; 0: no mixup
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "TrainConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"set exactly one of steps and epochs, and null the other; got steps={self.steps}, epochs={self.epochs}"
+            )
+        return self
+
+
+class DistributedConfig(Section):
+    """Several processes under mlx.launch; see docs/distributed.md. `train.batch_size` is that of all together."""
+
+    timeout_seconds: Positive = 600.0  # a process that waits longer for the others in training ends
+    # Statistics of all processes' samples, as one process would take them, or local: each of its own share.
+    batch_norm: Literal["synchronised", "local"] = "synchronised"
+
+
+class CheckpointConfig(Section):
+    every_steps: Count | None = None  # null: at each validation
+    keep: Count = 2  # the last ones; the best is kept besides
+    metric: str = "dice.mean"  # of the validation: decides which one is best
+    mode: Literal["max", "min"] = "max"
+
+
+class EvaluateConfig(Section):
+    """Sliding-window prediction and what is reported of it."""
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    window_size_voxels: Triple | None = None  # null: data.patch_size_voxels
+    window_batch: Count = 2
+    validation_overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25  # during training
+    validation_cases: Count | None = None  # during training, evenly spaced over the split; null: all
+    cases: Count | None = None  # of a split by evaluate.py, evenly spaced; null: all
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()  # only axes that training flips
+    nsd_tolerance_mm: Positive = 1.0
+    weights: Literal["ema", "raw"] = "ema"  # ema where the run has it
+    bootstrap_samples: Count = 2000
+    save_predictions: bool = True
+    save_probabilities: bool = False
+    calibration: bool = True  # of segmentations: whether voxels are counted for it, and for error AUROC
+    # Of the probabilities: none leaves them, stored takes the run's temperature.json; see docs/uncertainty.md.
+    temperature: Literal["none", "stored"] | Positive = "none"
+    seed: Annotated[int, Field(ge=0)] = (
+        0  # of Monte-Carlo dropout's masks, and of the voxels a temperature is fitted on
+    )

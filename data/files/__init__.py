@@ -1,0 +1,1 @@
+"""Reading and writing files: volumes and videos, with their grids in RAS+."""

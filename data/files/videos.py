@@ -1,0 +1,260 @@
+"""Frames of a video with their times, upright and resized: the one place where clips are decoded.
+
+Read with PyAV, the library under imageio's `pyav` plug-in (`python -m benchmarks.decoding` compares them). The
+plug-in decodes about as fast, and imageio's `ffmpeg` plug-in slower, but it hands out pictures without their
+timestamps, rotation tags unheeded, cannot seek by time, and collects garbage twice whenever it closes a file.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from data.files.errors import FileProblem
+from data.files.gzip import RESTORE
+
+MAX_CLIP_BYTES = 1 << 30  # of one clip's resized frames held in memory; longer clips are read piece by piece
+_SAME_TIME_S = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Footage:
+    """What was decoded of a clip.
+
+    `times_s` (T,) float64 are the kept frames' times after the first frame; `frames` (T, h, w, C) uint8 are
+    they, or None where they were not asked for or are too many. The clip lasts `duration_s`; its first frame
+    has the timestamp `start_s` in the file.
+    """
+
+    times_s: np.ndarray
+    frames: np.ndarray | None
+    duration_s: float
+    start_s: float
+
+
+@dataclass(frozen=True)
+class ClipHeader:
+    """What the container says: size as shown, upright, and length, None where it does not say.
+
+    `container` (`mov/mp4`), `codec` (`h264`) and `pixels`, the format of what is stored (`yuv420p`), are ffmpeg's
+    names; `turned` tells whether a rotation tag sets the frames upright.
+    """
+
+    width: int
+    height: int
+    duration_s: float | None
+    frame_rate: float | None
+    container: str = ""
+    codec: str = ""
+    pixels: str = ""
+    turned: bool = False
+
+
+def read_header(path: Path) -> ClipHeader:
+    """The container's facts and the first frame's rotation. Raises FileProblem where it holds no video."""
+    with _opened(path) as (container, stream):
+        frame = next(_decode(path, container, stream), None)
+        if frame is None:
+            raise FileProblem(path, "no frame can be decoded", RESTORE)
+        turn = _turn(frame)
+        width, height = (frame.height, frame.width) if turn[0] else (frame.width, frame.height)
+        rate = stream.guessed_rate or stream.average_rate
+        return ClipHeader(
+            width,
+            height,
+            _promised_duration(stream),
+            None if rate is None else float(rate),
+            "/".join(container.format.name.split(",")[:2]),
+            stream.codec_context.name,
+            frame.format.name,
+            any(turn),
+        )
+
+
+def read_clip(
+    path: Path, short_side: int, grey: bool = False, rate: float | None = None, keep_frames: bool = True
+) -> Footage:
+    """The whole clip, its short side resized to `short_side`, in RGB or grey.
+
+    With `rate`, only frames that are on show at a multiple of 1 / rate seconds are kept. Raises FileProblem,
+    with the time that it happened at, for data that do not decode, timestamps that run backwards, and clips
+    that end well before their header says.
+    """
+    times: list[float] = []
+    frames: list[np.ndarray] = []
+    start, end, held_bytes = None, 0.0, 0
+    with _opened(path) as (container, stream):
+        promised = _promised_duration(stream)
+        for frame, begin, end in _on_show(path, container, stream):
+            start = begin if start is None else start
+            if rate is not None and not _holds_multiple(begin - start, end - start, 1 / rate):
+                continue
+            times.append(begin - start)
+            if keep_frames:
+                frames.append(_picture(frame, short_side, grey))
+                held_bytes += frames[-1].nbytes
+                if held_bytes > MAX_CLIP_BYTES:
+                    keep_frames = False
+                    frames.clear()
+    if start is None:
+        raise FileProblem(path, "no frame can be decoded", RESTORE)
+    if promised is not None and end < promised - max(0.5, 0.1 * promised):  # some count from 0, some from `start`
+        raise FileProblem(path, f"truncated: {end:.2f} of {promised:.2f} seconds can be decoded", RESTORE)
+    return Footage(np.array(times), np.stack(frames) if keep_frames else None, end - start, start)
+
+
+def read_frames(path: Path, footage: Footage, wanted: Sequence[int], short_side: int, grey: bool = False) -> np.ndarray:
+    """The frames (n, h, w, C) uint8 that `read_clip` counted as `wanted`, ascending, decoded from the keyframe
+    before the first of them. Raises FileProblem."""
+    stamps = footage.times_s[list(wanted)] + footage.start_s
+    with _opened(path) as (container, stream):
+        container.seek(int(stamps[0] / stream.time_base), stream=stream)
+        found = _pick(_timed(path, container, stream), stamps, short_side, grey)
+    if found is None:  # an index that leads astray
+        with _opened(path) as (container, stream):
+            found = _pick(_timed(path, container, stream), stamps, short_side, grey)
+    if found is None:
+        raise FileProblem(path, f"no frame at {footage.times_s[wanted[0]]:.3f} seconds, where one was before", RESTORE)
+    return found
+
+
+def _pick(frames: Iterator[tuple[Any, float]], stamps: np.ndarray, short_side: int, grey: bool) -> np.ndarray | None:
+    """The frames at these timestamps; None where one does not come."""
+    pictures: list[np.ndarray] = []
+    for frame, stamp in frames:
+        while len(pictures) < len(stamps) and abs(stamp - stamps[len(pictures)]) < _SAME_TIME_S:
+            pictures.append(_picture(frame, short_side, grey))
+        if len(pictures) == len(stamps):
+            return np.stack(pictures)
+        if stamp > stamps[len(pictures)]:
+            return None
+    return None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container and its first video stream."""
+    try:
+        # No names are taken for network addresses, and no playlist leads there.
+        container = av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
+    except FileNotFoundError:
+        raise FileProblem(path, "no such file", "correct its name, or fetch it") from None
+    except (OSError, ValueError) as error:
+        reason = (
+            "empty file"
+            if path.is_file() and not path.stat().st_size
+            else f"no video that ffmpeg can open ({_what(error)})"
+        )
+        raise FileProblem(path, reason, RESTORE) from None
+    with container:
+        if not container.streams.video:
+            raise FileProblem(path, "holds no video", "leave it out")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # clips are decoded side by side instead
+        yield container, stream
+
+
+def _decode(path: Path, container: Any, stream: Any) -> Iterator[Any]:
+    time = 0.0
+    try:
+        for frame in container.decode(stream):
+            time = frame.time if frame.time is not None else time
+            yield frame
+    except (av.FFmpegError, ValueError) as error:
+        raise FileProblem(path, f"damaged after {time:.2f} seconds ({_what(error)})", RESTORE) from None
+
+
+def _what(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _timed(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, float]]:
+    """Frames with their timestamps in seconds; by the frame rate where a stream has none."""
+    last: float | None = None
+    step = 1 / float(stream.guessed_rate or 25)
+    decoding_order = container.format.name == "avi"  # which has no other times; frames leave the decoder in order
+    for frame in _decode(path, container, stream):
+        ticks = frame.dts if decoding_order else frame.pts
+        expected = 0.0 if last is None else last + step
+        stamp = expected if ticks is None else float(ticks * frame.time_base)
+        if last is not None and stamp < last - _SAME_TIME_S:
+            reason = f"timestamps run backwards, from {last:.3f} to {stamp:.3f} seconds"
+            raise FileProblem(path, reason, "encode it again, with ffmpeg -i OLD -fps_mode vfr NEW")
+        last = stamp
+        yield frame, stamp
+
+
+def _on_show(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, float, float]]:
+    """Frames with the timestamps at which they come on show and go; the last one goes after its own duration, or,
+    where it has none, that of the one before."""
+    held: tuple[Any, float] | None = None
+    length = 1 / float(stream.guessed_rate or 25)
+    for frame, stamp in _timed(path, container, stream):
+        if held is not None:
+            length = stamp - held[1]
+            yield *held, stamp
+        held = frame, stamp
+    if held is not None:
+        frame, stamp = held
+        yield frame, stamp, stamp + (float(frame.duration * frame.time_base) if frame.duration else length)
+
+
+def _holds_multiple(begin: float, end: float, step: float) -> bool:
+    """Whether begin <= n × step < end for some whole n."""
+    return np.ceil((begin - _SAME_TIME_S) / step) * step < end - _SAME_TIME_S
+
+
+def _picture(frame: Any, short_side: int, grey: bool) -> np.ndarray:
+    """The frame upright, (h, w, C) uint8."""
+    swap, flip_rows, flip_columns = _turn(frame)
+    width, height = resized(frame.width, frame.height, short_side)
+    smaller = width * height < frame.width * frame.height
+    resized_frame = frame.reformat(
+        width=width,
+        height=height,
+        format="gray" if grey else "rgb24",
+        interpolation="AREA" if smaller else "BILINEAR",  # averaged when made smaller, against aliasing
+        threads=1,  # by default a pool, which costs a frame of this size more than it gives
+    )
+    picture = resized_frame.to_ndarray().reshape(height, width, -1)
+    if swap:
+        picture = picture.swapaxes(0, 1)
+    return np.ascontiguousarray(picture[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
+
+
+def resized(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height with the shorter one brought to `short_side`, the shape kept."""
+    scale = short_side / min(width, height)
+    return max(round(width * scale), short_side), max(round(height * scale), short_side)
+
+
+def _turn(frame: Any) -> tuple[bool, bool, bool]:
+    """How a frame is set upright: swap its axes, then flip rows, flip columns; by its display matrix.
+
+    The matrix's upper left 2×2 takes (x, y) as stored to (a x + c y, b x + d y) as shown. Turns by other
+    than quarters are left out.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, False, False
+    (a, b), (c, d) = np.sign(np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]).tolist()
+    if a == d == 0:
+        return True, b < 0, c < 0
+    return (False, d < 0, a < 0) if b == c == 0 else (False, False, False)
+
+
+def _promised_duration(stream: Any) -> float | None:
+    """Seconds, as the stream's header has it; None where it does not say."""
+    if stream.duration is not None and stream.duration > 0:
+        return float(stream.duration * stream.time_base)
+    tag = stream.metadata.get("DURATION", "")  # Matroska's
+    hours, _, rest = tag.partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return None

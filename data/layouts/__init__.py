@@ -1,0 +1,1 @@
+"""Folders and tables on disk -> cases."""

@@ -1,0 +1,128 @@
+"""A case: the files of one subject's scan, by name; nothing is opened here."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from data.files import nifti, npy
+
+SUFFIXES = (*nifti.SUFFIXES, *npy.SUFFIXES)
+SHOWN = 5  # names listed in a message
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan. `images` are one file a channel, or one file that may hold several channels.
+
+    `label` is None where there is none to be had; `split` ("train", "val", "test") and `group` are what the
+    source says about the case, if anything. `id` is unique in a listing and safe as a file name.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    split: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """One volume or clip with a class, or with several that may coincide; otherwise as `Case`.
+
+    `label` is the class number, or, for classes that may coincide, a 0 or 1 for each; None where it is not
+    known. A case that is a row of an array in an `.npz` has the array's name and the row in `member`.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: int | tuple[int, ...] | None = None
+    split: str | None = None
+    group: str | None = None
+    member: tuple[str, int] | None = None
+
+    @property
+    def scan(self) -> Case:
+        """The files alone."""
+        return Case(self.id, self.images, None, self.split, self.group)
+
+
+AnyCase = TypeVar("AnyCase", Case, LabelledCase)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The cases of a source, sorted by id, with its names of classes (index: label value) and channels."""
+
+    cases: tuple[Case, ...]
+    class_names: tuple[str, ...] | None = None
+    channel_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class LabelledListing:
+    """The cases of a source, sorted by id, and its classes (index: class number), which may coincide or not."""
+
+    cases: tuple[LabelledCase, ...]
+    class_names: tuple[str, ...]
+    multi_label: bool = False
+
+
+def strip_suffix(name: str) -> str:
+    """A file's name without .nii.gz and the like."""
+    ends = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
+    return name[: -max(map(len, ends))] if ends else name
+
+
+def stem(path: Path) -> str:
+    """The name of a volume or of any other file, without its ending."""
+    name = strip_suffix(path.name)
+    return path.stem if name == path.name else name
+
+
+def list_volumes(folder: Path) -> list[Path]:
+    """The volume files right in a folder, sorted; of an .hdr/.img pair only the header. Hidden files are left."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.endswith(SUFFIXES) or path.is_dir():
+            continue
+        headers = [path.with_name(strip_suffix(path.name) + end) for end in (".hdr", ".hdr.gz")]
+        if path.name.endswith((".img", ".img.gz")) and any(header.exists() for header in headers):
+            continue
+        found.append(path)
+    return found
+
+
+def safe_id(text: str) -> str:
+    """A case id that can be a file's name: anything but letters, digits, `_`, `-` and `.` becomes `_`."""
+    return re.sub(r"[^\w.-]+", "_", text.strip()).lstrip(".-") or "_"
+
+
+def with_safe_ids(cases: Iterable[AnyCase], where: Path) -> tuple[AnyCase, ...]:
+    """The cases sorted by their safe ids; raises ValueError where two would share one."""
+    taken: dict[str, AnyCase] = {}
+    for case in cases:
+        case = replace(case, id=safe_id(case.id))
+        key = case.id.casefold()  # on some file systems A.nii and a.nii are one file
+        if key in taken:
+            first, second = taken[key].images[0], case.images[0]
+            raise ValueError(
+                f"{where}: two cases share the id {case.id!r} ({first} and {second}); give each its own name"
+            )
+        taken[key] = case
+    return tuple(sorted(taken.values(), key=lambda case: case.id))
+
+
+def some(names: Iterable[object]) -> str:
+    """The first few names, and how many more there are."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more
+
+
+def describe_folder(folder: Path) -> str:
+    """What lies in a folder, in a few words, for messages."""
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    names = [path.name + "/" if path.is_dir() else path.name for path in entries]
+    return some(names) if names else "nothing"

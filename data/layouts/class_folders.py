@@ -1,0 +1,142 @@
+"""Cases with a class each: a folder for every class, or a table."""
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.schema.data import DataConfig
+from data.layouts.cases import SUFFIXES, LabelledCase, LabelledListing, describe_folder, list_volumes, some, stem
+from data.layouts.table import SPLITS, read_table
+
+# What lies beside clips in class folders; anything else is tried as a clip.
+NOT_CLIPS = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".yaml", ".yml", ".html", ".pdf", ".py", ".zip", ".srt")
+
+
+def find_classes(config: DataConfig, class_names: Sequence[str] | None) -> LabelledListing:
+    """Cases of `root/<class>/<file>`, or of `root/<split>/<class>/<file>` with split folders named train, val, test.
+
+    Each file is a case: a volume, or with `data.clip` a clip. Classes are the folders' names in alphabetical
+    order, or in that of `class_names`. Raises ValueError.
+    """
+    root = config.root
+    folders = _subfolders(root)
+    splits = {folder: SPLITS.get(folder.name.lower()) for folder in folders}
+    if folders and all(splits.values()):
+        places = [(split, folder) for parent, split in splits.items() for folder in _subfolders(parent)]
+    else:
+        places = [(None, folder) for folder in folders]
+    if not places:
+        raise ValueError(
+            f"data.root={root}: data.source=classes needs a folder for each class; found {describe_folder(root)}"
+        )
+    names = tuple(class_names or sorted({folder.name for _, folder in places}))
+    cases = []
+    for split, folder in places:
+        if folder.name not in names:
+            raise ValueError(f"{folder}: not one of the classes {', '.join(names)}; rename it, or set data.class_names")
+        files = _list_clips(folder) if config.clip is not None else list_volumes(folder)
+        if not files:
+            kind = "clips" if config.clip is not None else "volumes (for video, set data.clip)"
+            raise ValueError(f"{folder}: no {kind}; found {describe_folder(folder)}")
+        cases += [LabelledCase(stem(path), (path,), names.index(folder.name), split) for path in files]
+    return LabelledListing(_told_apart(cases), names)
+
+
+def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -> LabelledListing:
+    """Cases of a table whose label column holds class names or numbers; an empty cell is no label.
+
+    Several label columns (`data.columns.label`), of 0 and 1, are classes that may coincide. Numbers count
+    from 0. Raises ValueError for what is neither.
+    """
+    table = read_table(config)
+    if len(table.labels) > 1:
+        labels: list[int | tuple[int, ...] | None] = []
+        for row in table.rows:
+            if any(row.labels) and not set(row.labels) <= {"0", "1"}:
+                raise ValueError(
+                    f"{table.path}: row {row.line} has {dict(zip(table.labels, row.labels, strict=True))}; "
+                    "classes in columns of their own are 0 or 1"
+                )
+            labels.append(tuple(int(cell) for cell in row.labels) if any(row.labels) else None)
+        names = tuple(class_names or table.labels)
+        if len(names) != len(table.labels):
+            raise ValueError(f"data.class_names={list(names)}: there are {len(table.labels)} label columns")
+    else:
+        texts = [next(iter(row.labels), "") for row in table.rows]
+        names = tuple(class_names or class_names_of(texts, f"{table.path}: the label column"))
+        lines = [f"{table.path}: row {row.line}" for row in table.rows]
+        labels = [class_number(text, names, line) if text else None for text, line in zip(texts, lines, strict=True)]
+    cases = [
+        LabelledCase(row.id, row.images, label, row.split, row.group)
+        for row, label in zip(table.rows, labels, strict=True)
+    ]
+    return LabelledListing(tuple(cases), names, multi_label=len(table.labels) > 1)
+
+
+def find_unlabelled(folder: Path, clips: bool) -> tuple[LabelledCase, ...]:
+    """The volumes or clips right in a folder, without labels. Raises ValueError where there are none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    files = _list_clips(folder) if clips else list_volumes(folder)
+    if not files:
+        raise ValueError(f"{folder}: no {'clips' if clips else 'volumes'}; found {describe_folder(folder)}")
+    return tuple(LabelledCase(stem(path), (path,)) for path in files)
+
+
+def class_names_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
+    """The classes that labels stand for: "0", "1", ... up to the highest number, or the names in order."""
+    known = sorted(set(texts) - {""})
+    if not known:
+        raise ValueError(f"{where} holds no label; name it in data.columns.label")
+    if all(text.isdecimal() for text in known):
+        highest = max(int(text) for text in known)
+        if highest >= 2 * len(known):
+            raise ValueError(f"{where} holds the numbers {some(known)}: number the classes from 0, or name them")
+        return tuple(str(number) for number in range(highest + 1))
+    if any(text.lower().endswith(SUFFIXES) for text in known):
+        raise ValueError(f"{where} holds files ({some(known)}), which is for task=segmentation")
+    if len(known) > 20 and len(known) == sum(1 for text in texts if text):
+        raise ValueError(f"{where} holds another value in each row ({some(known)}), no classes")
+    return tuple(known)
+
+
+def class_number(text: str, names: Sequence[str], where: str) -> int:
+    """The class that a name, or else a number, stands for. Raises ValueError with the nearest name."""
+    if text in names:
+        return list(names).index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    near = difflib.get_close_matches(text, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the classes are {', '.join(names)}"
+    raise ValueError(f"{where} has the label {text!r}, which is no class; {hint}")
+
+
+def _told_apart(cases: list[LabelledCase]) -> tuple[LabelledCase, ...]:
+    """A name that several classes or splits have takes its folders along."""
+    repeated = {name for name, count in Counter(case.id for case in cases).items() if count > 1}
+    if not repeated:
+        return tuple(cases)
+    return tuple(
+        LabelledCase(
+            "_".join([*([case.split] if case.split else []), case.images[0].parent.name, case.id]),
+            case.images,
+            case.label,
+            case.split,
+        )
+        if case.id in repeated
+        else case
+        for case in cases
+    )
+
+
+def _list_clips(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in NOT_CLIPS
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -1,0 +1,86 @@
+"""Cases without a dataset.json: two folders matched by name, or a table."""
+
+import logging
+import re
+from pathlib import Path
+
+from configs.schema.data import DataConfig
+from data.layouts.cases import Case, Listing, describe_folder, list_volumes, some, strip_suffix
+from data.layouts.msd_nnunet import group_channels
+from data.layouts.table import read_table
+
+LOG = logging.getLogger("mlx_volumes")
+
+IMAGE_WORDS = "image|images|img|volume|vol|scan|orig"
+LABEL_WORDS = "label|labels|lbl|seg|segmentation|mask|gt"
+
+
+def find_folders(config: DataConfig) -> Listing:
+    """Cases of an image folder and a label folder (`data.images`, `data.labels`), matched by name.
+
+    Names match after the file ending and one word that tells images from labels are gone: `_image`, `_img`,
+    `_volume`, `_scan`, `_orig`; `_label`, `_lbl`, `_seg`, `_segmentation`, `_mask`, `_gt`; at the end, or in
+    front (`img0001` and `label0001`). Without a label folder all cases are unlabelled. Raises ValueError for
+    names that match twice, or never.
+    """
+    images_folder, labels_folder = config.root / config.images, config.root / config.labels
+    if not images_folder.is_dir():
+        raise ValueError(
+            f"data.images={config.images!r}: no such folder in {config.root}; found {describe_folder(config.root)}"
+        )
+    images = _by_name(images_folder, IMAGE_WORDS)
+    labels = _by_name(labels_folder, LABEL_WORDS) if labels_folder.is_dir() else {}
+    if not images:
+        raise ValueError(f"{images_folder}: no volumes; found {describe_folder(images_folder)}")
+    unlabelled, orphans = sorted(set(images) - set(labels)), sorted(set(labels) - set(images))
+    if labels and len(unlabelled) == len(images):
+        raise ValueError(
+            f"no image of {images_folder} ({some(p.name for p in images.values())}) has the name of a label of "
+            f"{labels_folder} ({some(p.name for p in labels.values())}); rename them, or list them in a CSV"
+        )
+    if not labels:
+        LOG.warning("%s: no labels, all %d cases are unlabelled", labels_folder, len(images))
+    elif unlabelled:
+        LOG.warning("%s: no label for %s", images_folder, some(unlabelled))
+    if orphans:
+        LOG.warning("%s: no image for %s", labels_folder, some(orphans))
+    return Listing(tuple(Case(name, (path,), labels.get(name)) for name, path in images.items()))
+
+
+def find_images(folder: Path) -> tuple[Case, ...]:
+    """Unlabelled cases of a folder of volumes: case_0000, case_0001 ... are channels, else a file is a case."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of images")
+    volumes = list_volumes(folder)
+    if not volumes:
+        raise ValueError(f"{folder}: no volumes; found {describe_folder(folder)}")
+    grouped = group_channels(folder)
+    if sum(map(len, grouped.values())) == len(volumes):
+        return tuple(Case(name, files) for name, files in grouped.items())
+    return tuple(Case(strip_suffix(path.name), (path,)) for path in volumes)
+
+
+def find_csv(config: DataConfig) -> Listing:
+    """Cases of a table with image and label files; see `data.layouts.table`."""
+    table = read_table(config)
+    if len(table.labels) > 1:
+        raise ValueError(f"data.columns.label={list(table.labels)}: segmentation takes one column, of label files")
+    cases = []
+    for row in table.rows:
+        label = table.path.parent / row.labels[0] if any(row.labels) else None
+        cases.append(Case(row.id, row.images, label, row.split, row.group))
+    return Listing(tuple(cases))
+
+
+def _by_name(folder: Path, words: str) -> dict[str, Path]:
+    """Volumes by the part of their names that images and labels share."""
+    named: dict[str, Path] = {}
+    for path in list_volumes(folder):
+        stem = strip_suffix(path.name)
+        bare = re.sub(rf"[-_.]({words})$", "", stem, flags=re.IGNORECASE)
+        if bare == stem:
+            bare = re.sub(rf"^({words})([-_.]|(?=\d))", "", stem, flags=re.IGNORECASE) or stem
+        if bare in named:
+            raise ValueError(f"{folder}: {named[bare].name} and {path.name} are both case {bare!r}; rename one")
+        named[bare] = path
+    return named

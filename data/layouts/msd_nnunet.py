@@ -1,0 +1,151 @@
+"""Folders with a dataset.json: Medical Segmentation Decathlon and nnU-Net raw."""
+
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from configs.schema.data import DataConfig
+from data.layouts.cases import Case, Listing, list_volumes, some, strip_suffix
+
+LOG = logging.getLogger("mlx_volumes")
+CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+def find_msd(config: DataConfig) -> Listing:
+    """Cases of a Decathlon folder, as its dataset.json lists them.
+
+    `training` holds {"image", "label"} pairs, `test` images without labels, `labels` {"0": name, ...} and
+    `modality` {"0": name, ...}. Paths that leave the root are refused.
+    """
+    facts, path = _read_json(config.root), config.root / "dataset.json"
+    if "training" not in facts:
+        hint = "nnU-Net's: set data.source=nnunet" if "channel_names" in facts else f"it has {some(facts)}"
+        raise ValueError(f"{path}: no 'training' list, which data.source=msd needs; the file looks like {hint}")
+    cases = []
+    for key, split in (("training", None), ("test", "test")):
+        entries = facts.get(key, [])
+        if not isinstance(entries, list):
+            raise ValueError(f"{path}: {key!r} must be a list of cases, got {type(entries).__name__}")
+        for number, entry in enumerate(entries):
+            entry = {"image": entry} if isinstance(entry, str) else entry
+            where = f"{path}: {key}[{number}]"
+            if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+                raise ValueError(f'{where} must be {{"image": path, "label": path}}, got {entry!r}')
+            image = _inside(config.root, entry["image"], where)
+            label = _inside(config.root, entry["label"], where) if entry.get("label") else None
+            cases.append(Case(strip_suffix(image.name), (image,), label, split))
+    names = _numbered(facts["labels"], f"{path}: 'labels'") if "labels" in facts else None
+    channels = _numbered(facts["modality"], f"{path}: 'modality'") if "modality" in facts else None
+    return Listing(tuple(cases), names, channels)
+
+
+def find_nnunet(config: DataConfig) -> Listing:
+    """Cases of an nnU-Net raw folder: imagesTr/case_0000.nii.gz, one file a channel, labelsTr/case.nii.gz.
+
+    imagesTs (with labelsTs, where it exists) becomes the split `test`. dataset.json, version 2 or 1, gives
+    names and the file ending; without it, and without labelsTr, the images alone are listed. Raises
+    ValueError for missing channels.
+    """
+    root = config.root
+    facts = _read_json(root) if (root / "dataset.json").exists() else {}
+    path = root / "dataset.json"
+    if not (root / "imagesTr").is_dir() and not (root / "imagesTs").is_dir():
+        raise ValueError(f"{root}: neither imagesTr nor imagesTs, which data.source=nnunet needs")
+    names = facts.get("channel_names", facts.get("modality"))
+    channels = _numbered(names, f"{path}: 'channel_names'") if names else None
+    cases: list[Case] = []
+    for part, split in (("Tr", None), ("Ts", "test")):
+        labels = _labels(root / f"labels{part}", facts.get("file_ending"))
+        images = group_channels(root / f"images{part}", facts.get("file_ending"), channels)
+        if not images and (root / f"images{part}").is_dir() and list_volumes(root / f"images{part}"):
+            shown = some(volume.name for volume in list_volumes(root / f"images{part}"))
+            hint = "; set data.source=msd" if "training" in facts else ""
+            raise ValueError(f"{root}/images{part}: expected names like case_0000.nii.gz, found {shown}{hint}")
+        missing = sorted(set(images) - set(labels)) if labels else []
+        _report(f"{root}/images{part}: no label for", missing)
+        _report(f"{root}/labels{part}: no image for", sorted(set(labels) - set(images)))
+        cases += [Case(name, files, labels.get(name), split) for name, files in images.items()]
+    class_names = _classes(facts["labels"], f"{path}: 'labels'") if "labels" in facts else None
+    return Listing(tuple(cases), class_names, channels)
+
+
+def group_channels(
+    folder: Path, ending: str | None = None, channel_names: tuple[str, ...] | None = None
+) -> dict[str, tuple[Path, ...]]:
+    """Files case_0000, case_0001 ... of a folder, by case; raises ValueError for gaps. Others are left out."""
+    found: dict[str, dict[int, Path]] = {}
+    for path in list_volumes(folder) if folder.is_dir() else []:
+        match = CHANNEL.fullmatch(strip_suffix(path.name))
+        if match is None or (ending is not None and not path.name.endswith(ending)):
+            continue
+        channels = found.setdefault(match["case"], {})
+        number = int(match["channel"])
+        if number in channels:
+            raise ValueError(f"{folder}: {channels[number].name} and {path.name} are the same channel")
+        channels[number] = path
+    expected = len(channel_names) if channel_names else max((len(c) for c in found.values()), default=0)
+    gaps = []
+    for case, channels in found.items():
+        gaps += [f"{case}_{number:04d}" for number in range(max(expected, max(channels) + 1)) if number not in channels]
+        if max(channels) >= expected and channel_names:
+            raise ValueError(
+                f"{folder}: {channels[max(channels)].name} is channel {max(channels)}, "
+                f"but dataset.json names {expected} ({some(channel_names)})"
+            )
+    if gaps:
+        raise ValueError(f"{folder}: missing channels: {some(gaps)}; every case needs all {expected} of them")
+    return {case: tuple(channels[n] for n in sorted(channels)) for case, channels in found.items()}
+
+
+def _labels(folder: Path, ending: str | None) -> dict[str, Path]:
+    paths = list_volumes(folder) if folder.is_dir() else []
+    return {strip_suffix(path.name): path for path in paths if ending is None or path.name.endswith(ending)}
+
+
+def _report(what: str, names: list[str]) -> None:
+    if names:
+        LOG.warning("%s %s", what, some(names))
+
+
+def _read_json(root: Path) -> dict[str, Any]:
+    path = root / "dataset.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(facts).__name__}")
+    return facts
+
+
+def _inside(root: Path, text: str, where: str) -> Path:
+    """A path of dataset.json under the root. Links inside the root are the user's own and are followed."""
+    path = Path(os.path.normpath(root / text))
+    if Path(text).is_absolute() or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
+        raise ValueError(f"{where}: {text!r} leaves the data root {root}; only paths below it are read")
+    return path
+
+
+def _numbered(names: Any, where: str) -> tuple[str, ...]:
+    """The names of {"0": name, "1": name, ...} in order."""
+    try:
+        numbers = {int(key): str(name) for key, name in names.items()}
+    except (AttributeError, ValueError):
+        raise ValueError(f'{where} must be {{"0": name, "1": name, ...}}, got {names!r}') from None
+    if sorted(numbers) != list(range(len(numbers))):
+        raise ValueError(f"{where} must be numbered 0, 1, 2 … without gaps, got {some(sorted(numbers))}")
+    return tuple(numbers[number] for number in range(len(numbers)))
+
+
+def _classes(labels: Any, where: str) -> tuple[str, ...]:
+    """Class names of nnU-Net: version 2's {name: value} or version 1's {"0": name}; `ignore` is no class."""
+    if not isinstance(labels, dict):
+        raise ValueError(f"{where} must be an object {{name: value}}, got {labels!r}")
+    if any(isinstance(value, list) for value in labels.values()):
+        raise ValueError(f"{where} has overlapping regions, which are not supported; give each voxel one class")
+    if all(isinstance(value, int) for value in labels.values()):
+        labels = {str(value): name for name, value in labels.items() if name != "ignore"}
+    return _numbered(labels, where)

@@ -1,0 +1,69 @@
+"""What prediction must know of the training data: kept in the run as JSON, and given back later."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.layouts.cases import Case, LabelledCase, Listing
+from data.prepare.cache import parts_of
+from data.prepare.normalise import Intensities, intensities_from_json
+from data.prepare.volumes import Preparation
+
+Statistics = Mapping[str, Any]
+
+
+def agreed_class_names(listing: Listing, statistics: Statistics | None) -> tuple[str, ...]:
+    """Names by label value, from the listing or, where that has none, from the run's statistics.
+
+    Raises ValueError when neither has any, or they differ.
+    """
+    names = listing.class_names
+    trained = tuple(statistics["class_names"]) if statistics is not None else None
+    if names is None and trained is None:
+        raise ValueError(
+            "data.class_names: the source does not name the classes; list them, background first, as in "
+            "data.class_names=[background,organ]"
+        )
+    if names is not None and trained is not None and tuple(names) != trained:
+        raise ValueError(
+            f"the data's classes are {list(names)}, the run was trained with {list(trained)}; "
+            "evaluate data of the same classes, or set data.class_names"
+        )
+    chosen = tuple(names or trained or ())
+    if len(chosen) < 2:
+        raise ValueError(f"data.class_names={list(chosen)} needs the background and at least one class")
+    return chosen
+
+
+def agreed_intensities(preparation: Preparation, statistics: Statistics) -> tuple[Intensities, ...] | None:
+    """The intensities in the run's statistics; raises ValueError when they are of another normalisation."""
+    if statistics["normalisation"] != preparation.normalisation:
+        raise ValueError(
+            f"data.normalisation={preparation.normalisation}, but the run's statistics are for "
+            f"{statistics['normalisation']}; keep the run's"
+        )
+    entries = statistics["intensities"]
+    return None if entries is None else tuple(intensities_from_json(entries))
+
+
+def fingerprint(
+    cases: Sequence[Case] | Sequence[LabelledCase], class_names: Sequence[str], preparation: Mapping[str, Any]
+) -> str:
+    """Hash of the cases' ids, files' names and sizes, labels, the classes, and how cases are prepared.
+
+    Where the files lie and when they were copied does not matter.
+    """
+    facts = [[case.id, *_file_sizes(case), *_class_label(case)] for case in cases]
+    text = json.dumps([facts, list(class_names), dict(preparation)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _file_sizes(case: Case | LabelledCase) -> list[list[list[Any]]]:
+    files = [*case.images, *([case.label] if isinstance(case.label, Path) else [])]
+    return [[[path.name, path.stat().st_size if path.exists() else None] for path in parts_of(files)]]
+
+
+def _class_label(case: Case | LabelledCase) -> list[Any]:
+    return [] if case.label is None or isinstance(case.label, Path) else [case.label]

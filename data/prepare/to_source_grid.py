@@ -1,0 +1,72 @@
+"""Predictions back onto the grid of the file that their case came from."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from data.prepare.resample import resample_argmax, resample_slabs
+from data.prepare.volumes import Prepared
+
+
+def restore_labels(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
+    """Labels (D, H, W) on the source file's RAS+ grid, uint8 (int16 beyond 256 classes).
+
+    `probabilities` (d, h, w, K) lie on the prepared grid. They are resampled class by class, then the largest
+    wins; what was cropped away is background. Extra memory: the result and a slab.
+    """
+    inside = _inside(prepared, probabilities)
+    cropped = prepared.source_grid.crop(*prepared.box)
+    labels = resample_argmax(probabilities, prepared.grid, cropped)
+    if cropped.shape == prepared.source_grid.shape:
+        return labels
+    restored = np.zeros(prepared.source_grid.shape, labels.dtype)
+    restored[inside] = labels
+    return restored
+
+
+def restore_probabilities(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities (D, H, W, K) float32 on the source file's RAS+ grid, background where cropped away."""
+    return restore_values(prepared, probabilities, [1.0] + [0.0] * (probabilities.shape[-1] - 1))
+
+
+def restore_values(prepared: Prepared, values: np.ndarray, outside: Sequence[float]) -> np.ndarray:
+    """Values (d, h, w, K) of the prepared grid on the source file's RAS+ grid, (D, H, W, K) float32.
+
+    They are interpolated linearly; `outside` (K,) is where voxels were cropped away. On the file's own grid they are
+    returned as they are.
+    """
+    _inside(prepared, values)
+    if prepared.grid.matches(prepared.source_grid):
+        return values
+    restored = np.empty((*prepared.source_grid.shape, values.shape[-1]), np.float32)
+    for first, slab in restore_slabs(prepared, values, outside):
+        restored[first : first + len(slab)] = slab
+    return restored
+
+
+def restore_slabs(prepared: Prepared, values: np.ndarray, outside: Sequence[float]) -> Iterator[tuple[int, np.ndarray]]:
+    """`restore_values` in slabs, for those who don't need them whole: (first plane, (n, H, W, K) float32), in order."""
+    inside, shape = _inside(prepared, values), prepared.source_grid.shape
+    depth, rows, columns = inside
+    cropped = prepared.source_grid.crop(*prepared.box)
+    away = np.array(outside, np.float32)
+    if depth.start > 0:
+        yield 0, np.broadcast_to(away, (depth.start, *shape[1:], len(away)))
+    for first, slab in resample_slabs(values, prepared.grid, cropped):
+        if cropped.shape[1:] == shape[1:]:
+            yield depth.start + first, slab
+        else:
+            whole = np.broadcast_to(away, (len(slab), *shape[1:], len(away))).copy()
+            whole[:, rows, columns] = slab
+            yield depth.start + first, whole
+    if depth.stop < shape[0]:
+        yield depth.stop, np.broadcast_to(away, (shape[0] - depth.stop, *shape[1:], len(away)))
+
+
+def _inside(prepared: Prepared, probabilities: np.ndarray) -> tuple[slice, ...]:
+    if probabilities.shape[:3] != prepared.grid.shape:
+        raise ValueError(
+            f"probabilities of case {prepared.id} must lie on its prepared grid {prepared.grid.shape}; "
+            f"got {probabilities.shape[:3]}"
+        )
+    return tuple(slice(o, o + n) for o, n in zip(*prepared.box, strict=True))

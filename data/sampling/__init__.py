@@ -1,0 +1,1 @@
+"""Prepared cases -> patches and clips, augmented."""

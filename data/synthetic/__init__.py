@@ -1,0 +1,1 @@
+"""Generated volumes and clips, for demos and tests."""

@@ -1,0 +1,1 @@
+"""Predictions over cases: sliding windows, views, draws of dropout, ensembles."""

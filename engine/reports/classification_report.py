@@ -1,0 +1,193 @@
+"""report.html of an evaluated classification run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.evaluation.classification import ClassifiedCase, stack_labels
+from engine.evaluation.seen import warn_of_cases
+from engine.evaluation.segmentation import Failure
+from engine.metrics.bootstrap import explain_units
+from engine.metrics.classification import METRICS, as_indicators
+from engine.reports.classification_plots import plot_activation, plot_confusion, plot_roc
+from engine.reports.classification_tables import STILL, label_names, predicted_names
+from engine.reports.page import config_section, curves, failed, heading, image, predicted_by, warnings, write_page
+from engine.runs.run_folder import RunFolder
+
+
+class PictureData(Protocol):
+    """What the report asks of the data."""
+
+    class_names: Sequence[str]
+
+    def load(self, case_id: str, /) -> Any:
+        """.views: (V, D, H, W, C) float32, what the network saw."""
+
+    def pictures(self, case_id: str, /) -> np.ndarray:
+        """The views as they look: (V, D, H, W, 1 or 3) uint8."""
+
+
+Explain = Callable[[np.ndarray, int], np.ndarray | None]  # view (D, H, W, C), class -> (D, H, W) in 0..1
+
+_TITLES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "f1": "F1 (macro)",
+    "auc": "AUC",
+    "average_precision": "Average precision",
+    "log_loss": "Log loss",
+}
+
+
+def write_classification_report(
+    path: Path,
+    run: RunFolder,
+    metrics: Mapping[str, Any],
+    cases: Sequence[ClassifiedCase],
+    failures: Sequence[Failure],
+    data: PictureData,
+    explain: Explain,
+    is_clip: bool,
+    sections: Sequence[str] = (),
+) -> Path:
+    """Write the report of one evaluation and return its path.
+
+    metrics: what metrics.json holds. explain: Grad-CAM of a view and class, or None; it and the data are asked
+    for the few cases that are shown. sections: HTML that follows the cases.
+    """
+    class_names = data.class_names
+    checkpoint = metrics["checkpoint"]
+    title = f"{run.read_config_tree()['name']}: {metrics['split']}"
+    labelled = [case for case in cases if case.label is not None]
+    views = sorted({case.num_views for case in cases})
+    facts = [
+        f"{len(labelled)} labelled of {len(cases)} cases",
+        f"{' or '.join(map(str, views))} view{'s' if views != [1] else ''} a case",
+        f"checkpoint {checkpoint['name']} at step {checkpoint['step']}",
+        {"ema": "averaged (EMA) weights", "raw": "raw weights"}[checkpoint["weights"]],
+        *predicted_by(metrics),
+        f"{metrics['seconds_per_case']:.2g} s a case",
+    ]
+    body = [*heading(title, facts), *warnings(warn_of_cases(metrics)), *failed(failures)]
+    if labelled:
+        body += [*_table(metrics), *_classes(metrics, class_names), *_figures(metrics, labelled, class_names)]
+        body += [*_mistakes(labelled, data, explain, is_clip), *sections]
+    body += [*curves(run), *config_section(run)]
+    return write_page(path, title, body)
+
+
+def _table(metrics: Mapping[str, Any]) -> list[str]:
+    baselines = metrics["baselines"]
+    head = "".join(f"<th>{escape(name)}</th><th>difference</th>" for name in baselines)
+    rows = []
+    for metric in METRICS:
+        row = metrics["details"][metric]
+        cells = _cell(row)
+        for baseline in baselines.values():
+            cells += f"<td>{_number(baseline[metric])}</td>{_cell(baseline['difference'][metric], '+')}"
+        rows.append(f"<tr><th>{_TITLES[metric]}</th>{cells}</tr>")
+    sentences = [f"Small: {explain_units(metrics)}. Of log loss less is better."]
+    if baselines:
+        sentences.append("Differences are this run less the other, case by case (paired).")
+    if STILL in baselines:
+        sentences.append(
+            f"«{STILL}»: the same weights, shown each view's middle frame repeated, so that nothing moves. The "
+            "network was not trained for that; a run of its own with data.clip.single_frame=true is the fairer "
+            "baseline."
+        )
+    return [
+        "<h2>Metrics</h2>",
+        f'<div class="wide"><table><tr><th></th><th>this run</th>{head}</tr>',
+        *rows,
+        "</table></div>",
+        f"<p>{escape(' '.join(sentences))}</p>",
+        *warnings(metrics["notes"]),
+    ]
+
+
+def _classes(metrics: Mapping[str, Any], class_names: Sequence[str]) -> list[str]:
+    details = {name: row["per_class"] for name, row in metrics["details"].items() if "per_class" in row}
+    exclusive = "confusion" in metrics
+    titles = {**_TITLES, "f1": "F1", "balanced_accuracy": "Recall" if exclusive else "Balanced accuracy"}
+    head = "".join(f"<th>{titles[name]}</th>" for name in details)
+    rows = [
+        f"<tr><th>{escape(name)}</th><td>{metrics['cases_per_class'][name]}</td>"
+        + "".join(_cell(row[name]) for row in details.values())
+        + "</tr>"
+        for name in class_names
+    ]
+    table = f'<div class="wide"><table><tr><th></th><th>cases</th>{head}</tr>'
+    return ["<h2>Classes</h2>", table, *rows, "</table></div>", "<p>Each class against the rest.</p>"]
+
+
+def _figures(metrics: Mapping[str, Any], cases: Sequence[ClassifiedCase], class_names: Sequence[str]) -> list[str]:
+    pictures = []
+    if "confusion" in metrics:
+        pictures.append(("Confusion matrix", plot_confusion(metrics["confusion"], class_names)))
+    probabilities = np.array([case.probabilities for case in cases])
+    truth = as_indicators(stack_labels(cases), len(class_names))
+    roc = plot_roc(probabilities, truth, class_names, exclusive="confusion" in metrics)
+    if roc is not None:
+        pictures.append(("ROC, area in the legend", roc))
+    figures = [f"<figure><figcaption>{name}</figcaption>{image(uri, name)}</figure>" for name, uri in pictures]
+    return ['<div class="curves">', *figures, "</div>"]
+
+
+def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Explain, is_clip: bool) -> list[str]:
+    chosen, class_names = worst_decisions(cases), data.class_names
+    title = "The most confident mistakes" if chosen[0].wrong else "No case is mistaken: the least certain ones"
+    body, explained = [], False
+    for decision in chosen:
+        case, k = decision.case, decision.class_index
+        views, pictures = data.load(case.id).views, data.pictures(case.id)
+        middle = len(views) // 2
+        activation = explain(views[middle], k)
+        explained = explained or activation is not None
+        label, predicted = (" + ".join(names(case, class_names)) or "none" for names in (label_names, predicted_names))
+        caption = f"{case.id}: label {label}, predicted {predicted}; p({class_names[k]}) = {case.probabilities[k]:.3f}"
+        picture = image(plot_activation(pictures[middle], activation, is_clip), caption)
+        body.append(f"<figure><figcaption>{escape(caption)}</figcaption>{picture}</figure>")
+    note = (
+        "<p>Below each, Grad-CAM of the class named last (Selvaraju et al. 2017): bright is what spoke for it, as "
+        "coarse as the network's last features are; all dark where nothing did. Shown is the middle view.</p>"
+    )
+    return [f"<h2>{title}</h2>", *([note] if explained else []), *body]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided on a case: of a multi-label task, on the class whose decision fits its label least."""
+
+    case: ClassifiedCase
+    class_index: int  # of the predicted class; of a multi-label task the one decided on
+    confidence: float  # the probability of what was decided
+    wrong: bool
+
+
+def worst_decisions(cases: Sequence[ClassifiedCase], count: int = 6) -> list[Decision]:
+    """The most confident mistakes on labelled cases; without any, half as many of the least certain decisions."""
+    decisions = [_decide(case) for case in cases]
+    mistakes = sorted((d for d in decisions if d.wrong), key=lambda d: -d.confidence)
+    return mistakes[:count] or sorted(decisions, key=lambda d: d.confidence)[: count // 2]
+
+
+def _decide(case: ClassifiedCase) -> Decision:
+    p = case.probabilities
+    if isinstance(case.label, tuple):
+        k = int(np.abs(p - np.array(case.label)).argmax())
+        return Decision(case, k, float(max(p[k], 1 - p[k])), (k in case.predicted) != bool(case.label[k]))
+    k = int(p.argmax())
+    return Decision(case, k, float(p[k]), k != case.label)
+
+
+def _cell(row: Mapping[str, Any], sign: str = "") -> str:
+    low, high = (_number(end, sign) for end in row["interval_95"])
+    return f"<td>{_number(row['value'], sign)}<small>{low} – {high}</small></td>"
+
+
+def _number(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" if np.isfinite(value) else "–"

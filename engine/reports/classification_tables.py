@@ -1,0 +1,155 @@
+"""Scores of classified cases as metrics.json, cases.csv and a table."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.evaluation.classification import ClassifiedCase, stack_labels
+from engine.metrics.bootstrap import explain_units
+from engine.metrics.classification import METRICS, compare, score_probabilities, summarise
+from engine.metrics.uncertainty import MEASURES
+from engine.runs.run_folder import RunFolder
+
+STILL = "one frame"
+"""The baseline's name: the same weights shown each view's middle frame, repeated."""
+
+_COLUMNS = ("case", "group", "label", "predicted", "correct", "views")
+
+
+def summarise_cases(
+    cases: Sequence[ClassifiedCase],
+    class_names: Sequence[str],
+    num_samples: int,
+    baselines: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, Any]:
+    """The part of metrics.json that comes from the labelled cases: `classification.summarise`, and the baselines.
+
+    baselines: {name: {case: probabilities (K,)}}, predictions of the same cases by something simpler. Each
+    becomes an entry of "baselines": {name: {metric: value, "difference": {metric: {"value", "interval_95"}}}},
+    differences being ours less the baseline's. STILL is added where the cases have it. Raises ValueError for a
+    baseline that lacks a labelled case.
+    """
+    labelled = [case for case in cases if case.label is not None]
+    probabilities, labels = _stack([c.probabilities for c in labelled], class_names), stack_labels(labelled)
+    groups = [case.group for case in labelled]
+    summary = summarise(probabilities, labels, groups, class_names, num_samples)
+    known = {name: _align(name, others, labelled) for name, others in baselines.items()}
+    still = [case.still for case in labelled if case.still is not None]
+    if still:
+        known[STILL] = still
+    summary["baselines"] = {}
+    for name, others in known.items() if labelled else ():
+        scores = score_probabilities(np.array(others), labels)
+        difference = compare(probabilities, np.array(others), labels, groups, num_samples)
+        values = {metric: score.value for metric, score in scores.items()}
+        summary["baselines"][name] = {**values, "difference": difference}
+    return summary
+
+
+def predicted_names(case: ClassifiedCase, class_names: Sequence[str]) -> list[str]:
+    """The classes that were predicted."""
+    return [class_names[k] for k in case.predicted]
+
+
+def label_names(case: ClassifiedCase, class_names: Sequence[str]) -> list[str]:
+    """The classes of a case; none of an unlabelled one."""
+    if isinstance(case.label, tuple):
+        return [name for name, there in zip(class_names, case.label, strict=True) if there]
+    return [] if case.label is None else [class_names[case.label]]
+
+
+def write_cases(path: Path, cases: Sequence[ClassifiedCase], class_names: Sequence[str]) -> None:
+    """Write cases.csv, one row a case: its labels (joined by |), what was predicted, and p(<class>) of every class.
+
+    Last come the measures of uncertainty that the cases have.
+    """
+    measures = MEASURES[: len(cases[0].measures)] if cases else ()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*_COLUMNS, *(f"p({name})" for name in class_names), *measures])
+        for case in cases:
+            label, predicted = label_names(case, class_names), predicted_names(case, class_names)
+            correct = "" if case.label is None else int(label == predicted)
+            row = [case.id, case.group or "", "|".join(label), "|".join(predicted), correct, case.num_views]
+            writer.writerow([*row, *(f"{value:.6g}" for value in (*case.probabilities, *case.measures))])
+
+
+def read_baseline(folder: str | Path, split: str, class_names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """What another run's evaluation of the split predicted, under the run's name.
+
+    Raises ValueError where the folder is no run, or the run was not evaluated on the split.
+    """
+    run = RunFolder.open(folder)
+    path = run.evaluation(split) / "cases.csv"
+    if not path.is_file():
+        raise ValueError(
+            f"--baseline {run.path}: {path} is missing; first run python evaluate.py --run {run.path} --split {split}"
+        )
+    return {run.path.name: read_probabilities(path, class_names)}
+
+
+def read_probabilities(path: Path, class_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Every case's probabilities (K,) of a cases.csv: its columns `case` and p(<class>).
+
+    Raises ValueError where a column is missing, a case occurs twice, or a cell is no number.
+    """
+    columns = [f"p({name})" for name in class_names]
+    probabilities: dict[str, np.ndarray] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in ("case", *columns) if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path}: no column {', '.join(missing)}; expected case and one p(<class>) per class")
+        for number, row in enumerate(reader, 2):
+            if row["case"] in probabilities:
+                raise ValueError(f"{path}, line {number}: case {row['case']} occurs twice")
+            try:
+                probabilities[row["case"]] = np.array([float(row[name]) for name in columns])
+            except (TypeError, ValueError):
+                raise ValueError(f"{path}, line {number}: a probability is not a number") from None
+    return probabilities
+
+
+def format_table(metrics: Mapping[str, Any]) -> str:
+    """The metrics as plain text: value, 95 % interval, and beside them the baselines' values."""
+    baselines = metrics["baselines"]
+    widths = [max(10, len(name) + 2) for name in baselines]
+    names = "".join(f"{name:>{width}}" for name, width in zip(baselines, widths, strict=True))
+    lines = [f"{'metric':<20}{'value':>8}  {'95 % interval':<17}{names}".rstrip()]
+    for metric in METRICS:
+        row = metrics["details"][metric]
+        low, high = (_number(end) for end in row["interval_95"])
+        beside = "".join(
+            f"{_number(baseline[metric]):>{width}}" for baseline, width in zip(baselines.values(), widths, strict=True)
+        )
+        lines.append(f"{metric:<20}{_number(row['value']):>8}  {f'{low} – {high}':<17}{beside}".rstrip())
+    for name, baseline in baselines.items():
+        row = baseline["difference"]["accuracy"]
+        low, high = (_number(end, "+") for end in row["interval_95"])
+        lines.append(f"accuracy less that of {name}: {_number(row['value'], '+')} ({low} – {high}, paired)")
+    if STILL in baselines:
+        lines.append(f"{STILL}: the same weights, each view's middle frame repeated, so that nothing moves")
+    return "\n".join([*lines, explain_units(metrics), *metrics["notes"]])
+
+
+def _number(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.4f}" if np.isfinite(value) else "–"
+
+
+def _stack(rows: Sequence[np.ndarray], class_names: Sequence[str]) -> np.ndarray:
+    return np.array(rows, np.float64).reshape(len(rows), len(class_names))
+
+
+def _align(name: str, others: Mapping[str, np.ndarray], cases: Sequence[ClassifiedCase]) -> list[np.ndarray]:
+    """The baseline's probabilities in the cases' order; those of exclusive classes, rounded in a file, sum to 1."""
+    missing = [case.id for case in cases if case.id not in others]
+    if missing:
+        raise ValueError(
+            f"baseline {name}: {len(missing)} of {len(cases)} labelled cases are not in its cases.csv, "
+            f"{missing[0]} among them; evaluate it on the same split"
+        )
+    rows = [others[case.id] for case in cases]
+    return [p if isinstance(c.label, tuple) else p / p.sum() for p, c in zip(rows, cases, strict=True)]

@@ -1,0 +1,108 @@
+"""The parts that all reports are made of: HTML in one file that holds all it shows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from engine.evaluation.segmentation import Failure
+from engine.reports.plots import plot_curves
+from engine.runs.run_folder import RunFolder, write_atomically
+
+_SCORES = ("accuracy", "balanced_accuracy", "f1", "auc")  # of a classification: those that share an axis
+
+_STYLE = """
+:root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent) }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.2rem; margin-top: 2.5rem }
+.facts { opacity: .75; margin-top: .3rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
+td small { display: block; opacity: .7; white-space: nowrap }
+img { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption { font-weight: 600 }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem }
+pre { overflow-x: auto; font-size: 13px } .warning { border-left: 4px solid #e8743b; padding-left: .8rem }
+"""
+
+
+def heading(title: str, facts: Iterable[str]) -> list[str]:
+    """The title, and facts in a line below it."""
+    return [f"<h1>{escape(title)}</h1>", f'<p class="facts">{escape(" · ".join(facts))}</p>']
+
+
+def predicted_by(metrics: Mapping[str, Any]) -> list[str]:
+    """A fact for `heading`: whose mean was predicted; none of a plain prediction."""
+    prediction = metrics.get("prediction", {})
+    if prediction.get("kind") == "mc_dropout":
+        return [f"mean of {prediction['samples']} draws of its dropout"]
+    return [f"ensemble of {len(prediction['members'])} runs"] if "members" in prediction else []
+
+
+def failed(failures: Sequence[Failure]) -> list[str]:
+    """The cases that could not be evaluated, and why; nothing without any."""
+    if not failures:
+        return []
+    items = [f"<li><b>{escape(f.case)}</b>: {escape(f.file)}: {escape(f.reason)}</li>" for f in failures]
+    return ['<div class="warning"><p>Not evaluated:</p><ul>', *items, "</ul></div>"]
+
+
+def warnings(notes: Iterable[str]) -> list[str]:
+    """What a reader must know before the numbers."""
+    return [f'<p class="warning">{escape(note)}</p>' for note in notes]
+
+
+def image(uri: str, alt: str) -> str:
+    """One picture, of a data URI."""
+    return f'<img alt="{escape(alt)}" src="{uri}">'
+
+
+def curves(run: RunFolder) -> list[str]:
+    """How training went: loss, validation scores, learning rate and gradient over the steps."""
+    lines = run.read_metrics()
+    train = [line for line in lines if line["split"] == "train"]
+    validations = [line for line in lines if line["split"] == "val"]
+    plots = []
+    if points := _points(train, "loss"):
+        plots.append(("Loss", plot_curves({"loss": points}, "training loss")))
+    keys = sorted(_keys(validations, "dice."), key=lambda key: key == "dice.mean")  # the classes first
+    dice = {key.removeprefix("dice."): _points(validations, key) for key in keys}
+    if dice := {name: points for name, points in dice.items() if points}:
+        plots.append(("Validation", plot_curves(dice, "Dice")))
+    scores = {name.replace("_", " "): _points(validations, name) for name in _SCORES}
+    if scores := {name: points for name, points in scores.items() if points}:
+        plots.append(("Validation", plot_curves(scores, "score")))
+    if points := _points(validations, "log_loss"):
+        plots.append(("Validation: log loss", plot_curves({"log loss": points}, "log loss")))
+    if points := _points(train, "learning_rate"):
+        plots.append(("Learning rate", plot_curves({"learning rate": points}, "learning rate")))
+    if points := _points(train, "grad_norm"):
+        plots.append(("Gradient", plot_curves({"norm": points}, "gradient norm before clipping", logarithmic=True)))
+    if not plots:
+        return []
+    figures = [f"<figure><figcaption>{name}</figcaption>{image(uri, name)}</figure>" for name, uri in plots]
+    return ["<h2>Training</h2>", '<div class="curves">', *figures, "</div>"]
+
+
+def _keys(lines: Sequence[Mapping[str, Any]], start: str) -> list[str]:
+    return list(dict.fromkeys(key for line in lines for key in line if key.startswith(start)))
+
+
+def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+
+
+def config_section(run: RunFolder) -> list[str]:
+    """The run's config, folded up."""
+    text = run.read_config_text()
+    return ["<h2>Config</h2>", f"<details><summary>config.yaml</summary><pre>{escape(text)}</pre></details>"]
+
+
+def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
+    """Write the body's lines as a page and return its path."""
+    head = (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+    )
+    write_atomically(path, "\n".join([head, *body]) + "\n</html>\n")
+    return path

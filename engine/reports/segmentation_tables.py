@@ -1,0 +1,97 @@
+"""Scores of many cases as metrics.json and cases.csv."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.evaluation.segmentation import CaseResult
+from engine.metrics.bootstrap import MIN_UNITS, describe_units, explain_units, resampling_units
+from engine.metrics.means import nan_mean, summarise
+from engine.metrics.segmentation import BOUNDS, METRICS, SURFACE_DEFINITION
+from engine.runs.run_folder import without_nan, write_atomically
+
+COLUMNS = ("case", "group", "class", *METRICS, "volume_ml", "reference_volume_ml", "empty_in")
+
+
+def summarise_cases(results: Sequence[CaseResult], class_names: Sequence[str], num_samples: int) -> dict[str, Any]:
+    """The part of metrics.json that comes from the scores of labelled cases.
+
+    {"num_cases", each of METRICS: {class: mean over cases, "mean": over classes}; "surface_definition"; "details":
+    {metric: {class: {"mean", "sd", "median", "interval_95", "num_cases", "num_infinite"}}}; "interval_by",
+    "num_groups"; "empty": {class: {"both", "prediction", "reference": cases}}; of fewer than MIN_UNITS cases or groups,
+    which have no interval, "case_dice": {case: mean over its classes}}. Classes empty in both are left out of every
+    mean, infinite HD95 (empty in one) out of HD95's; what does not exist is NaN.
+    """
+    labelled = [result for result in results if result.labelled]
+    values = {m: np.array([[getattr(s, m) for s in r.scores] for r in labelled], float) for m in METRICS}
+    units, names = resampling_units([result.group for result in labelled]), list(class_names[1:])
+    summary = summarise_values(values, names, units, num_samples)
+    if summary["num_groups"] < MIN_UNITS:
+        summary["case_dice"] = {result.id: case_dice(result) for result in labelled}
+    empty = {
+        name: {
+            where: sum(r.scores[i].empty == where for r in labelled) for where in ("both", "prediction", "reference")
+        }
+        for i, name in enumerate(names)
+    }
+    return {**summary, "empty": empty}
+
+
+def summarise_values(
+    values: Mapping[str, np.ndarray], names: list[str], units: Sequence[str], num_samples: int
+) -> dict[str, Any]:
+    """What `summarise_cases` says of METRICS' values (cases, classes) alone."""
+    shape = len(units), len(names)
+    details = {m: summarise(values[m].reshape(shape), names, units, num_samples, BOUNDS[m]) for m in METRICS}
+    means = {metric: {name: row["mean"] for name, row in rows.items()} for metric, rows in details.items()}
+    about = {"surface_definition": SURFACE_DEFINITION, **describe_units(units)}
+    return {"num_cases": len(units), **means, **about, "details": details}
+
+
+def case_dice(result: CaseResult) -> float:
+    """Mean Dice of one case over its classes; NaN without any."""
+    return nan_mean([score.dice for score in result.scores])
+
+
+def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
+    """Write metrics.json: null stands for numbers that don't exist and for infinity."""
+    write_atomically(path, json.dumps(without_nan(metrics), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_cases(path: Path, results: Sequence[CaseResult], class_names: Sequence[str]) -> None:
+    """Write cases.csv, one row a case and class: empty cells for numbers that don't exist, `inf` for infinite HD95."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for result in results:
+            for name, score in zip(class_names[1:], result.scores, strict=True):
+                values = [getattr(score, column) for column in (*METRICS, "volume_ml", "reference_volume_ml")]
+                cells = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
+                writer.writerow([result.id, result.group or "", name, *cells, score.empty])
+
+
+def format_table(metrics: Mapping[str, Any]) -> str:
+    """Dice and HD95 as plain tables: class, mean, 95 % interval, sd, median, cases; and what the intervals are over."""
+    lines = []
+    for metric in ("dice", "hd95_mm"):
+        lines.append(f"{metric:<24}{'mean':>8}  {'95 % interval':<17}{'sd':>8}{'median':>8}  cases")
+        for name, row in metrics["details"][metric].items():
+            low, high = (_number(end) for end in row["interval_95"])
+            numbers = f"{_number(row['mean']):>8}  {f'{low} – {high}':<17}{_number(row['sd']):>8}"
+            lines.append(f"{name:<24}{numbers}{_number(row['median']):>8}  {count_cases(row)}")
+    lines += [f"{case}: dice {_number(dice)}" for case, dice in metrics.get("case_dice", {}).items()]
+    return "\n".join([*lines, explain_units(metrics)])
+
+
+def count_cases(row: Mapping[str, Any]) -> str:
+    """How many values a mean is of, and how many infinite ones (a class missed, or invented) it leaves out."""
+    left_out = f" without {row['num_infinite']} infinite" if row["num_infinite"] else ""
+    return f"{row['num_cases']}{left_out}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if np.isfinite(value) else "–"

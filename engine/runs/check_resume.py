@@ -1,0 +1,78 @@
+"""Whether a run may be continued with the config and the data at hand."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from configs import Config
+from engine.runs.run_folder import RunFolder
+
+_log = logging.getLogger("mlx_volumes")
+
+SAFE_TO_CHANGE = (
+    "resume",
+    "run",
+    "ops",
+    "threads",
+    "memory_limit_gb",
+    "data.root",  # the fingerprint tells whether the data are the same
+    "data.cache",
+    "data.workers",
+    "data.prefetch_batches",
+    "train.steps",
+    "train.epochs",
+    "train.precision",  # a run's own stays; `engine.runs.precision` refuses what it may not become
+    "train.log_every_steps",
+    "train.validate_every_steps",
+    "train.early_stop_validations",
+    "train.compile",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+    "evaluate",
+    "distributed",
+)
+"""Keys that may differ on --resume: they leave what is trained as it is, or, the budget, only how long."""
+
+
+def check_config_unchanged(run: RunFolder, config: Config) -> None:
+    """Log what differs from the run's own config; raise ValueError where a key differs that decides the result."""
+    old, new = flatten(run.read_config_tree()), flatten(config.model_dump(mode="json"))
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    lines = {key: f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing}
+    unsafe = [line for key, line in lines.items() if not is_within(key, SAFE_TO_CHANGE)]
+    if unsafe:
+        raise ValueError(
+            f"{run.path}: --resume with another config; these keys decide the result and must stay as they were:\n"
+            + "\n".join(f"  {line}" for line in unsafe)
+            + "\nset them back, or start a new run under another name"
+        )
+    for key, line in lines.items():
+        if key != "resume":
+            _log.info("resumed with %s", line)
+    if any(key.startswith(("train.steps", "train.epochs")) for key in differing):
+        _log.info("the learning-rate schedule follows the new budget from here on")
+
+
+def check_data_unchanged(run: RunFolder, state: Mapping[str, Any], fingerprint: str) -> None:
+    """Raise ValueError where the checkpoint was trained on other data."""
+    if state["data_fingerprint"] != fingerprint:
+        raise ValueError(
+            f"{run.path}: the data changed since this run began (fingerprint {state['data_fingerprint']}, "
+            f"now {fingerprint}); bring the files back, or start a new run under another name"
+        )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {dotted path: value} of nested mappings."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            result.update(flatten(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def is_within(key: str, sections: Iterable[str]) -> bool:
+    """Whether a dotted key is one of the sections, or lies below one."""
+    return any(key == section or key.startswith(f"{section}.") for section in sections)

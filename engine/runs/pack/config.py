@@ -1,0 +1,131 @@
+"""The config in a pack: what prediction needs and how the network was trained, without where and on which cases.
+
+What stays is named key by key, so that a key of later days stays out until somebody decides.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs import Config
+from configs.schema.load import ConfigError, check_config, rename_old_keys
+from engine.runs.pack.archive import PackError, printable
+
+NO_ROOT = "NOT-IN-THE-PACK"
+"""The packed `data.root`: where labelled data lie is told on the command line."""
+
+KEPT = ("task", "seed", "model", "loss", "optim", "train", "checkpoint", "evaluate")
+DATA_KEPT = (
+    "source",
+    "class_names",
+    "label_map",
+    "channels",
+    "spacing_mm",
+    "interpolation",
+    "crop_nonzero",
+    "normalisation",
+    "percentiles",
+    "sampling",
+    "patch_size_voxels",
+    "clip",
+    "balance",
+    "foreground_rate",
+    "augment",
+)
+
+# A pack's config decides how much prediction takes at a time. These are far beyond what a run has.
+_MAX_VALUES = 1 << 28  # of one input, channels left out: 1 GiB
+_MAX_BATCH_VALUES = 1 << 31
+_MAX_VIEWS = 300
+_MAX_BOOTSTRAP = 100_000
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML: without aliases, which let a few lines stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read")
+        return super().compose_node(parent, index)
+
+
+def neutral_config(config: Config) -> Config:
+    """The config with every path, case id and machine's matter at its default, and the run's name without folders."""
+    tree = config.model_dump(mode="json", by_alias=True)
+    data = {key: value for key, value in tree["data"].items() if key in DATA_KEPT}
+    if isinstance(config.data.columns.label, tuple):  # says that classes may coincide
+        data["columns"] = {"label": tree["data"]["columns"]["label"]}
+    kept = {key: value for key, value in tree.items() if key in KEPT}
+    kept["optim"] = {**kept["optim"], "decay_to_start": None}  # there is no start without init, which is left out
+    kept["evaluate"] = {**kept["evaluate"], "cases": None}  # so many of the run's own
+    name = config.name.rpartition("/")[2]
+    return check_config({"name": name, **kept, "data": {**data, "root": NO_ROOT}}, where="the packed config")
+
+
+def write_config(config: Config) -> bytes:
+    """The neutral config as YAML."""
+    tree = neutral_config(config).model_dump(mode="json", by_alias=True)
+    text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def read_config(content: bytes, where: Path) -> Config:
+    """The checked config of a pack, made neutral again: whatever paths it holds, none is used.
+
+    Raises PackError where it is not plain YAML, does not fit the schema, or asks for absurd amounts of memory.
+    """
+    where = where / "config.yaml"
+    try:
+        tree = yaml.load(content.decode(), _Loader)
+        if not isinstance(tree, dict):
+            raise PackError(where, f"expected a mapping of config keys, got {type(tree).__name__}")
+        config = neutral_config(check_config(rename_old_keys(clean(tree)), where="config"))
+    except ConfigError as error:
+        raise PackError(where, f"not the config of a run this version can read ({_short(error)})") from None
+    except PackError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError) as error:
+        raise PackError(where, f"not plain YAML ({_short(error)})") from None
+    _require_moderate(config, where)
+    return config
+
+
+def clean(tree: Any) -> Any:
+    """The same tree, its strings printable."""
+    if isinstance(tree, Mapping):
+        return {clean(key): clean(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [clean(value) for value in tree]
+    return printable(tree) if isinstance(tree, str) else tree
+
+
+def _require_moderate(config: Config, where: Path) -> None:
+    data, evaluation = config.data, config.evaluate
+    sizes = [data.input_size, evaluation.window_size_voxels or data.input_size]
+    largest = max(math.prod(size) for size in sizes)
+    clip = data.clip
+    views = 1 if clip is None else clip.clips * clip.crops
+    side = max([*sizes[0], *sizes[1], 0 if clip is None else clip.short_side_pixels])
+    for key, value, limit in (
+        ("voxels of an input", largest, _MAX_VALUES),
+        ("longest side of an input", side, 1 << 14),
+        ("voxels of a batch", largest * max(evaluation.window_batch, config.train.batch_size), _MAX_BATCH_VALUES),
+        ("views of a clip", views, _MAX_VIEWS),
+        ("frame steps of a clip", 1 if clip is None else clip.frames * clip.stride, 1 << 16),
+        ("evaluate.bootstrap_samples", evaluation.bootstrap_samples, _MAX_BOOTSTRAP),
+    ):
+        if value > limit:
+            raise PackError(where, f"{key}: {value:,} is beyond what is taken from a pack, {limit:,}")
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 400 else f"{text[:400]} ..."

@@ -1,0 +1,60 @@
+"""Batches for the loop, epoch after epoch."""
+
+from typing import Protocol, Self
+
+from engine.training.step import Batch
+
+
+class BatchStream(Protocol):
+    """One epoch's batches."""
+
+    seconds_waiting: float
+
+    def next(self) -> Batch | None: ...
+
+    def close(self) -> None: ...
+
+
+class TrainingData(Protocol):
+    """What the loop asks of the data: the same batches for the same epoch and position, always."""
+
+    fingerprint: str
+
+    @property
+    def batches_per_epoch(self) -> int: ...
+
+    def train_stream(self, epoch: int, first_batch: int = 0) -> BatchStream: ...
+
+
+class Feed:
+    """The batches of each step, epoch after epoch, with one stream open at a time."""
+
+    def __init__(self, data: TrainingData, steps_per_epoch: int, accumulate: int) -> None:
+        self._data = data
+        self._steps_per_epoch = steps_per_epoch
+        self._accumulate = accumulate
+        self._stream: BatchStream | None = None
+        self._epoch = -1
+
+    def next(self, step: int) -> tuple[list[Batch], float]:
+        """The batches of the step, which counts from 0 and goes up by one a call; and the seconds waited."""
+        epoch, done = divmod(step, self._steps_per_epoch)
+        if self._stream is None or epoch != self._epoch:
+            self.close()
+            self._epoch = epoch
+            self._stream = self._data.train_stream(epoch, first_batch=done * self._accumulate)
+        before = self._stream.seconds_waiting
+        batches = [batch for _ in range(self._accumulate) if (batch := self._stream.next()) is not None]
+        assert len(batches) == self._accumulate, f"epoch {epoch} ended early"
+        return batches, self._stream.seconds_waiting - before
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,60 @@
+"""A rehearsal: one real step, and what a whole run will take."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from engine.runs.environment import peak_memory_gb
+from engine.training.loop import Plan
+from engine.training.step import Batch, StepResult, TrainStep
+from ops import backend, memory
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a step took and found."""
+
+    result: StepResult
+    first_seconds: float  # with the compilation of kernels
+    seconds: float
+    peak_memory_gb: float
+    device: str
+    memory_limit: str
+
+
+def rehearse(step: TrainStep, batches: Sequence[Batch]) -> Rehearsal:
+    """Run one step, and once more to time it; the model is trained by it, nothing is written."""
+    step.model.train()
+    started = time.perf_counter()
+    result = step(batches)
+    first = time.perf_counter() - started
+    started = time.perf_counter()
+    step(batches)
+    seconds = time.perf_counter() - started
+    device = f"{mx.device_info().get('device_name') or 'unknown'}, operators: {backend.active()}"
+    return Rehearsal(result, first, seconds, peak_memory_gb(), device, memory.describe_limit())
+
+
+def format_rehearsal(rehearsal: Rehearsal, plan: Plan) -> str:
+    """Return the lines that tell loss, memory and time; validation and waiting for data are not in the times."""
+    epoch = plan.steps_per_epoch * rehearsal.seconds
+    result = rehearsal.result
+    return "\n".join(
+        [
+            f"loss        {result.loss:.4f} at the first step, gradient norm {result.grad_norm:.3g}",
+            f"device      {rehearsal.device}",
+            f"memory      {rehearsal.peak_memory_gb:.2f} GB at most; limit {rehearsal.memory_limit}",
+            f"step        {rehearsal.seconds:.2f} s (the first {rehearsal.first_seconds:.1f} s)",
+            f"epoch       {plan.steps_per_epoch} steps, about {format_seconds(epoch)}",
+            f"run         {plan.total_steps} steps, about {format_seconds(plan.total_steps * rehearsal.seconds)}",
+        ]
+    )
+
+
+def format_seconds(seconds: float) -> str:
+    """Return 42 s, 12 min or 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

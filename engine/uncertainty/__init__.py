@@ -1,1 +1,0 @@
-"""How far predictions can be trusted: Monte-Carlo dropout, ensembles, and calibration."""

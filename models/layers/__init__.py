@@ -1,0 +1,1 @@
+"""What networks are made of: blocks, norms, dropout, heads."""

@@ -1,0 +1,1 @@
+"""Names and tensors of other frameworks' networks."""

@@ -1,0 +1,97 @@
+"""Maximum over windows of a volume (N, D, H, W, C), and its gradient. Imported lazily (Numba)."""
+
+import numpy as np
+
+from ops.cpu.kernels import integer, kernel, load, share, store, thread_number, vector, volume
+
+
+@kernel
+def max_pool(a):  # type: ignore[no-untyped-def]
+    """y = the maximum over windows; a task is an output row. Windows are cut at the border."""
+    x, y, scratch = volume(a, 1), volume(a, 2), vector(a, 3)
+    in_d, in_h, in_w = integer(a, 4), integer(a, 5), integer(a, 6)
+    out_d, out_h, out_w, c = integer(a, 7), integer(a, 8), integer(a, 9), integer(a, 10)
+    kernel_d, kernel_h, kernel_w = integer(a, 11), integer(a, 12), integer(a, 13)
+    stride_d, stride_h, stride_w = integer(a, 14), integer(a, 15), integer(a, 16)
+    pad_d, pad_h, pad_w = integer(a, 17), integer(a, 18), integer(a, 19)
+    row = thread_number() * (in_w + out_w) * c
+    total = row + in_w * c
+    first, last = share(a)
+    for task in range(first, last):
+        n, d, h = task // (out_d * out_h), task // out_h % out_d, task % out_h
+        for q in range((in_w + out_w) * c):
+            scratch[row + q] = -np.inf
+        from_d, from_h = d * stride_d - pad_d, h * stride_h - pad_h
+        for i in range(max(0, from_d), min(in_d, from_d + kernel_d)):
+            for j in range(max(0, from_h), min(in_h, from_h + kernel_h)):
+                at = ((n * in_d + i) * in_h + j) * in_w * c
+                for q in range(in_w * c):
+                    v, best = load(x, at + q), scratch[row + q]
+                    scratch[row + q] = v if v > best or v != v else best  # NaN stays
+        for o in range(out_w):
+            from_w, target = o * stride_w - pad_w, total + o * c
+            for k in range(max(0, from_w), min(in_w, from_w + kernel_w)):
+                for q in range(c):
+                    v, best = scratch[row + k * c + q], scratch[target + q]
+                    scratch[target + q] = v if v > best or v != v else best
+        for q in range(out_w * c):
+            store(y, task * out_w * c + q, scratch[total + q])
+
+
+@kernel
+def max_pool_shares(a):  # type: ignore[no-untyped-def]
+    """shares = g / the number of places in the window where the maximum stands, as MLX divides it."""
+    x, y, g, shares = volume(a, 1), volume(a, 2), volume(a, 3), vector(a, 4)
+    in_d, in_h, in_w = integer(a, 5), integer(a, 6), integer(a, 7)
+    out_d, out_h, out_w, c = integer(a, 8), integer(a, 9), integer(a, 10), integer(a, 11)
+    kernel_d, kernel_h, kernel_w = integer(a, 12), integer(a, 13), integer(a, 14)
+    stride_d, stride_h, stride_w = integer(a, 15), integer(a, 16), integer(a, 17)
+    pad_d, pad_h, pad_w = integer(a, 18), integer(a, 19), integer(a, 20)
+    first, last = share(a)
+    for task in range(first, last):
+        n, d, h = task // (out_d * out_h), task // out_h % out_d, task % out_h
+        start = task * out_w * c
+        for q in range(out_w * c):
+            shares[start + q] = 0
+        from_d, from_h = d * stride_d - pad_d, h * stride_h - pad_h
+        for i in range(max(0, from_d), min(in_d, from_d + kernel_d)):
+            for j in range(max(0, from_h), min(in_h, from_h + kernel_h)):
+                at = ((n * in_d + i) * in_h + j) * in_w * c
+                for o in range(out_w):
+                    from_w, target = o * stride_w - pad_w, start + o * c
+                    for k in range(max(0, from_w), min(in_w, from_w + kernel_w)):
+                        for q in range(c):
+                            if load(x, at + k * c + q) == load(y, target + q):
+                                shares[target + q] += 1
+        for q in range(out_w * c):
+            shares[start + q] = load(g, start + q) / max(shares[start + q], np.float32(1))
+
+
+@kernel
+def max_pool_gradient(a):  # type: ignore[no-untyped-def]
+    """dx = the sum of the shares of the windows whose maximum stands there; a task is an input row."""
+    x, y, shares, dx, scratch = volume(a, 1), volume(a, 2), vector(a, 3), volume(a, 4), vector(a, 5)
+    in_d, in_h, in_w = integer(a, 6), integer(a, 7), integer(a, 8)
+    out_d, out_h, out_w, c = integer(a, 9), integer(a, 10), integer(a, 11), integer(a, 12)
+    kernel_d, kernel_h, kernel_w = integer(a, 13), integer(a, 14), integer(a, 15)
+    stride_d, stride_h, stride_w = integer(a, 16), integer(a, 17), integer(a, 18)
+    pad_d, pad_h, pad_w = integer(a, 19), integer(a, 20), integer(a, 21)
+    row = thread_number() * in_w * c
+    first, last = share(a)
+    for task in range(first, last):
+        n, d, h = task // (in_d * in_h), task // in_h % in_d, task % in_h
+        start = task * in_w * c
+        for q in range(in_w * c):
+            scratch[row + q] = 0
+        # Windows start at o * stride - pad and cover `kernel` voxels: those that cover this row.
+        for i in range(max(0, -((kernel_d - 1 - d - pad_d) // stride_d)), min(out_d, (d + pad_d) // stride_d + 1)):
+            for j in range(max(0, -((kernel_h - 1 - h - pad_h) // stride_h)), min(out_h, (h + pad_h) // stride_h + 1)):
+                window = ((n * out_d + i) * out_h + j) * out_w * c
+                for o in range(out_w):
+                    from_w, source = o * stride_w - pad_w, window + o * c
+                    for k in range(max(0, from_w), min(in_w, from_w + kernel_w)):
+                        for q in range(c):
+                            if load(x, start + k * c + q) == load(y, source + q):
+                                scratch[row + k * c + q] += shares[source + q]
+        for q in range(in_w * c):
+            store(dx, start + q, scratch[row + q])

@@ -1,0 +1,167 @@
+"""A plan for a data set turned into one that begins with the weights of a run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from configs import Config
+from planning.proposal.rules import Decision, Plan
+
+RATE = 0.2  # of the run's learning rate
+BUDGET = 0.3  # of the steps or passes that training from drawn weights would take
+LEAST = {"steps": 200, "epochs": 5}
+# What the weights have been trained on, and so see best; of `data`.
+KEPT = ("spacing_mm", "interpolation", "crop_nonzero", "normalisation", "percentiles", "sampling", "patch_size_voxels")
+KEPT_OF_CLIPS = (
+    "frames", "frame_rate", "stride", "short_side_pixels", "crop_pixels", "short", "single_frame", "input", "colour",
+    "mean", "std",
+)  # fmt: skip
+WHY = {
+    "spacing_mm": "kept: at another spacing things look larger or smaller to the network",
+    "crop_nonzero": "kept, as the intensities depend on it",
+    "normalisation": "kept: the network knows intensities on this scale",
+    "patch_size_voxels": "kept: what the network saw at a time, and its strides divide it",
+    "frame_rate": "kept: at another rate things move faster or slower to the network",
+    "frames": "kept: what the network saw at a time",
+    "input": "kept: differences and frames are no substitutes",
+    "colour": "kept: the number of input channels",
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run to begin with: its path (a folder or a pack), its config, classes, and input channels."""
+
+    path: str
+    config: Config
+    class_names: tuple[str, ...]
+    num_channels: int
+
+
+def fine_tune(plan: Plan, trained: Trained) -> Plan:
+    """The plan with the run's network and preparation, its weights to begin with, a lower rate and fewer steps.
+
+    Raises ValueError where run and data are of other kinds.
+    """
+    config = trained.config
+    if config.task != plan.task:
+        raise ValueError(f"--from {trained.path}: a run of task={config.task}, the data are for {plan.task}")
+    clips = any(decision.path.startswith("data.clip.") for decision in plan.decisions)
+    if clips != (config.data.clip is not None):
+        kinds = ("clips", "volumes") if clips else ("volumes", "clips")
+        raise ValueError(f"--from {trained.path}: the data are {kinds[0]}, the run was trained on {kinds[1]}")
+    num_channels = trained.num_channels if clips else plan.num_channels
+    name = f"{_value(plan, 'name')}_from_{Path(trained.path).stem}"
+    decisions: list[Decision] = []
+    for decision in plan.decisions:
+        section = decision.path.split(".")[0]
+        if decision.path == "name":
+            decisions.append(replace(decision, value=name))
+        elif decision.path == "data.root":
+            decisions += [decision, *([] if clips else _kept(plan, config))]
+        elif section == "model":
+            if decision.path == "model.name":
+                decisions += [*_model(config), *_init(trained, plan.class_names, num_channels)]
+        elif decision.path == "data.clip.frames":
+            decisions += _kept_clip(config)
+        elif _is_kept(decision.path):
+            pass
+        else:
+            decisions.append(_trained_on(decision, plan, config))
+    head = [line.replace(f"runs/{_value(plan, 'name')}", f"runs/{name}") for line in plan.head]
+    head = [line for line in head if not line.startswith("Memory: ")]
+    head[1:1] = [
+        f"Begins with the weights of {trained.path}. They fit no other model than the run's;",
+        "what says kept is what they know: change it, and they have to learn anew.",
+    ]
+    return replace(plan, head=tuple(head), decisions=tuple(decisions))
+
+
+def _kept(plan: Plan, config: Config) -> Iterator[Decision]:
+    """How the run prepared its volumes: what the plan decides too, and what is not a default."""
+    planned = {decision.path for decision in plan.decisions}
+    values = config.data.model_dump(mode="json", include=set(KEPT))
+    chosen = config.data.model_dump(mode="json", include=set(KEPT), exclude_defaults=True)
+    for key in KEPT:
+        value = values[key]
+        if key == "spacing_mm" and _value(plan, "data.source") == "medmnist":
+            yield Decision("data.spacing_mm", None, "an archive's volumes have none")
+        elif key in chosen or f"data.{key}" in planned:
+            yield Decision(f"data.{key}", value, WHY.get(key, "kept"))
+
+
+def _kept_clip(config: Config) -> Iterator[Decision]:
+    assert config.data.clip is not None
+    values = config.data.clip.model_dump(mode="json", include=set(KEPT_OF_CLIPS))
+    for key in KEPT_OF_CLIPS:
+        default = type(config.data.clip).model_fields[key].default
+        if key in WHY or values[key] != _plain(default):
+            yield Decision(f"data.clip.{key}", values[key], WHY.get(key, "kept"))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _is_kept(path: str) -> bool:
+    parts = path.split(".")
+    of_clips = len(parts) == 3 and parts[:2] == ["data", "clip"] and parts[2] in KEPT_OF_CLIPS
+    return of_clips or (len(parts) == 2 and parts[0] == "data" and parts[1] in KEPT)
+
+
+def _model(config: Config) -> Iterator[Decision]:
+    yield Decision("model.name", config.model.name, "the run's network, whole: its weights fit no other")
+    for key, value in config.model.args.model_dump(mode="json", exclude_defaults=True).items():
+        yield Decision(f"model.args.{key}", value)
+
+
+def _init(trained: Trained, class_names: tuple[str, ...], num_channels: int) -> Iterator[Decision]:
+    yield Decision("init.from", trained.path, "train.py prints what becomes of each of its tensors")
+    if num_channels != trained.num_channels:
+        more = num_channels > trained.num_channels
+        how = ("repeat", "over and over") if more else ("mean", "averaged")
+        why = f"the run's {trained.num_channels} input channels {how[1]} for the {num_channels} here"
+        yield Decision("init.input", how[0], why)
+    if class_names != trained.class_names:
+        same = [name for name in class_names if name in trained.class_names]
+        if same:
+            yield Decision("init.head", "by_name", f"outputs of {', '.join(same)} are taken over, others drawn anew")
+        else:
+            yield Decision("init.head", "new", f"the run's classes ({', '.join(trained.class_names)}) are others")
+
+
+def _trained_on(decision: Decision, plan: Plan, config: Config) -> Decision:
+    """Decisions on training: those of the run, gentler and fewer; others as planned."""
+    path, batch_size = decision.path, min(config.train.batch_size, plan.num_train)
+    budget, count = _budget(plan)
+    steps = count if budget == "steps" else count * (plan.num_train // batch_size)
+    decay = 0.99 if steps >= 500 else 0.95
+    rate = float(f"{RATE * config.optim.learning_rate:.2g}")
+    gentle = f"a fifth of the run's {config.optim.learning_rate:g}, so that its weights are not swept away"
+    averaged = f"weights are averaged over about the last {1 / (1 - decay):.0f} steps"
+    drawn = f"{_value(plan, f'train.{budget}')} are planned for drawn weights; fewer will do"
+    changed: dict[str, tuple[Any, str]] = {
+        "data.foreground_rate": (config.data.foreground_rate, "the run's, as are its patches"),
+        "optim.name": (config.optim.name, "the run's"),
+        "optim.learning_rate": (rate, f"{gentle}; falls to 0 along a cosine"),
+        "optim.warmup_steps": (min(_value(plan, "optim.warmup_steps"), max(1, steps // 10)), decision.why),
+        "optim.ema_decay": (decay, averaged),
+        f"train.{budget}": (count, drawn),
+        "train.batch_size": (batch_size, "the run's: network and patches are its, and so is the memory they take"),
+    }
+    if path not in changed:
+        return decision
+    value, why = changed[path]
+    return Decision(path, value, why)
+
+
+def _budget(plan: Plan) -> tuple[str, int]:
+    """What the plan counts in, and how much of it fine-tuning takes."""
+    budget = "steps" if _value(plan, "train.steps") is not None else "epochs"
+    planned = _value(plan, f"train.{budget}")
+    return budget, min(planned, max(LEAST[budget], round(BUDGET * planned)))
+
+
+def _value(plan: Plan, path: str) -> Any:
+    return next((decision.value for decision in plan.decisions if decision.path == path), None)

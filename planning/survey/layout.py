@@ -1,0 +1,161 @@
+"""Which layout a path holds, told from names and small text files alone: what `inspect` and `plan` start from."""
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs import Config, apply_overrides
+from configs.schema.config import LABELLED_SOURCES
+from configs.schema.load import check_config, merge
+from data.layouts.cases import describe_folder, list_volumes
+from data.layouts.msd_nnunet import group_channels
+from data.layouts.registry import LAYOUTS
+from planning.survey.layout_classes import (
+    CLASS_LAYOUTS,
+    Tree,
+    class_tree,
+    find_class_folders,
+    find_medmnist,
+    is_medmnist,
+    table_tree,
+    why_no_classes,
+)
+
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "volumes", "scans")
+LABEL_FOLDERS = ("labels", "label", "labelstr", "masks", "mask", "segmentations", "segmentation", "segs", "seg", "gt")
+TABLES = (".csv", ".tsv")
+READING_KEYS = (
+    "task", "data.source", "data.images", "data.labels", "data.columns", "data.class_names", "data.channels",
+    "loss.ignore_label",
+)  # fmt: skip
+
+
+def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """A config whose `task` and `data` section read the cases at `path`; everything else in it is a placeholder.
+
+    The layout is recognised unless `data.source` is among the `overrides`, which may set READING_KEYS.
+    Raises ValueError for a path that holds no layout that can be trained on, saying what it does hold.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not any(key == known or key.startswith(known + ".") for known in READING_KEYS):
+            raise ValueError(f"{override}: only keys that say how files are read: {', '.join(READING_KEYS)}")
+    asked = apply_overrides({}, overrides)
+    data = asked.get("data", {})
+    source, columns = data.get("source"), data.get("columns")
+    if source == "csv" or (path.suffix.lower() in TABLES and source is None):
+        tree = table_tree(path, columns)
+    elif source is None:
+        tree = recognise(path)
+    else:
+        tree = class_tree(source, path) if source in LABELLED_SOURCES else _tree(source, path)
+    tree = {"name": "unnamed", "train": {"steps": 1}, **merge(tree, asked)}
+    if tree.get("task") == "classification":
+        tree["model"] = {"name": "cnn3d"}
+    return check_config(tree, where=str(path))
+
+
+def recognise(path: Path) -> Tree:
+    """The config keys that read the data set at `path`, by the first layout of FINDERS that fits.
+
+    Raises ValueError where none does, saying what there is.
+    """
+    for find in FINDERS:
+        if (tree := find(path)) is not None:
+            return tree
+    if path.is_dir() and (reason := why_no_classes(path)) is not None:
+        raise ValueError(f"{path}: {reason}")
+    if path.suffix == ".npz" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not a whole .npz archive; fetch the file again")
+    found = describe_folder(path) if path.is_dir() else f"the file {path.name}"
+    expected = "; ".join(f"{name}: {layout}" for name, layout in (*LAYOUTS.items(), *CLASS_LAYOUTS.items()))
+    raise ValueError(f"{path}: no layout that is known here, found {found}; expected one of {expected}")
+
+
+def _json_folder(path: Path) -> Tree | None:
+    """A folder with dataset.json: nnU-Net's where it names channels or numbers them, else the Decathlon's."""
+    root = path.parent if path.name == "dataset.json" else path
+    if not (root / "dataset.json").is_file():
+        return None
+    try:
+        facts = json.loads((root / "dataset.json").read_text(encoding="utf-8-sig"))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        return _tree("msd", root)  # finding the cases says what is wrong with the file
+    training = facts.get("training")
+    numbered = _numbered(root / "imagesTr", facts.get("file_ending"))
+    if "channel_names" in facts or (numbered and not _first_exists(root, training)):
+        tree = _tree("nnunet", root)
+        labels = facts.get("labels")
+        ignore = labels.get("ignore") if isinstance(labels, dict) else None
+        return {**tree, "loss": {"ignore_label": ignore}} if isinstance(ignore, int) else tree
+    return _tree("msd", root) if training is not None else None
+
+
+def _table(path: Path) -> Tree | None:
+    """A table of cases, or a folder with one."""
+    tables = [path] if path.suffix.lower() in TABLES else sorted(path.glob("*.csv")) if path.is_dir() else []
+    if len(tables) != 1:
+        return None
+    try:
+        return table_tree(tables[0])
+    except ValueError:  # a table of other facts
+        if path.is_file():
+            raise
+        return None
+
+
+def _numbered_folder(path: Path) -> Tree | None:
+    """imagesTr/case_0000.nii.gz without a dataset.json."""
+    return _tree("nnunet", path) if _numbered(path / "imagesTr") or _numbered(path / "imagesTs") else None
+
+
+def _two_folders(path: Path) -> Tree | None:
+    """A folder of images and one of labels, under any of their usual names."""
+    folders = {sub.name.lower(): sub for sub in sorted(path.iterdir()) if sub.is_dir()} if path.is_dir() else {}
+    images = next((folders[name] for name in IMAGE_FOLDERS if name in folders), None)
+    if images is None or not list_volumes(images):
+        return None
+    labels = next((folders[name] for name in LABEL_FOLDERS if name in folders), None)
+    tree = _tree("folders", path)
+    tree["data"]["images"] = images.name
+    if labels is not None:
+        tree["data"]["labels"] = labels.name
+    return tree
+
+
+def _loose_volumes(path: Path) -> Tree | None:
+    """Volumes right in the folder, without labels: nothing to train on, but to look at."""
+    if not path.is_dir() or not (volumes := list_volumes(path)) or any(is_medmnist(volume) for volume in volumes):
+        return None
+    tree = _tree("folders", path)
+    tree["data"]["images"] = "."
+    return tree
+
+
+# In the order of trial: what says most about itself comes first.
+FINDERS: tuple[Callable[[Path], Tree | None], ...] = (
+    _json_folder, _table, _numbered_folder, _two_folders, find_class_folders, find_medmnist, _loose_volumes,
+)  # fmt: skip
+
+
+def _tree(source: str, root: Path) -> Tree:
+    return {"data": {"source": source, "root": str(root)}}
+
+
+def _numbered(folder: Path, ending: Any = None) -> bool:
+    try:
+        return bool(group_channels(folder, ending if isinstance(ending, str) else None))
+    except ValueError:
+        return True  # numbered, though with gaps
+
+
+def _first_exists(root: Path, training: Any) -> bool:
+    entries = training if isinstance(training, list) else []
+    first = entries[0].get("image") if entries and isinstance(entries[0], dict) else None
+    return isinstance(first, str) and (root / first).exists()

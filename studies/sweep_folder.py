@@ -1,0 +1,168 @@
+"""A sweep's folder: who works on it, what was planned, and how far each run is."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from configs.schema.load import check_config
+from engine.runs.check_resume import flatten, is_within
+from engine.runs.checkpoints import CheckpointError, read_state
+from engine.runs.run_folder import RunFolder
+from engine.training.loop import Plan, out_of_patience, recalibration_is_due
+from engine.training.progress import Position
+from studies.expand import PlannedRun, SweepPlan, describe
+
+MAY_CHANGE = (
+    "resume",
+    "run",
+    "threads",
+    "memory_limit_gb",
+    "data.root",
+    "data.cache",
+    "data.workers",
+    "data.prefetch_batches",
+)
+"""Keys that may differ when a sweep goes on; besides, cells, seeds and folds may be added."""
+
+_PATIENCE_SECONDS = 120.0  # for a run whose sweep was killed to finish its step
+
+
+def record(plan: SweepPlan) -> None:
+    """Write sweep.json and config.yaml; raises ValueError as `check_unchanged` does."""
+    check_unchanged(plan)
+    folder = RunFolder(plan.folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write_json("sweep", describe(plan))
+    folder.write_config(plan.config)
+
+
+def check_unchanged(plan: SweepPlan) -> None:
+    """Raise ValueError where the folder holds a run, or another sweep than this one or a part of it."""
+    folder = RunFolder(plan.folder)
+    if not folder.exists():
+        return
+    tree = folder.read_config_tree()
+    if tree.get("sweep") is None:
+        raise ValueError(f"{folder.path}: this is a run, not a sweep; choose another name=...")
+    old = flatten(check_config(tree, str(folder.config_path)).model_dump(mode="json", exclude={"sweep"}))
+    new = flatten(plan.config.model_dump(mode="json", exclude={"sweep"}))
+    lines = [
+        f"{key}: {old.get(key)} -> {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not is_within(key, MAY_CHANGE)
+    ]
+    lines += _lost(folder.read_json("sweep"), json.loads(json.dumps(describe(plan))))
+    if lines:
+        raise ValueError(
+            f"{folder.path}: the sweep's config changed since it began; cells, seeds and folds may be added, but "
+            "these decide the result:\n"
+            + "\n".join(f"  {line}" for line in lines)
+            + "\nset them back, or start a new sweep under another name"
+        )
+
+
+def _lost(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What the plan before held, and the one of now does not: a line each."""
+    lines = []
+    if before["train_cases"] != now["train_cases"]:
+        lines.append(f"sweep.train_cases: {before['train_cases']} -> {now['train_cases']}")
+    settings = {cell["name"]: cell["settings"] for cell in now["cells"]}
+    for cell in before["cells"]:
+        if cell["name"] not in settings:
+            lines.append(f"cell {cell['name']}: gone")
+        elif settings[cell["name"]] != cell["settings"]:
+            lines.append(f"cell {cell['name']}: {cell['settings']} -> {settings[cell['name']]}")
+    planned = {run["folder"] for run in now["runs"]}
+    gone = [run for run in before["runs"] if run["folder"] not in planned and run["cell"] in settings]
+    return lines + [f"run {run['folder']}: gone" for run in gone]
+
+
+def is_finished(plan: SweepPlan, run: PlannedRun) -> bool:
+    """Whether nothing is left to do for the run."""
+    folder = RunFolder(plan.folder / run.folder)
+    return is_trained(run, folder) and all(is_evaluated(folder, split) for split in plan.splits)
+
+
+def is_trained(run: PlannedRun, folder: RunFolder) -> bool:
+    """Whether the run came to the end of its budget, or stopped early as its config wants, with nothing left to do."""
+    last = folder.checkpoints / "last"
+    if not folder.exists() or not last.exists():
+        return False
+    try:
+        position = Position.from_json(read_state(last)["position"])
+    except CheckpointError:
+        return False  # training falls back to the one before
+    batches = len(folder.read_json("splits")["train"]) // run.config.train.batch_size
+    length = Plan.of(run.config, batches)
+    if recalibration_is_due(run.config, length, position):
+        return False
+    return position.step >= length.total_steps or out_of_patience(run.config, position)
+
+
+def is_evaluated(folder: RunFolder, split: str) -> bool:
+    """Whether the split was evaluated, by the last checkpoint, with no case failed."""
+    if not (folder.evaluation(split) / "report.html").exists():  # which is written last
+        return False
+    metrics = read_metrics(folder, split)
+    return not metrics["failed"] and metrics["checkpoint"]["step"] == int((folder.checkpoints / "last").resolve().name)
+
+
+def read_metrics(folder: RunFolder, split: str) -> dict[str, Any]:
+    """metrics.json of an evaluation."""
+    metrics: dict[str, Any] = json.loads((folder.evaluation(split) / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def seconds_taken(folder: RunFolder, splits: tuple[str, ...]) -> float:
+    """What a finished run took: training, validation and evaluations, without the start of its processes."""
+    last = folder.read_metrics()[-1]
+    evaluations = [read_metrics(folder, split) for split in splits]
+    evaluating = sum(metrics["seconds_per_case"] * metrics["num_cases"] for metrics in evaluations)
+    return float(last["seconds"] + last["validation_seconds"] + evaluating)
+
+
+@contextmanager
+def sole_worker(folder: Path) -> Iterator[int]:
+    """Within, no other process works on the sweep; gives the lock's descriptor, for the runs to hold it too.
+
+    A sweep that was killed leaves a run that is about to save: it is waited for. Raises ValueError where the other
+    process lives on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        give_up = time.monotonic() + _PATIENCE_SECONDS
+        while not _lock(descriptor):
+            holder = path.read_text(encoding="utf-8").strip()
+            if _is_alive(holder) or time.monotonic() > give_up:
+                raise ValueError(f"{folder}: process {holder or 'unknown'} works on this sweep; wait for it, or end it")
+            time.sleep(0.2)
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from data.layouts.cases import Case, list_volumes, safe_id, some, strip_suffix, with_safe_ids
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("a.nii.gz", "a"), ("a.b.nii", "a.b"), ("a.hdr.gz", "a"), ("A.NII.GZ", "A"), ("a.npz", "a"), ("a.txt", "a.txt")],
+)
+def test_strip_suffix(name: str, stem: str) -> None:
+    assert strip_suffix(name) == stem
+
+
+def test_only_volumes_are_listed(tmp_path: Path) -> None:
+    for name in ("b.nii.gz", "a.hdr", "a.img", "c.img.gz", "._b.nii.gz", "readme.txt", "d.npy"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.nii").mkdir()
+    assert [path.name for path in list_volumes(tmp_path)] == ["a.hdr", "b.nii.gz", "c.img.gz", "d.npy"]
+
+
+@pytest.mark.parametrize(("text", "name"), [("a/b c", "a_b_c"), ("../x", "_x"), ("Ö-1.2", "Ö-1.2"), ("//", "_")])
+def test_safe_ids(text: str, name: str) -> None:
+    assert safe_id(text) == name
+
+
+def test_cases_are_sorted_and_ids_unique_whatever_their_case() -> None:
+    first, second = Case("b", (Path("1"),)), Case("a", (Path("2"),))
+    assert [case.id for case in with_safe_ids([first, second], Path("root"))] == ["a", "b"]
+    with pytest.raises(ValueError, match=r"root: two cases share the id 'B' \(1 and 3\)"):
+        with_safe_ids([first, Case("B", (Path("3"),))], Path("root"))
+
+
+def test_long_lists_are_cut() -> None:
+    assert some(range(3)) == "0, 1, 2"
+    assert some(range(9)) == "0, 1, 2, 3, 4 and 4 more"

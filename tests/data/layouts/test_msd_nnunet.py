@@ -1,0 +1,202 @@
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.schema.data import DataConfig
+from data.layouts.registry import find_cases, find_images
+
+
+def decathlon(root: Path, **changes: Any) -> DataConfig:
+    facts = {
+        "labels": {"0": "background", "1": "front", "2": "back"},
+        "modality": {"0": "T1", "1": "T2"},
+        "training": [
+            {"image": "./imagesTr/b.nii.gz", "label": "./labelsTr/b.nii.gz"},
+            {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"},
+        ],
+        "test": ["./imagesTs/c.nii.gz"],
+        **changes,
+    }
+    root.mkdir(exist_ok=True)
+    (root / "dataset.json").write_text(json.dumps({key: value for key, value in facts.items() if value is not None}))
+    return DataConfig(root=root)
+
+
+def nnunet(root: Path, *names: str, facts: dict[str, Any] | None = None) -> DataConfig:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    if facts is not None:
+        (root / "dataset.json").write_text(json.dumps(facts))
+    return DataConfig(root=root, source="nnunet")
+
+
+class TestDecathlon:
+    def test_cases_names_and_channels(self, tmp_path: Path) -> None:
+        listing = find_cases(decathlon(tmp_path))
+
+        assert [case.id for case in listing.cases] == ["a", "b", "c"]
+        first, _, last = listing.cases
+        assert first.images == (tmp_path / "imagesTr/a.nii.gz",)
+        assert first.label == tmp_path / "labelsTr/a.nii.gz"
+        assert (first.split, last.split, last.label) == (None, "test", None)
+        assert listing.class_names == ("background", "front", "back")
+        assert listing.channel_names == ("T1", "T2")
+
+    def test_the_configs_class_names_win(self, tmp_path: Path) -> None:
+        config = decathlon(tmp_path).model_copy(update={"class_names": ("nothing", "one", "two")})
+        assert find_cases(config).class_names == ("nothing", "one", "two")
+
+    @pytest.mark.parametrize("path", ["../other/a.nii.gz", "/etc/passwd", "imagesTr/../../a.nii.gz"])
+    @pytest.mark.parametrize("root", [None, ".", ".."])
+    def test_paths_that_leave_the_root(
+        self, tmp_path: Path, path: str, root: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = decathlon(tmp_path, training=[{"image": "a.nii.gz", "label": path}])
+        if root is not None:
+            (tmp_path / "inside").mkdir()
+            monkeypatch.chdir(tmp_path if root == "." else tmp_path / "inside")
+            config = DataConfig(root=Path(root))
+        with pytest.raises(ValueError, match=rf"training\[0\]: '{path}' leaves the data root"):
+            find_cases(config)
+
+    def test_a_missing_json_names_the_layouts_and_what_was_found(self, tmp_path: Path) -> None:
+        (tmp_path / "images").mkdir()
+        (tmp_path / "table.csv").touch()
+        message = r"no dataset.json.*found images/, table.csv\. Choose data.source .*msd: .*nnunet: .*folders: .*csv: "
+        with pytest.raises(ValueError, match=message):
+            find_cases(DataConfig(root=tmp_path))
+
+    def test_a_missing_root(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"data\.root=.*/none: no such folder"):
+            find_cases(DataConfig(root=tmp_path / "none"))
+        (tmp_path / "a.json").touch()
+        with pytest.raises(ValueError, match=r"data\.source=msd needs a folder, this is a file"):
+            find_cases(DataConfig(root=tmp_path / "a.json"))
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"training": None}, "no 'training' list, .* it has labels, modality, test"),
+            ({"training": None, "channel_names": {}}, "looks like nnU-Net's: set data.source=nnunet"),
+            ({"training": {}}, "'training' must be a list of cases, got dict"),
+            ({"training": [{"label": "a"}]}, r"training\[0\] must be {\"image\": path"),
+            ({"labels": {"0": "background", "2": "b"}}, "'labels' must be numbered 0, 1, 2 … without gaps, got 0, 2"),
+            ({"labels": ["background"]}, "'labels' must be"),
+            ({"test": ["x/b.nii"]}, r"two cases share the id 'b' \(.*imagesTr/b.nii.gz and .*x/b.nii\)"),
+            ({"training": [], "test": []}, "no cases; data.source=msd expects dataset.json that lists"),
+        ],
+    )
+    def test_mistakes_in_the_json(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            find_cases(decathlon(tmp_path, **changes))
+
+    @pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "expected a JSON object, got list")])
+    def test_what_is_no_json(self, tmp_path: Path, text: str, message: str) -> None:
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            find_cases(DataConfig(root=tmp_path))
+
+    def test_the_hippocampus_listing(self, datasets: Path) -> None:
+        listing = find_cases(DataConfig(root=datasets / "hippocampus"))
+
+        assert len(listing.cases) == 208
+        assert listing.class_names == ("background", "Anterior", "Posterior")
+        assert all(case.label is not None and case.label.name == case.images[0].name for case in listing.cases)
+
+
+class TestNnunet:
+    FACTS = {  # noqa: RUF012
+        "channel_names": {"0": "T1", "1": "T2"},
+        "labels": {"background": 0, "front": 1, "back": 2},
+        "file_ending": ".nii.gz",
+    }
+    IMAGES = ("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz")
+    LABELS = ("labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    TEST = ("imagesTs/c_0000.nii.gz", "imagesTs/c_0001.nii.gz")
+
+    def test_channels_labels_and_test_cases(self, tmp_path: Path) -> None:
+        others = ("imagesTr/a_0000.json", "imagesTr/.a_0000.nii.gz")
+        listing = find_cases(nnunet(tmp_path, *self.IMAGES, *self.LABELS, *self.TEST, *others, facts=self.FACTS))
+
+        assert [(case.id, case.split) for case in listing.cases] == [("a", None), ("b", None), ("c", "test")]
+        assert listing.cases[0].images == (tmp_path / self.IMAGES[0], tmp_path / self.IMAGES[1])
+        assert [case.label for case in listing.cases] == [*(tmp_path / name for name in self.LABELS), None]
+        assert listing.class_names == ("background", "front", "back")
+        assert listing.channel_names == ("T1", "T2")
+
+    def test_images_alone_will_do(self, tmp_path: Path) -> None:
+        listing = find_cases(nnunet(tmp_path, *self.IMAGES))
+
+        assert [(case.id, case.label, len(case.images)) for case in listing.cases] == [("a", None, 2), ("b", None, 2)]
+        assert (listing.class_names, listing.channel_names) == (None, None)
+
+    def test_the_older_json(self, tmp_path: Path) -> None:
+        facts = {"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "front"}}
+        listing = find_cases(nnunet(tmp_path, *self.IMAGES, facts=facts))
+        assert listing.class_names == ("background", "front")
+        assert listing.channel_names == ("T1", "T2")
+
+    def test_ignore_is_no_class(self, tmp_path: Path) -> None:
+        facts = {**self.FACTS, "labels": {"background": 0, "front": 1, "ignore": 2}}
+        assert find_cases(nnunet(tmp_path, *self.IMAGES, facts=facts)).class_names == ("background", "front")
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (IMAGES[:3], "missing channels: b_0001; every case needs all 2 of them"),
+            (IMAGES[1:], "missing channels: a_0000"),
+            ((*IMAGES, "imagesTr/a_0002.nii.gz"), r"a_0002.nii.gz is channel 2, but dataset.json names 2 \(T1, T2\)"),
+            (("imagesTr/a.nii.gz",), "expected names like case_0000.nii.gz, found a.nii.gz"),
+            (("images/a.nii.gz",), "neither imagesTr nor imagesTs"),
+            (("imagesTr/x.txt",), "no cases"),
+        ],
+    )
+    def test_mistakes_in_the_names(self, tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            find_cases(nnunet(tmp_path, *names, facts=self.FACTS if any("Tr" in n for n in names) else None))
+
+    def test_gaps_are_found_without_a_json(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="missing channels: b_0001"):
+            find_cases(nnunet(tmp_path, *self.IMAGES[:3]))
+
+    def test_one_channel_twice(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"a_0000\.nii and a_0000\.nii\.gz are the same channel"):
+            find_cases(nnunet(tmp_path, "imagesTr/a_0000.nii", "imagesTr/a_0000.nii.gz"))
+
+    def test_regions_are_not_supported(self, tmp_path: Path) -> None:
+        facts = {**self.FACTS, "labels": {"background": 0, "whole": [1, 2], "core": 2}}
+        with pytest.raises(ValueError, match="overlapping regions, which are not supported"):
+            find_cases(nnunet(tmp_path, *self.IMAGES, facts=facts))
+
+    def test_decathlon_folders_are_pointed_to_their_source(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"found a\.nii\.gz; set data\.source=msd"):
+            find_cases(nnunet(tmp_path, "imagesTr/a.nii.gz", facts={"training": []}))
+
+    def test_what_matches_nothing_is_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.WARNING, "mlx_volumes"):
+            listing = find_cases(nnunet(tmp_path, *self.IMAGES, "labelsTr/a.nii.gz", "labelsTr/z.nii.gz"))
+        assert caplog.messages == [
+            f"{tmp_path}/imagesTr: no label for b",
+            f"{tmp_path}/labelsTr: no image for z",
+        ]
+        assert [case.label is None for case in listing.cases] == [False, True]
+
+
+def test_images_to_predict(tmp_path: Path) -> None:
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "readme.txt"):
+        (tmp_path / name).touch()
+    assert [(case.id, len(case.images), case.label) for case in find_images(tmp_path)] == [
+        ("a", 2, None),
+        ("b", 2, None),
+    ]
+    (tmp_path / "scan.nii").touch()
+    assert [case.id for case in find_images(tmp_path)] == ["a_0000", "a_0001", "b_0000", "b_0001", "scan"]
+    with pytest.raises(ValueError, match="no such folder of images"):
+        find_images(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no volumes; found nothing"):
+        find_images(tmp_path / "empty")

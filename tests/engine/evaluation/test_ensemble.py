@@ -1,0 +1,58 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.schema.load import check_config
+from engine.evaluation.ensemble import find_seen, join_config
+from engine.runs.run_folder import RunFolder
+
+
+def make_run(folder: Path, root: str = "data", **data: Any) -> RunFolder:
+    tree = {"name": "x", "data": {"root": root, **data}, "train": {"steps": 1}}
+    run = RunFolder(folder)
+    folder.mkdir()
+    run.write_config(check_config(tree, "test"))
+    run.write_json("statistics", {"class_names": ["background", "organ"], "num_channels": 1})
+    run.write_json("splits", {"train": ["a", "b"], "val": ["c"]})
+    return run
+
+
+def config_of(run: RunFolder) -> Any:
+    return check_config(run.read_config_tree(), "test")
+
+
+def test_a_member_keeps_its_preparation_and_looks_where_the_first_looks(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", root="here")
+    other = make_run(tmp_path / "b", root="there", normalisation="percentile", patch_size_voxels=[16, 16, 16])
+    joined = join_config(config_of(first), other, config_of(other), first)
+    assert joined.data.root == Path("here")
+    assert joined.data.normalisation == "percentile"
+    assert joined.data.patch_size_voxels == (16, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [("spacing_mm", [1.0, 1.0, 1.0], r"data\.spacing_mm is \(1.0, 1.0, 1.0\), that of .*a None")],
+)
+def test_members_that_do_not_fit_are_refused(tmp_path: Path, key: str, value: Any, what: str) -> None:
+    first, other = make_run(tmp_path / "a"), make_run(tmp_path / "b", **{key: value})
+    with pytest.raises(ValueError, match=rf"--run .*b: {what}; an ensemble's members predict the same classes"):
+        join_config(config_of(first), other, config_of(other), first)
+    same = make_run(tmp_path / "c")
+    same.write_json("statistics", {"class_names": ["background", "tumour"], "num_channels": 1})
+    with pytest.raises(ValueError, match=r"the list of classes is \['background', 'tumour'\], that of"):
+        join_config(config_of(first), same, config_of(same), first)
+
+
+def test_cases_that_a_member_was_trained_on_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = make_run(tmp_path / "a")
+    assert find_seen(["c", "d"], "val", run, Path("data"), "") == []
+    with pytest.raises(ValueError, match="was trained on 1 of the 2 cases, b among them: its scores on the val split"):
+        find_seen(["b", "c"], "val", run, Path("data"), "")
+    assert not caplog.text
+    assert find_seen(["b", "c"], "all", run, Path("data"), "") == ["b"]
+    assert "was trained on 1 of the 2 cases" in caplog.text
+    assert find_seen(["b", "c"], "val", run, Path("elsewhere"), "other") == []  # other cases of the same names
+    run.write_json("environment", {"data_fingerprint": "same"})
+    assert find_seen(["b", "c"], "all", run, Path("elsewhere"), "same") == ["b"]  # the same ones, moved

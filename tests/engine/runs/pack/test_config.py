@@ -1,0 +1,189 @@
+from pathlib import Path
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from configs import Config
+from configs.schema.data import DataConfig
+from engine.runs.pack.archive import PackError
+from engine.runs.pack.config import DATA_KEPT, KEPT, NO_ROOT, neutral_config, read_config, write_config
+from tests.engine.pack.packs import SECRET, make_config
+
+WHERE = Path("model.zip")
+LEFT_OUT = {
+    "name",
+    "resume",
+    "ops",
+    "threads",
+    "memory_limit_gb",
+    "run",
+    "data",
+    "init",
+    "distributed",
+    "sweep",
+    "freeze",
+}
+DATA_LEFT_OUT = {"root", "images", "labels", "columns", "split", "fold", "cache", "on_error", "workers"}
+
+
+def read(tree: Any) -> Config:
+    return read_config(yaml.safe_dump(tree).encode(), WHERE)
+
+
+def packed(tmp_path: Path, **sections: Any) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load(write_config(make_config(tmp_path, **sections)))
+    return tree
+
+
+def fields_of_paths(model: type[BaseModel], place: str = "") -> set[str]:
+    """Dotted paths of the fields that hold files or folders."""
+    found = set()
+    for name, field in model.model_fields.items():
+        for inner in types_in(field.annotation):
+            if inner is Path:
+                found.add(f"{place}{name}")
+            elif isinstance(inner, type) and not isinstance(inner, GenericAlias) and issubclass(inner, BaseModel):
+                found |= fields_of_paths(inner, f"{place}{name}.")
+    return found
+
+
+def types_in(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, UnionType, Annotated, tuple, dict):
+        return [inner for argument in get_args(annotation) for inner in types_in(argument)]
+    return [annotation]
+
+
+def test_every_key_was_decided_on() -> None:
+    """A new key of the config: does prediction need it, and could it hold a path or a case's name?"""
+    assert set(Config.model_fields) - set(KEPT) <= LEFT_OUT
+    assert set(KEPT) <= set(Config.model_fields)
+    assert set(DataConfig.model_fields) - set(DATA_KEPT) <= DATA_LEFT_OUT | {"prefetch_batches"}
+    assert set(DATA_KEPT) <= set(DataConfig.model_fields)
+
+
+def test_no_kept_section_holds_a_path() -> None:
+    kept = {place for place in fields_of_paths(Config) if place.partition(".")[0] in KEPT}
+    assert kept == set()
+    assert "data.cache.folder" in fields_of_paths(Config)  # the search finds what there is
+    assert {place for place in fields_of_paths(DataConfig) if place.partition(".")[0] in DATA_KEPT} == set()
+
+
+def test_paths_and_cases_are_left_out_and_the_rest_stays(tmp_path: Path) -> None:
+    config = make_config(tmp_path, optim={"learning_rate": 0.5}, evaluate={"cases": 1}, ops="mlx", threads=3)
+    text = write_config(config).decode()
+    assert SECRET not in text
+    found = read_config(text.encode(), WHERE)
+    assert found.name == "small"
+    assert found.model == config.model
+    assert found.optim.learning_rate == 0.5
+    assert found.evaluate.cases is None
+    assert found.data.patch_size_voxels == (8, 8, 8)
+    assert (found.init, found.ops, found.threads) == (None, "auto", None)
+    assert str(found.data.root) == NO_ROOT
+    assert found == neutral_config(config)
+
+
+def test_labels_that_may_coincide_stay_such(tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path,
+        task="classification",
+        data={"source": "csv", "root": "x", "columns": {"label": ["cyst", "stone"], "image": SECRET}},
+        model={"name": "cnn3d"},
+    )
+    found = neutral_config(config)
+    assert found.data.columns.label == ("cyst", "stone")
+    assert found.data.columns.image is None
+    assert found.loss.name == "binary_cross_entropy"
+
+
+def test_a_strangers_paths_are_never_used(tmp_path: Path) -> None:
+    tree = packed(tmp_path)
+    tree["run"] = {"dir": "/etc"}
+    tree["name"] = "x/y/z"
+    tree["resume"] = True
+    tree["data"] |= {"root": "/etc", "images": "../../..", "labels": "/root", "cache": {"folder": "/etc/cron.d"}}
+    tree["init"] = {"from": "/etc/shadow"}
+    found = read(tree)
+    assert (str(found.run.dir), found.name, found.resume, found.init) == ("runs", "z", False, None)
+    assert (str(found.data.root), found.data.images, found.data.labels) == (NO_ROOT, "images", "labels")
+    assert found.data.cache.folder is None
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "x/../../y", "", "x\n", "x\x1b"])
+def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PackError, match="name: "):
+        read({**packed(tmp_path), "name": name})
+
+
+BOMB = b"a: &a [x, x, x, x]\n" + b"\n".join(b"k%d: &k%d [*a, *a]" % (i, i) for i in range(9))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (BOMB, "aliases"),
+        (b"a: &a\n  b: *a\n", "aliases"),
+        (b"!!python/object/apply:os.system ['touch owned']", "could not determine a constructor"),
+        (b"name: !!python/name:os.system", "could not determine a constructor"),
+        (b"[" * 5_000, "not plain YAML"),
+        (b"a: " + b"9" * 10_000, "not plain YAML"),
+        (b"\xff\xfe\x00", "not plain YAML"),
+        (b"\x00", "not plain YAML"),
+        (b"[1, 2]", "expected a mapping of config keys, got list"),
+        (b"", "expected a mapping of config keys, got NoneType"),
+        (b"a: 2001-99-99", "not plain YAML"),
+        (b"name: x\nbase: /etc/passwd\n", "base: unknown key"),
+        (b'"\\e[31mevil\\n": 1', "unknown key"),
+    ],
+)
+def test_hostile_yaml(content: bytes, match: str) -> None:
+    with pytest.raises(PackError, match=match) as caught:
+        read_config(content, WHERE)
+    assert str(caught.value).startswith("model.zip/config.yaml: ")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
+
+
+def test_control_characters_do_not_come_through(tmp_path: Path) -> None:
+    tree = packed(tmp_path)
+    tree["checkpoint"]["metric"] = "dice.\x1b[31mred"
+    assert read(tree).checkpoint.metric == "dice.\ufffd[31mred"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "match"),
+    [
+        ("data", "patch_size_voxels", [4096, 4096, 4096], "voxels of an input: 68,719,476,736"),
+        ("data", "patch_size_voxels", [2**20, 4, 4], "longest side of an input: 1,048,576"),
+        ("evaluate", "window_size_voxels", [2048, 2048, 2048], "voxels of an input"),
+        ("evaluate", "window_batch", 10**9, "voxels of a batch"),
+        ("train", "batch_size", 10**9, "voxels of a batch"),
+        ("evaluate", "bootstrap_samples", 10**9, "bootstrap_samples: 1,000,000,000 is beyond"),
+    ],
+)
+def test_a_config_that_asks_for_absurd_memory(tmp_path: Path, section: str, key: str, value: Any, match: str) -> None:
+    tree = packed(tmp_path)
+    tree[section][key] = value
+    with pytest.raises(PackError, match=match):
+        read(tree)
+
+
+@pytest.mark.parametrize(
+    ("clip", "match"),
+    [
+        ({"frames": 10**6}, "voxels of an input"),
+        ({"clips": 10**6}, "views of a clip"),
+        ({"stride": 10**6}, "frame steps of a clip"),
+        ({"short_side_pixels": 10**6}, "longest side of an input"),
+    ],
+)
+def test_clips_that_ask_for_absurd_memory(tmp_path: Path, clip: dict[str, int], match: str) -> None:
+    tree = packed(
+        tmp_path, task="classification", data={"source": "classes", "root": "x", "clip": {}}, model={"name": "cnn3d"}
+    )
+    tree["data"]["clip"] |= clip
+    with pytest.raises(PackError, match=match):
+        read(tree)

@@ -1,0 +1,295 @@
+"""Parameters that stand still: which, until when, and what follows from it for the optimiser."""
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_unflatten
+from pydantic import ValidationError
+
+from configs.schema.freeze import FreezeConfig
+from configs.schema.train import LossConfig, OptimConfig, TrainConfig
+from engine.training.freezing import Freezing
+from engine.training.losses import build_loss
+from engine.training.optim import build_optimizer
+from engine.training.step import TrainStep
+from models.layers.blocks import ConvBlock
+from models.layers.norms import make_norm
+from ops import backend
+from tests.engine.doubles import TinyData, tiny_config, tiny_step
+
+needs_compiler = pytest.mark.skipif(
+    mx.default_device().type == mx.DeviceType.cpu and shutil.which("g++") is None,
+    reason="mx.compile on a CPU calls g++",
+)
+DATA = TinyData()
+RATE = 0.01
+STEADY = {"schedule": "constant", "learning_rate": RATE, "weight_decay": 0.0, "clip_norm": None}
+
+
+class _Net(nn.Module):
+    """Two blocks with batch norm and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = [ConvBlock(1, 4, norm=make_norm("batch", 4), act=nn.ReLU())]
+        self.decoder = [ConvBlock(4, 4, norm=make_norm("batch", 4), act=nn.ReLU())]
+        self.head = nn.Conv3d(4, 2, 1)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for block in (*self.encoder, *self.decoder):
+            x = block(x)
+        return self.head(x)
+
+
+def _values(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
+
+
+def _step(freeze: object = None, steps: int = 10, optim: dict | None = None, compile: str = "auto") -> TrainStep:
+    mx.random.seed(0)
+    model = _Net()
+    config = OptimConfig(**{**STEADY, **(optim or {})})
+    freezing = Freezing(model, None if freeze is None else FreezeConfig.model_validate(freeze))
+    optimizer = build_optimizer(config, steps, model, freezing)
+    train = TrainConfig(steps=steps, compile=compile, precision="float32")
+    step = TrainStep(model, optimizer, build_loss(LossConfig(), 2), train, config, freezing=freezing)
+    model.train()
+    return step
+
+
+@pytest.fixture(params=["mlx", "onednn"])
+def form(request, monkeypatch) -> str:
+    if request.param == "onednn":
+        pytest.importorskip("numba")
+    monkeypatch.setattr(backend, "_form", request.param)
+    return request.param
+
+
+def test_a_list_of_patterns_is_enough(tmp_path: Path) -> None:
+    short = FreezeConfig.model_validate(["encoder.*"])
+    assert (
+        short
+        == FreezeConfig.model_validate("encoder.*")
+        == FreezeConfig(patterns=("encoder.*",), thaw_at_step=None, norm_statistics=True)
+    )
+    config = tiny_config(tmp_path)
+    again = config.model_validate({**config.model_dump(mode="json", by_alias=True), "freeze": ["stem.*"]})
+    assert again.freeze is not None
+    assert again.freeze.patterns == ("stem.*",)
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        FreezeConfig.model_validate([])
+
+
+def test_frozen_weights_and_statistics_stay_and_the_others_move(form: str) -> None:
+    step = _step(["encoder.*"], optim={"ema_decay": 0.9, "weight_decay": 0.1})
+    before = _values(step.model)
+    for i in range(3):
+        step([DATA.batch(0, i)])
+    after = _values(step.model)
+    still = {name for name in before if np.array_equal(before[name], after[name])}
+    assert still == {name for name in before if name.startswith("encoder.")}
+    assert step.average is not None
+    average = step.average.state["average"]
+    assert all(np.array_equal(before[name], np.array(average[name])) for name in still)
+    assert not any(".encoder." in name for name in step.tensors()["optimizer"])
+
+
+def test_held_statistics_normalise_as_in_evaluation() -> None:
+    losses = {}
+    for freeze in (None, ["encoder.*"], {"patterns": ["encoder.*"], "norm_statistics": False}):
+        step = _step(freeze)
+        norm = step.model.encoder[0].norm
+        norm.running_mean, norm.running_var = mx.full((4,), 3.0), mx.full((4,), 7.0)
+        losses[str(freeze)] = step([DATA.batch(0, 0)]).loss
+        assert step.model.training
+    free, held, measured = losses.values()
+    assert free == measured
+    assert abs(free - held) > 1e-3
+
+
+def test_statistics_move_where_the_config_says_so() -> None:
+    step = _step({"patterns": ["encoder.*"], "norm_statistics": False})
+    before = _values(step.model)
+    step([DATA.batch(0, 0)])
+    after = _values(step.model)
+    assert not np.array_equal(before["encoder.0.norm.running_mean"], after["encoder.0.norm.running_mean"])
+    np.testing.assert_array_equal(before["encoder.0.norm.weight"], after["encoder.0.norm.weight"])
+
+
+def test_thawed_weights_are_trained_from_their_step_on(form: str) -> None:
+    """And their first update is as long as AdamW's first is: their moments have a count of steps of their own."""
+    step = _step({"patterns": ["encoder.*", "decoder.0.norm.*"], "thaw_at_step": 2}, optim={"schedule": "cosine"})
+    states = [_values(step.model)]
+    for i in range(4):
+        rate = step([DATA.batch(0, i)]).learning_rate
+        states.append(_values(step.model))
+        if i == 2:
+            moved = np.abs(states[3]["encoder.0.conv.weight"] - states[2]["encoder.0.conv.weight"])
+            assert np.median(moved) == pytest.approx(rate, rel=1e-3)
+    for name in ("encoder.0.conv.weight", "encoder.0.norm.running_mean", "decoder.0.norm.bias"):
+        changes = [not np.array_equal(a[name], b[name]) for a, b in pairwise(states)]
+        assert changes == [False, False, True, True], name
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_run_resumed_around_the_thaw_goes_on_bit_for_bit(tmp_path: Path, at: int) -> None:
+    freeze = {"patterns": ["encoder.*"], "thaw_at_step": 2}
+    step, other = _step(freeze), _step(freeze)
+    for i in range(at):
+        step([DATA.batch(0, i)])
+    for file, arrays in step.tensors().items():
+        mx.save_safetensors(str(tmp_path / f"{file}.safetensors"), arrays)
+    expected = [step([DATA.batch(0, i)]) for i in range(at, 5)]
+    for i in range(4):
+        other([DATA.batch(3, i)])  # thawed, which loading undoes where it was not yet
+    other.load(tmp_path)
+    assert [other([DATA.batch(0, i)]) for i in range(at, 5)] == expected
+    for name, value in _values(step.model).items():
+        np.testing.assert_array_equal(_values(other.model)[name], value, err_msg=name)
+
+
+@needs_compiler
+def test_a_compiled_step_freezes_and_thaws(monkeypatch) -> None:
+    monkeypatch.setattr(backend, "_form", "mlx")
+    found = {}
+    for compile in ("never", "always"):
+        step = _step({"patterns": ["encoder.*"], "thaw_at_step": 2}, compile=compile)
+        before = _values(step.model)["encoder.0.conv.weight"]
+        losses = [step([DATA.batch(0, i)]).loss for i in range(2)]
+        np.testing.assert_array_equal(_values(step.model)["encoder.0.conv.weight"], before)
+        found[compile] = losses + [step([DATA.batch(0, i)]).loss for i in range(2, 5)]
+        assert not np.array_equal(_values(step.model)["encoder.0.conv.weight"], before)
+    assert found["always"] == pytest.approx(found["never"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_frozen_run_equals_one_whose_gradients_are_masked(name: str, form: str) -> None:
+    """What is trained moves as if the rest were frozen by hand."""
+    step = _step(["decoder.*"], optim={"name": name})
+    by_hand = _step(None, optim={"name": name})
+    by_hand.model.decoder[0].freeze()
+    for i in range(2):
+        by_hand.model.decoder[0].norm.eval()
+        by_hand([DATA.batch(0, i)])
+        step([DATA.batch(0, i)])
+    for name, value in _values(by_hand.model).items():
+        np.testing.assert_allclose(_values(step.model)[name], value, atol=1e-7, err_msg=name)
+
+
+def test_frozen_convolutions_cost_no_weight_gradient(monkeypatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(backend, "_form", "onednn")
+    from ops.cpu import onednn_conv
+
+    shapes = []
+    real = onednn_conv.backward_weights
+
+    def count(g, *arrays) -> None:
+        shapes.append(g.weight_shape)
+        real(g, *arrays)
+
+    monkeypatch.setattr(onednn_conv, "backward_weights", count)
+    _step(None)([DATA.batch(0, 0)])
+    encoder, decoder = (4, 3, 3, 3, 1), (4, 3, 3, 3, 4)
+    assert shapes == [decoder, encoder]  # the head is MLX's own layer
+    shapes.clear()
+    _step(["decoder.*"])([DATA.batch(0, 0)])
+    assert shapes == [encoder]
+    shapes.clear()
+    _step(["encoder.*"])([DATA.batch(0, 0)])
+    assert shapes == [decoder]
+
+
+def test_what_is_frozen_is_told() -> None:
+    assert str(Freezing(_Net())) == "nothing"
+    frozen = Freezing(_Net(), FreezeConfig(patterns=("encoder.*",), thaw_at_step=1000))
+    assert str(frozen) == "116 of 566 parameters (encoder.*) and the statistics of 1 batch norms, until step 1000"
+    assert frozen.names == {"encoder.0.conv.weight", "encoder.0.norm.weight", "encoder.0.norm.bias"}
+    assert not frozen.held_statistics
+    frozen.set_step(0)
+    assert frozen.held_statistics == {"encoder.0.norm.running_mean", "encoder.0.norm.running_var"}
+
+
+def test_patterns_that_fit_nothing_or_everything_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"freeze\.patterns: 'encodr\.\*' matches no .* did you mean .*encoder\.\*"):
+        Freezing(_Net(), FreezeConfig(patterns=("encodr.*",)))
+    with pytest.raises(ValueError, match="'xyz' matches no parameter of the model; there are decoder, encoder, head"):
+        Freezing(_Net(), FreezeConfig(patterns=("xyz",)))
+    with pytest.raises(ValueError, match=r"freeze\.patterns=\['\*'\] match all parameters, and nothing is left"):
+        Freezing(_Net(), FreezeConfig(patterns=("*",)))
+
+
+def test_thawing_comes_before_the_end() -> None:
+    with pytest.raises(ValueError, match=r"freeze\.thaw_at_step=10 must be below the run's 10 steps; null freezes"):
+        _step({"patterns": ["encoder.*"], "thaw_at_step": 10}, steps=10)
+
+
+def test_rates_have_factors(form: str) -> None:
+    """AdamW's first update is the learning rate long; of two patterns that match, the last counts."""
+    step = _step(None, optim={"rate_factors": {"*": 0.1, "head.*": 5.0, "decoder.*": 1.0}})
+    before = _values(step.model)
+    result = step([DATA.batch(0, 0)])
+    after = _values(step.model)
+    assert result.learning_rate == pytest.approx(RATE)
+    for name, factor in {"encoder.0.norm.bias": 0.1, "head.weight": 5.0, "decoder.0.conv.weight": 1.0}.items():
+        assert np.median(np.abs(after[name] - before[name])) == pytest.approx(factor * RATE, rel=1e-2), name
+
+
+def test_factors_keep_kernels_and_biases_apart() -> None:
+    step = _step(None, optim={"rate_factors": {"head.*": 5.0}, "weight_decay": 0.1})
+    assert len(step.optimizer.optimizers) == 4
+    assert [group.weight_decay for group in step.optimizer.optimizers] == [0.1, 0, 0.1, 0]
+
+
+def test_a_factor_for_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"optim\.rate_factors: 'heads\.\*' matches no .* did you mean head\.\*"):
+        _step(None, optim={"rate_factors": {"heads.*": 10.0}})
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_loaded_kernels_decay_to_their_start(tmp_path: Path, form: str, name: str) -> None:
+    """With a gradient of 0 a loaded kernel comes nearer by learning rate × strength, and a new one to 0."""
+    optim = {"name": name, "momentum": 0.0, "decay_to_start": 2.0, "weight_decay": 1.0, "schedule": "constant"}
+    config = tiny_config(tmp_path, init={"from": "weights"}, optim={**optim, "learning_rate": 0.1, "ema_decay": None})
+    step = tiny_step(config, loaded={"stem.weight", "stem.bias"})
+    step.model.train()
+    start = _weights_of(step)
+    moved = {key: value + 1 for key, value in start.items()}
+    step.model.update(tree_unflatten([(key, mx.array(value)) for key, value in moved.items()]))
+    step._loss = lambda logits, y: ((0 * logits).sum(), {})
+    step([DATA.batch(0, 0)])
+    after = _weights_of(step)
+    np.testing.assert_allclose(after["stem.weight"], start["stem.weight"] + 1 - 0.1 * 2, atol=1e-6)
+    np.testing.assert_allclose(after["head.weight"], 0.9 * moved["head.weight"], atol=1e-6)
+    np.testing.assert_array_equal(after["stem.bias"], moved["stem.bias"])
+    kept = [name for name in step.tensors()["optimizer"] if name.endswith(".start")]
+    assert kept == ["optimizer.states.2.stem.weight.start"]
+
+
+def _weights_of(step: TrainStep) -> dict[str, np.ndarray]:
+    return {name: value for name, value in _values(step.model).items() if name != "running_mean"}
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_resumed_run_keeps_its_start_and_its_rates(tmp_path: Path, name: str) -> None:
+    optim = {"name": name, "decay_to_start": 0.5, "rate_factors": {"head.*": 10.0}}
+    config = tiny_config(tmp_path, init={"from": "weights"}, optim=optim)
+    step, other = (tiny_step(config, seed, loaded={"stem.weight"}) for seed in (0, 5))
+    for each in (step, other):
+        each.model.train()
+        each([DATA.batch(0, 0)])
+    for file, arrays in step.tensors().items():
+        mx.save_safetensors(str(tmp_path / f"{file}.safetensors"), arrays)
+    expected = [step([DATA.batch(0, i)]) for i in range(1, 4)]
+    other.load(tmp_path)
+    assert [other([DATA.batch(0, i)]) for i in range(1, 4)] == expected
+
+
+def test_a_start_to_decay_to_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"optim\.decay_to_start leads loaded weights back .* set init\.from"):
+        tiny_config(tmp_path, optim={"decay_to_start": 0.1})

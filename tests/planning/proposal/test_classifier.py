@@ -1,0 +1,53 @@
+"""Networks for cases with classes: by how many cases there are, and within the memory."""
+
+import math
+
+import pytest
+
+from configs.schema.model import ResNet3dArgs
+from planning.proposal.classifier import Classifier, design_cnn, design_r3d, design_resnet
+
+
+@pytest.mark.parametrize(
+    ("num_train", "depth", "width"), [(40, 10, 16), (250, 10, 32), (1188, 18, 32), (5000, 18, 64), (20_000, 34, 64)]
+)
+def test_more_cases_make_deeper_networks(num_train: int, depth: int, width: int) -> None:
+    args = ResNet3dArgs.model_validate(design_resnet((56, 56, 56), 1, num_train).args)
+    assert (args.depth, args.width, args.max_pool) == (depth, width, True)
+
+
+def test_small_axes_keep_their_voxels() -> None:
+    args = ResNet3dArgs.model_validate(design_resnet((24, 64, 64), 1, 1000).args)
+    assert (args.stem_stride, args.stem_kernel, args.max_pool) == ((1, 2, 2), (3, 7, 7), False)
+    assert design_resnet((28, 28, 28), 1, 1000).args["stem_stride"] == [1, 1, 1]
+
+
+# Peaks of two training steps in float32 on a CPU, with Adam: what the estimate was fitted to.
+@pytest.mark.parametrize(
+    ("network", "batch_size", "measured_gb"),
+    [
+        (design_resnet((56, 56, 56), 1, 1000), 4, 0.496),
+        (design_resnet((56, 56, 56), 1, 1000), 8, 0.574),
+        (design_resnet((32, 32, 32), 1, 100), 4, 0.423),
+        (design_cnn((16, 80, 80), 1, 100), 4, 0.436),
+        (design_cnn((16, 112, 112), 3, 1000), 8, 0.875),
+        (design_r3d((16, 112, 112), 3, 5000), 2, 1.366),
+    ],
+)
+def test_the_memory_is_near_what_was_measured(network: Classifier, batch_size: int, measured_gb: float) -> None:
+    assert network.training_gb(batch_size) == pytest.approx(measured_gb, rel=0.12)
+
+
+def test_weights_of_resnet18() -> None:
+    assert design_resnet((64, 64, 64), 1, 1000).weights == pytest.approx(8_298_402, rel=0.01)
+
+
+def test_the_batch_fits_memory_and_cases() -> None:
+    network = design_cnn((16, 80, 80), 1, 100)
+    assert network.largest_batch(4.0, 1000) == 16
+    assert network.largest_batch(4.0, 40) == 8
+    assert network.largest_batch(4.0, 3) == 3
+    assert network.largest_batch(network.training_gb(4), 1000) == 4
+    assert math.isclose(
+        network.training_gb(8) - network.training_gb(4), network.training_gb(12) - network.training_gb(8)
+    )

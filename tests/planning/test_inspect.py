@@ -1,0 +1,231 @@
+"""`python -m planning.inspect`: what it measures, what it finds, and what it exits with."""
+
+import base64
+import re
+from io import BytesIO
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from imageio.v3 import imread
+
+from data.synthetic.phantoms import CLASS_NAMES
+from planning.inspect import main
+from planning.survey.layout import read_settings
+from planning.survey.survey import Survey, take_survey
+from planning.survey.text import class_table, facts_table
+from planning.survey.thumbnails import colour_of, draw_thumbnail
+from tests.data.layouts import write_folders, write_layout, write_volume
+
+
+def survey(path: Path, *overrides: str) -> Survey:
+    return take_survey(read_settings(path, overrides))
+
+
+def image(root: Path, case: int) -> Path:
+    return root / "images" / f"case{case}.nii.gz"
+
+
+def label(root: Path, case: int) -> Path:
+    return root / "labels" / f"case{case}.nii.gz"
+
+
+def replace(path: Path, array: np.ndarray) -> None:
+    """Other voxels under the file's affine; array is in the file's own axes."""
+    nibabel.save(nibabel.Nifti1Image(array, nibabel.load(path).affine), path)
+
+
+def problems(found: Survey) -> list[str]:
+    return [f"{problem.case_id}: {problem.path.name}: {problem.reason}" for problem in found.problems]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_folders(tmp_path / "data", spacing_mm=(3, 1, 0.5))
+
+
+def test_a_sound_data_set(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(root), "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"cases +4, 4 labelled, 0 that cannot be used\n", out)
+    assert re.search(r"shape +D 8 × H 8 × W 10 voxels\n", out)
+    assert re.search(r"spacing +D 3 × H 1 × W 0\.5 mm\n", out)
+    assert re.search(r"orientation +RAS\n", out)
+    assert re.search(r"stored as +uint8\n", out)
+    assert re.search(r"0 +background +96\.25 % +4\n +1 +class_1 +3\.75 % +4\n", out)  # 24 of 640 voxels
+    assert out.endswith("no problems found\n")
+
+
+def test_what_is_measured(root: Path) -> None:
+    voxels = np.arange(640, dtype=np.int16).reshape(10, 8, 8)  # (i, j, k)
+    voxels[:2] = 0
+    replace(image(root, 0), voxels)
+    (facts, *_) = survey(root).cases
+    assert facts.voxels is not None
+    (channel,) = facts.voxels
+    assert (channel.low, channel.high, channel.mean) == (0, 639, voxels.mean())
+    assert (channel.percentile_low, channel.percentile_high) == pytest.approx(np.percentile(voxels, (0.5, 99.5)))
+    assert facts.box == (8, 8, 8)
+    assert facts.labels == {0: 616, 1: 24}
+    assert (facts.dtype, facts.label_dtype, facts.orientation) == ("int16", "uint8", "RAS")
+
+
+@pytest.mark.parametrize("kind", ["msd", "nnunet", "folders", "csv"])
+def test_every_layout(tmp_path: Path, kind: str) -> None:
+    found = survey(write_layout(kind, tmp_path / "data", cases=3))
+    assert [facts.case.id for facts in found.usable] == ["phantom_000", "phantom_001", "phantom_002"]
+    assert found.problems == []
+    made_up = ("background", "class_1", "class_2", "class_3")
+    assert found.class_names == (CLASS_NAMES if kind in ("msd", "nnunet") else made_up)
+    assert sum(row.share for row in class_table(found)) == pytest.approx(1)
+    assert {row.num_cases for row in class_table(found)} == {3}
+    assert ("groups", "3") in facts_table(found) or kind != "csv"
+
+
+def test_bad_files_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image(root, 0).write_bytes(image(root, 0).read_bytes()[:-30])
+    voxels = np.ones((10, 8, 8), np.float32)
+    voxels[0, 0, 0] = np.nan
+    replace(image(root, 1), voxels)
+    replace(label(root, 2), np.full((10, 8, 8), 0.5, np.float32))
+    replace(label(root, 3), np.ones((10, 8, 7), np.uint8))
+    assert main([str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "4, 4 labelled, 4 that cannot be used" in out
+    for line in (
+        "case0.nii.gz: truncated gzip data",
+        "case1.nii.gz: 1 NaN and 0 infinite voxels of 640",
+        "case2.nii.gz: label values that are not whole numbers: 0.5, 640 voxels",
+        "case3.nii.gz: shape (7, 8, 10) differs from (8, 8, 10) of case3.nii.gz",
+    ):
+        assert line in out
+
+
+def test_both_files_of_a_case_are_looked_at(root: Path) -> None:
+    replace(image(root, 0), np.full((10, 8, 8), np.inf, np.float32))
+    replace(label(root, 0), np.full((10, 8, 8), 0.5, np.float32))
+    assert [line.split(",")[0] for line in problems(survey(root))] == [
+        "case0: case0.nii.gz: label values that are not whole numbers: 0.5",
+        "case0: case0.nii.gz: 0 NaN and 640 infinite voxels of 640; set them to a number",
+    ]
+
+
+def test_labels_outside_the_classes(root: Path) -> None:
+    replace(label(root, 1), np.full((10, 8, 8), 3, np.uint8))
+    names = "data.class_names=[background,organ]"
+    (line,) = problems(survey(root, names))
+    assert line.startswith("case1: case1.nii.gz: label values outside 0…1: 3, 640 voxels")
+    assert survey(root, names, "loss.ignore_label=3").problems == []
+
+
+def test_another_number_of_channels(root: Path) -> None:
+    replace(image(root, 3), np.ones((10, 8, 8, 2), np.uint8))
+    (line,) = problems(survey(root))
+    assert line.startswith("case3: case3.nii.gz: 2 channels, expected 1 as in the other cases")
+
+
+def remarks(path: Path, *overrides: str) -> list[str]:
+    return [str(remark) for remark in survey(path, *overrides).remarks]
+
+
+def test_duplicates_are_found_in_any_orientation(root: Path) -> None:
+    copy = nibabel.load(image(root, 0)).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
+    nibabel.save(copy, image(root, 2))
+    lines = remarks(root)
+    assert lines[0] == "case0, case2: the same voxels; keep one of them"
+    assert lines[1].startswith("case2: mixed orientations (RAS 3, AIL 1): ")
+
+
+def test_constant_volumes_and_labels_without_a_voxel(root: Path) -> None:
+    replace(image(root, 1), np.full((10, 8, 8), 7, np.uint8))
+    replace(label(root, 2), np.zeros((10, 8, 8), np.uint8))
+    assert remarks(root) == [
+        "case1: channel 0 is constant (7); is it the right file?",
+        "case2: the label touches no voxel: all are background",
+    ]
+    assert remarks(root, "data.class_names=[background,organ,lesion]")[2:] == [
+        "no label has a voxel of class 2 (lesion)"
+    ]
+
+
+def test_mixed_spacings(root: Path) -> None:
+    write_volume(image(root, 3), np.arange(640, dtype=np.uint16).reshape(8, 8, 10), (4, 1, 0.5))
+    write_volume(label(root, 3), np.ones((8, 8, 10), np.uint8), (4, 1, 0.5))
+    (line,) = remarks(root)
+    assert line.startswith("case3: mixed spacings (D 3–4 mm): set data.spacing_mm")
+
+
+def test_label_values_with_gaps(root: Path) -> None:
+    replace(label(root, 0), np.full((10, 8, 8), 255, np.uint8))
+    found = survey(root)
+    assert str(found.remarks[0]).startswith("label values 0, 1, 255: number the classes 1, 2, 3 … without gaps")
+    assert found.class_names == ()
+
+
+def test_groups_and_copies_that_leak(root: Path) -> None:
+    image(root, 3).write_bytes(image(root, 0).read_bytes())
+    rows = zip((0, 1, 2, 3), ("train", "train", "val", "test"), ("a", "b", "b", "c"), strict=True)
+    lines = [f"images/case{n}.nii.gz,labels/case{n}.nii.gz,{split},{group}" for n, split, group in rows]
+    (root / "cases.csv").write_text("\n".join(["image,label,split,patient", *lines]))
+    assert remarks(root / "cases.csv") == [
+        "case0, case3: the same voxels, in the splits test and train; keep one of them",
+        "case1, case2: group b leaks: it is in the splits train and val; keep a group in one split",
+    ]
+
+
+def test_labels_without_an_image(root: Path) -> None:
+    image(root, 3).unlink()
+    assert remarks(root) == [f"{root / 'labels'}: no image for case3"]
+
+
+def test_mistakes_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    (tmp_path / "dataset.json").write_text("{")
+    assert main([str(tmp_path)]) == 2
+    assert "dataset.json: not valid JSON" in capsys.readouterr().err
+    assert main([str(tmp_path), "--html", str(tmp_path / "no" / "page.html")]) == 2
+    assert "page.html: there is no folder" in capsys.readouterr().err
+
+
+def test_the_page_holds_a_slice_of_every_case(root: Path, tmp_path: Path) -> None:
+    image(root, 1).write_bytes(b"no volume")
+    replace(label(root, 2), np.zeros((10, 8, 8), np.uint8))
+    image(root, 3).rename(image(root, 3).with_name("a&b.nii.gz"))
+    label(root, 3).rename(label(root, 3).with_name("a&b.nii.gz"))
+    assert main([str(root), "--html", str(tmp_path / "page.html")]) == 1
+    page = (tmp_path / "page.html").read_text()
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(pictures) == 3
+    assert len(re.findall(r"(?:src|href)=", page)) == 3  # nothing from elsewhere
+    assert page.count("<figure") == 4
+    assert page.count('<figure class="bad">') == 1
+    assert "<b>a_b</b>" in page
+    assert "the label touches no voxel" in page
+    shapes = [imread(BytesIO(base64.b64decode(picture))).shape for picture in pictures]
+    assert shapes == [(180, 112, 3)] * 3  # 8 × 1 mm high, 10 × 0.5 mm wide
+
+
+def test_a_thumbnail_shows_front_up_and_outlines_classes() -> None:
+    volume = np.zeros((3, 10, 10), np.float32)
+    volume[1, 8:] = 100  # anterior
+    labels = np.zeros((3, 10, 10), np.uint8)
+    labels[1, 2:6, 3:7] = 2
+    picture = imread(BytesIO(draw_thumbnail(volume, labels, (1, 1, 1)))).astype(int)
+    assert picture[:30].mean() > 240
+    assert picture[150:].mean() < 15
+    np.testing.assert_allclose(picture[126, 54 + 36], [0, 0, 0], atol=25)  # inside, at a distance from the rim
+    rim = np.abs(picture - colour_of(2)).max(axis=2) < 40
+    rows, columns = np.nonzero(rim)
+    assert (rows.min(), rows.max()) == pytest.approx((72, 143), abs=2)  # H 2…6 of 10, upside down
+    assert (columns.min(), columns.max()) == pytest.approx((54, 125), abs=2)
+
+
+def test_some_of_the_hippocampus(datasets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = (datasets / "hippocampus").resolve()
+    files = sorted(path.name for path in (folder / "imagesTr").iterdir())[:12]
+    rows = [f"{folder / 'imagesTr' / name},{folder / 'labelsTr' / name}" for name in files]
+    (tmp_path / "cases.csv").write_text("\n".join(["image,label", *rows]))
+    assert main([str(tmp_path), "--threads", "1"]) == 0
+    assert re.search(r"spacing +D 1 × H 1 × W 1 mm\n", capsys.readouterr().out)
