@@ -12,7 +12,7 @@ from planning.survey.labelled import LabelledSurvey, take_labelled
 from planning.survey.labelled_text import labelled_table, split_table
 from planning.survey.layout import read_settings
 from tests.data.clip_files import numbered, write_clip
-from tests.data.layouts import write_volume
+from tests.data.write_layouts import write_volume
 
 
 def survey(path: Path, *overrides: str) -> LabelledSurvey:
