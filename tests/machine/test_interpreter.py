@@ -12,6 +12,7 @@ import pytest
 from machine import interpreter
 
 ROOT = Path(interpreter.__file__).parent.parent
+PACKAGES = ("configs", "data", "models", "engine", "planning", "studies", "benchmarks")
 STARTS = [
     ["train.py", "--config", "x.yaml"],
     ["evaluate.py", "--run", "x"],
@@ -37,7 +38,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clone")
     for script in ("train.py", "evaluate.py", "plan.py"):
         shutil.copy(ROOT / script, folder)
-    for package in ("configs", "data", "models", "studies", "benchmarks"):
+    for package in PACKAGES:
         (folder / package).symlink_to(ROOT / package)
     shutil.copytree(ROOT / "machine", folder / "machine")  # no link: it looks for .venv beside itself
     return folder
@@ -73,7 +74,10 @@ def test_the_environment_itself_half_made(monkeypatch) -> None:
 def test_the_scripts_and_packages_parse_in_old_pythons() -> None:
     """So that the line is what an old Python says, not SyntaxError."""
     first = ["train.py", "evaluate.py", "plan.py", "machine/__init__.py", "machine/interpreter.py"]
-    first += [f"{package}/__init__.py" for package in ("configs", "data", "models", "studies", "benchmarks")]
+    first += [
+        f"{package}/__init__.py"
+        for package in ("configs", "data", "models", "engine", "planning", "studies", "benchmarks")
+    ]
     for file in first:
         ast.parse((ROOT / file).read_text(encoding="utf-8"), file, feature_version=(3, 8))
 

@@ -129,7 +129,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import mlx.core as mx
-from engine.checkpoint import save_checkpoint, latest_whole
+from engine.runs.checkpoints import save_checkpoint, latest_whole
 folder = Path(sys.argv[1])
 save_checkpoint(folder, {"model": {"w": mx.ones((100,))}}, {"step": 10}, True, 2)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

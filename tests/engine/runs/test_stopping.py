@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 TWICE = """
 import os, signal, sys
 from pathlib import Path
-from engine.signals import StopRequest
+from engine.runs.stopping import StopRequest
 with StopRequest(Path("STOP")) as stop:
     os.kill(os.getpid(), signal.{first})
     print(stop.requested, stop.exit_code, flush=True)

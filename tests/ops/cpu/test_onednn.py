@@ -89,7 +89,8 @@ def test_changing_threads_gives_the_same_values():
 
 CHANGING_SHAPES = """
 import mlx.core as mx
-from ops import backend, onednn
+from ops import backend
+from ops.cpu import onednn
 from ops.conv3d import conv3d
 backend.choose("onednn")
 onednn.CACHE_SIZE = 24
