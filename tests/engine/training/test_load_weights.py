@@ -85,9 +85,7 @@ def test_what_is_no_start(trained: tuple[RunFolder, Config], tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"init\.from=.*: expected a run's folder, a checkpoint's, a \.safetensors"):
         read(tmp_path)
     (tmp_path / "w.pth").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"init\.from=.*w\.pth: PyTorch.s weights: convert them first, python -m engine"):
-        ValueError, match=r"init\.from=.*w\.pth: PyTorch's weights: convert them first, python -m engine"
-    ):
+    with pytest.raises(ValueError, match=r"init\.from=.*w\.pth: PyTorch's weights: convert them first, python -m eng"):
         read(tmp_path / "w.pth")
     (tmp_path / "config.yaml").write_text("name: x\n")
     with pytest.raises(ValueError, match=r"init\.from=.*: checkpoint 'best': no such checkpoint .*: none yet"):
