@@ -14,15 +14,8 @@ import numpy as np
 
 from configs import Config
 from engine.distributed.group import ALONE, Group
+from engine.evaluation.cases import Failure, attempt, make_validator
 from engine.evaluation.members import Member
-from engine.evaluation.segmentation import (
-    CASE_ERRORS,
-    Failure,
-    describe_failure,
-    evaluating,
-    evenly_spaced,
-    make_predict,
-)
 from engine.evaluation.sliding_window import Predict
 from engine.evaluation.temperature import scale
 from engine.metrics.classification import METRICS, predict_indicators, score_probabilities
@@ -54,6 +47,10 @@ class ClassifiedCase:
     still: np.ndarray | None = None  # (K,): what the network says of each view's middle frame, repeated
     measures: tuple[float, ...] = ()  # MEASURES; of one prediction the first
 
+    @property
+    def labelled(self) -> bool:
+        return self.label is not None
+
 
 def classify_cases(
     predict: Predict,
@@ -74,13 +71,7 @@ def classify_cases(
     facts: deque[tuple[str, Any, str | None, int]] = deque()  # id, label, group, views; of cases on their way
 
     def views() -> Iterator[np.ndarray]:
-        for case in cases:
-            try:
-                loaded = data.load(case)
-            except CASE_ERRORS as error:
-                failures.append(describe_failure(case, error))
-                _log.error("%s FAILED: %s: %s", failures[-1].case, failures[-1].file, failures[-1].reason)
-                continue
+        for _, (case, loaded) in attempt(cases, lambda case: (case, data.load(case)), failures):
             facts.append((case.id, loaded.label, loaded.group, len(loaded.views)))
             yield loaded.views
             if still:
@@ -105,25 +96,22 @@ def classify_together(
 
     A case's views pass apart from those of others: a draw of the network is one case's.
     """
-    multi_label, settings = is_multi_label(config), config.evaluate
+    multi_label = is_multi_label(config)
+    settings = config.train.batch_size, multi_label, config.evaluate.mirror_axes
     results: list[ClassifiedCase] = []
     failures: list[Failure] = []
-    for number, case in enumerate(cases, 1):
+
+    def predict(case: Any) -> tuple[tuple[str, Any, str | None, int], np.ndarray]:
         samples: list[np.ndarray] = []
-        try:
-            loaded = data.load(case)
-            for member in members:
-                views = (loaded if member.data is None else member.data.load(case)).views
-                with member.draw(case.id):
-                    samples += predict_cases(
-                        member.predict, [views], config.train.batch_size, multi_label, settings.mirror_axes
-                    )
-        except CASE_ERRORS as error:
-            failures.append(describe_failure(case, error))
-            _log.error("%s FAILED: %s: %s", failures[-1].case, failures[-1].file, failures[-1].reason)
-            continue
-        facts = case.id, loaded.label, loaded.group, len(loaded.views)
-        results.append(_make_case(*facts, np.array(samples), temperature, multi_label))
+        loaded = data.load(case)
+        for member in members:
+            views = (loaded if member.data is None else member.data.load(case)).views
+            with member.draw(case.id):
+                samples += predict_cases(member.predict, [views], *settings)
+        return (case.id, loaded.label, loaded.group, len(loaded.views)), np.array(samples)
+
+    for number, (facts, samples) in attempt(cases, predict, failures):
+        results.append(_make_case(*facts, samples, temperature, multi_label))
         if number % 50 == 0:
             _log.info("predicted %d of %d cases", number, len(cases))
     return results, failures
@@ -222,23 +210,22 @@ def make_validation(
     The metrics of `classification.METRICS`, over `evaluate.validation_cases` of the cases, evenly spaced, without
     mirroring; NaN where they are undefined. The processes of a `group` share the cases, and all return the same.
     """
-    chosen = evenly_spaced(cases, config.evaluate.validation_cases)
-    multi_label = is_multi_label(config)
+    multi_label, num_classes = is_multi_label(config), len(class_names)
 
-    def validate(model: nn.Module) -> dict[str, float]:
+    def score(predict: Predict, loaded: Iterable[Any]) -> list[np.ndarray]:
         labels = []
 
         def views() -> Iterator[np.ndarray]:
-            for case in group.deal(chosen):
-                loaded = data.load(case)
-                labels.append(loaded.label)
-                yield loaded.views
+            for case in loaded:
+                labels.append(case.label)
+                yield case.views
 
-        with evaluating(model):
-            predict = make_predict(model, config.train.precision, config.train.compile)
-            probabilities = list(predict_cases(predict, views(), config.train.batch_size, multi_label))
-        probabilities, labels = group.undeal(probabilities), group.undeal(labels)
-        scores = score_probabilities(np.array(probabilities), np.array(labels, np.int64))
+        probabilities = list(predict_cases(predict, views(), config.train.batch_size, multi_label))
+        return [np.append(p, label) for p, label in zip(probabilities, labels, strict=True)]
+
+    def summarise(rows: np.ndarray) -> dict[str, float]:
+        labels = rows[:, num_classes:].astype(np.int64)
+        scores = score_probabilities(rows[:, :num_classes], labels if multi_label else labels[:, 0])
         values = {name: scores[name].value for name in METRICS}
         for name in _PER_CLASS:
             per_class = scores[name].per_class
@@ -246,7 +233,7 @@ def make_validation(
             values |= {f"{name}.{c}": float(value) for c, value in zip(class_names, per_class, strict=True)}
         return values
 
-    return validate
+    return make_validator(config, data, cases, group, score, summarise)
 
 
 def validation_metrics(class_names: Sequence[str]) -> list[str]:

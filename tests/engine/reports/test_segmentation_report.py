@@ -36,8 +36,8 @@ def run(tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures: they take most of the time."""
-    for plot in ("report.plot_case", "page.plot_curves", "report.plot_scores"):
-        monkeypatch.setattr(f"engine.{plot}", lambda *_, **__: "data:image/png;base64,")
+    for plot in ("segmentation_report.plot_case", "page.plot_curves", "segmentation_report.plot_scores"):
+        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
 
 
 def make_results(shifts: list[int], labelled: bool = True) -> list[CaseResult]:
