@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any, Protocol
 
@@ -51,6 +52,13 @@ class ClassifiedCase:
     def labelled(self) -> bool:
         return self.label is not None
 
+    @property
+    def truth(self) -> tuple[int, ...]:
+        """The label in the form of `predicted`; of an unlabelled case nothing."""
+        if isinstance(self.label, tuple):
+            return tuple(np.flatnonzero(self.label).tolist())
+        return () if self.label is None else (self.label,)
+
 
 def classify_cases(
     predict: Predict,
@@ -96,25 +104,29 @@ def classify_together(
 
     A case's views pass apart from those of others: a draw of the network is one case's.
     """
-    multi_label = is_multi_label(config)
-    settings = config.train.batch_size, multi_label, config.evaluate.mirror_axes
     results: list[ClassifiedCase] = []
     failures: list[Failure] = []
-
-    def predict(case: Any) -> tuple[tuple[str, Any, str | None, int], np.ndarray]:
-        samples: list[np.ndarray] = []
-        loaded = data.load(case)
-        for member in members:
-            views = (loaded if member.data is None else member.data.load(case)).views
-            with member.draw(case.id):
-                samples += predict_cases(member.predict, [views], *settings)
-        return (case.id, loaded.label, loaded.group, len(loaded.views)), np.array(samples)
-
-    for number, (facts, samples) in attempt(cases, predict, failures):
-        results.append(_make_case(*facts, samples, temperature, multi_label))
+    classify = partial(classify_case, members, data, config=config, temperature=temperature)
+    for number, result in attempt(cases, classify, failures):
+        results.append(result)
         if number % 50 == 0:
             _log.info("predicted %d of %d cases", number, len(cases))
     return results, failures
+
+
+def classify_case(
+    members: Sequence[Member], data: LabelledData, case: Any, config: Config, temperature: float = 1.0
+) -> ClassifiedCase:
+    """Predict one case by the mean of the members' probabilities, brought to the temperature."""
+    multi_label, mirror_axes = is_multi_label(config), config.evaluate.mirror_axes
+    samples: list[np.ndarray] = []
+    loaded = data.load(case)
+    for member in members:
+        views = (loaded if member.data is None else member.data.load(case)).views
+        with member.draw(case.id):
+            samples += predict_cases(member.predict, [views], config.train.batch_size, multi_label, mirror_axes)
+    facts = case.id, loaded.label, loaded.group, len(loaded.views)
+    return _make_case(*facts, np.array(samples), temperature, multi_label)
 
 
 def _make_case(

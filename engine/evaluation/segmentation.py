@@ -42,11 +42,8 @@ class CaseData(Protocol):
     def load(self, case: Any, /) -> Any:
         """The prepared case: .volume (D, H, W, C), .label or None, .grid, .source_grid."""
 
-    def restore(self, prepared: Any, probabilities: np.ndarray, /) -> np.ndarray:
-        """Labels on the source file's grid from probabilities (D, H, W, K) on the prepared one."""
-
     def restore_slabs(self, prepared: Any, probabilities: np.ndarray, /) -> Iterator[tuple[int, np.ndarray]]:
-        """Probabilities on the source file's grid, in slabs from plane 0 on: (first plane, (d, H, W, K))."""
+        """Probabilities of the prepared grid on the source file's, in slabs, in order: (first plane, (d, H, W, K))."""
 
     def restore_maps(self, prepared: Any, maps: np.ndarray, /) -> np.ndarray:
         """Maps (D, H, W, M) of the prepared grid on the source file's."""
@@ -118,7 +115,7 @@ def _evaluate_case(
                 case.id, reference, spacing_mm, num_classes, ignore_label, temperature, seed=settings.seed
             )
     start = time.perf_counter()
-    labels, volumes = _predict_case(members, data, case, prepared, config, counter, temperature)
+    labels, volumes = predict_case(members, data, case, prepared, config, counter, temperature)
     seconds = time.perf_counter() - start
     if save is not None:
         save(case, prepared, labels, volumes)
@@ -135,7 +132,7 @@ def _evaluate_case(
     return CaseResult(case.id, scores, True, slices, seconds, voxels, plane, case.group)
 
 
-def _predict_case(
+def predict_case(
     members: Sequence[Member],
     data: CaseData,
     case: Any,
@@ -144,33 +141,30 @@ def _predict_case(
     counter: VoxelCounter | None,
     temperature: float,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Labels and further volumes on the source file's grid, whose voxels the counter is shown."""
-    window, wants_probabilities = window_settings(config), config.evaluate.save_probabilities
-    if len(members) == 1 and _same_grid(prepared) and not wants_probabilities:
-        labels = []  # slab by slab: no volume's probabilities are ever held whole
-        for _, first, slab in predict_slabs(members[0].predict, [prepared.volume], *window):
-            labels.append(most_probable(slab))
-            if counter is not None:
-                counter.add(first, slab)
-        return np.concatenate(labels), {}
-    maps = None
-    if len(members) == 1:
-        probabilities = predict_probabilities(members[0].predict, prepared.volume, *window)
-    else:
+    """Labels and further volumes by name, on the source file's grid, whose voxels the counter is shown.
+
+    prepared: the case as `data` prepare it. The volumes are "probabilities", where `evaluate.save_probabilities` asks
+    for them, and of several members the maps of `MEASURES`.
+    """
+    window, maps, volumes = window_settings(config), None, {}
+    slabs: Iterable[tuple[int, np.ndarray]]
+    if len(members) > 1:
         probabilities, maps = predict_together(members, case, prepared, config)
-        maps = data.restore_maps(prepared, maps)
-    volumes = {} if maps is None else {name: maps[..., m] for m, name in enumerate(MEASURES)}
-    if counter is None and not wants_probabilities:
-        return data.restore(prepared, probabilities), volumes
-    if wants_probabilities:
-        volumes["probabilities"] = np.empty((*prepared.source_grid.shape, probabilities.shape[-1]), np.float32)
+        slabs, maps = data.restore_slabs(prepared, probabilities), data.restore_maps(prepared, maps)
+        volumes = {name: maps[..., m] for m, name in enumerate(MEASURES)}
+    elif _same_grid(prepared):  # no volume's probabilities are ever held whole
+        slabs = (found[1:] for found in predict_slabs(members[0].predict, [prepared.volume], *window))
+    else:
+        slabs = data.restore_slabs(prepared, predict_probabilities(members[0].predict, prepared.volume, *window))
     labels = []
-    for first, slab in data.restore_slabs(prepared, probabilities):
+    for first, slab in slabs:
         labels.append(most_probable(slab))
         planes = slice(first, first + len(slab))
         if counter is not None:
             counter.add(first, slab, None if maps is None else maps[planes])
-        if wants_probabilities:
+        if config.evaluate.save_probabilities:
+            if first == 0:
+                volumes["probabilities"] = np.empty((*prepared.source_grid.shape, slab.shape[-1]), np.float32)
             volumes["probabilities"][planes] = scale(slab, temperature)
     return np.concatenate(labels), volumes
 

@@ -13,7 +13,7 @@ from engine.evaluation.classification import ClassifiedCase, stack_labels
 from engine.metrics.bootstrap import explain_units
 from engine.metrics.classification import METRICS, as_indicators
 from engine.reports.classification_plots import plot_activation, plot_confusion, plot_roc
-from engine.reports.classification_tables import STILL, label_names, predicted_names
+from engine.reports.classification_tables import STILL
 from engine.reports.page import figure, side_by_side, warnings, write_evaluation_page
 from engine.reports.tables import html_number, html_table, number
 from engine.runs.run_folder import RunFolder
@@ -129,7 +129,9 @@ def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Expla
         middle = len(views) // 2
         activation = explain(views[middle], k)
         explained = explained or activation is not None
-        label, predicted = (" + ".join(names(case, class_names)) or "none" for names in (label_names, predicted_names))
+        label, predicted = (
+            " + ".join(class_names[i] for i in found) or "none" for found in (case.truth, case.predicted)
+        )
         caption = f"{case.id}: label {label}, predicted {predicted}; p({class_names[k]}) = {case.probabilities[k]:.3f}"
         body.append(figure(caption, plot_activation(pictures[middle], activation, is_clip)))
     note = (

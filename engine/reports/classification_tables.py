@@ -51,18 +51,6 @@ def summarise_cases(
     return summary
 
 
-def predicted_names(case: ClassifiedCase, class_names: Sequence[str]) -> list[str]:
-    """The classes that were predicted."""
-    return [class_names[k] for k in case.predicted]
-
-
-def label_names(case: ClassifiedCase, class_names: Sequence[str]) -> list[str]:
-    """The classes of a case; none of an unlabelled one."""
-    if isinstance(case.label, tuple):
-        return [name for name, there in zip(class_names, case.label, strict=True) if there]
-    return [] if case.label is None else [class_names[case.label]]
-
-
 def write_cases(path: Path, cases: Sequence[ClassifiedCase], class_names: Sequence[str]) -> None:
     """Write cases.csv, one row a case: its labels (joined by |), what was predicted, and p(<class>) of every class.
 
@@ -71,9 +59,9 @@ def write_cases(path: Path, cases: Sequence[ClassifiedCase], class_names: Sequen
     measures = MEASURES[: len(cases[0].measures)] if cases else ()
     rows = []
     for case in cases:
-        label, predicted = label_names(case, class_names), predicted_names(case, class_names)
-        correct = int(label == predicted) if case.labelled else None
-        about = case.id, case.group, "|".join(label), "|".join(predicted), correct, case.num_views
+        label, predicted = ("|".join(class_names[k] for k in found) for found in (case.truth, case.predicted))
+        correct = int(case.truth == case.predicted) if case.labelled else None
+        about = case.id, case.group, label, predicted, correct, case.num_views
         rows.append((*about, *case.probabilities, *case.measures))
     write_csv(path, (*_COLUMNS, *(f"p({name})" for name in class_names), *measures), rows)
 

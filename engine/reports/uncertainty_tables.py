@@ -63,7 +63,7 @@ def summarise_classified(
     groups = resampling_units([case.group for case in labelled])
     sums = _count(scored)
     calibration = _calibrate(sums, scored, groups, temperature, seed, "cases", "all of them")
-    wrong = np.array([case.predicted != _as_predicted(case) for case in labelled])
+    wrong = np.array([case.predicted != case.truth for case in labelled])
     weights = whole_and_samples(groups, num_samples)
     names = list(MEASURES[: len(labelled[0].measures)])
     uncertainty: dict[str, Any] = {"of": "cases", "error_rate": float(wrong.mean())}
@@ -74,14 +74,6 @@ def summarise_classified(
         for key, values in _rank(*ranked).items():
             uncertainty.setdefault(key, {})[name] = with_interval(float(values[0]), values[1:])
     return {"calibration": calibration, "uncertainty": uncertainty | _curves(names, curves)}
-
-
-def _as_predicted(case: ClassifiedCase) -> tuple[int, ...]:
-    """The label in the form of `predicted`."""
-    if isinstance(case.label, tuple):
-        return tuple(np.flatnonzero(case.label).tolist())
-    assert case.label is not None
-    return (case.label,)
 
 
 def _rank(wrong: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
