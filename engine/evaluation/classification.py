@@ -105,28 +105,33 @@ def classify_together(
 
     A case's views pass apart from those of others: a draw of the network is one case's.
     """
-    multi_label, settings = is_multi_label(config), config.evaluate
     results: list[ClassifiedCase] = []
     failures: list[Failure] = []
     for number, case in enumerate(cases, 1):
-        samples: list[np.ndarray] = []
         try:
-            loaded = data.load(case)
-            for member in members:
-                views = (loaded if member.data is None else member.data.load(case)).views
-                with member.draw(case.id):
-                    samples += predict_cases(
-                        member.predict, [views], config.train.batch_size, multi_label, settings.mirror_axes
-                    )
+            results.append(classify_case(members, data, case, config, temperature))
         except CASE_ERRORS as error:
             failures.append(describe_failure(case, error))
             _log.error("%s FAILED: %s: %s", failures[-1].case, failures[-1].file, failures[-1].reason)
             continue
-        facts = case.id, loaded.label, loaded.group, len(loaded.views)
-        results.append(_make_case(*facts, np.array(samples), temperature, multi_label))
         if number % 50 == 0:
             _log.info("predicted %d of %d cases", number, len(cases))
     return results, failures
+
+
+def classify_case(
+    members: Sequence[Member], data: LabelledData, case: Any, config: Config, temperature: float = 1.0
+) -> ClassifiedCase:
+    """Predict one case by the mean of the members' probabilities, brought to the temperature."""
+    multi_label, mirror_axes = is_multi_label(config), config.evaluate.mirror_axes
+    samples: list[np.ndarray] = []
+    loaded = data.load(case)
+    for member in members:
+        views = (loaded if member.data is None else member.data.load(case)).views
+        with member.draw(case.id):
+            samples += predict_cases(member.predict, [views], config.train.batch_size, multi_label, mirror_axes)
+    facts = case.id, loaded.label, loaded.group, len(loaded.views)
+    return _make_case(*facts, np.array(samples), temperature, multi_label)
 
 
 def _make_case(

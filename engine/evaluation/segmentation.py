@@ -134,7 +134,7 @@ def _evaluate_case(
                 case.id, reference, spacing_mm, num_classes, ignore_label, temperature, seed=settings.seed
             )
     start = time.perf_counter()
-    labels, volumes = _predict_case(members, data, case, prepared, config, counter, temperature)
+    labels, volumes = predict_case(members, data, case, prepared, config, counter, temperature)
     seconds = time.perf_counter() - start
     if save is not None:
         save(case, prepared, labels, volumes)
@@ -151,7 +151,7 @@ def _evaluate_case(
     return CaseResult(case.id, scores, True, slices, seconds, voxels, plane, case.group)
 
 
-def _predict_case(
+def predict_case(
     members: Sequence[Member],
     data: CaseData,
     case: Any,
@@ -160,7 +160,11 @@ def _predict_case(
     counter: VoxelCounter | None,
     temperature: float,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Labels and further volumes on the source file's grid, whose voxels the counter is shown."""
+    """Labels and further volumes by name, on the source file's grid, whose voxels the counter is shown.
+
+    prepared: the case as `data` prepare it. The volumes are "probabilities", where `evaluate.save_probabilities` asks
+    for them, and of several members the maps of `MEASURES`.
+    """
     window, wants_probabilities = window_settings(config), config.evaluate.save_probabilities
     if len(members) == 1 and _same_grid(prepared) and not wants_probabilities:
         labels = []  # slab by slab: no volume's probabilities are ever held whole
