@@ -72,8 +72,8 @@ def run(phantoms: Path, tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for plot in ("report.plot_case", "page.plot_curves", "report.plot_scores"):
-        monkeypatch.setattr(f"engine.{plot}", lambda *_, **__: "data:image/png;base64,")
+    for plot in ("segmentation_report.plot_case", "page.plot_curves", "segmentation_report.plot_scores"):
+        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
 
 
 def load_config(run: RunFolder) -> Config:

@@ -32,7 +32,7 @@ PATCHED = """
 import os, sys, time
 import train
 from data.dataset import VolumeData
-from data.problems import FileProblem
+from data.files.errors import FileProblem
 own = VolumeData._sample
 def sample(self, case, index, epoch):
     if epoch > 0 and os.environ.get("MLX_RANK") == "1":

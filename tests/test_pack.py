@@ -16,6 +16,7 @@ import evaluate
 from configs.schema.load import check_config
 from data.synthetic.moving_shapes import write_moving_shapes
 from data.synthetic.phantoms import write_phantoms
+from engine.predict import openers
 from engine.runs.checkpoints import save_checkpoint
 from engine.runs.run_folder import RunFolder
 from models import build_model
@@ -42,7 +43,7 @@ def write_run(folder: Path, data: dict[str, Any], **sections: Any) -> Path:
         "evaluate": {"bootstrap_samples": 20, "overlap": 0.0},
     }
     config = check_config({**tree, **sections}, "test")
-    open_split, _ = evaluate.openers(config)
+    open_split, _ = openers(config)
     opened = open_split(config)
     run = RunFolder(config.run_folder)
     run.path.mkdir(parents=True)

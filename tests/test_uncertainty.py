@@ -29,10 +29,11 @@ MAPS = ("entropy", "mutual_information", "variance")
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    uncertainty = [f"uncertainty.report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")]
+    uncertainty = [f"uncertainty_report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")]
     classes = [f"classification_report.plot_{name}" for name in ("activation", "confusion", "roc")]
-    for plot in ("report.plot_case", "page.plot_curves", "report.plot_scores", *uncertainty, *classes):
-        monkeypatch.setattr(f"engine.{plot}", lambda *_, **__: "data:image/png;base64,")
+    figures = ("segmentation_report.plot_case", "page.plot_curves", "segmentation_report.plot_scores")
+    for plot in (*figures, *uncertainty, *classes):
+        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
 
 
 @pytest.fixture(scope="module")
