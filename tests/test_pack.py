@@ -22,15 +22,7 @@ from engine.runs.run_folder import RunFolder
 from models import build_model
 from tests.engine.pack.packs import with_facts
 
-
-@pytest.fixture(autouse=True)
-def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take most of the time."""
-    figures = ("segmentation_report.plot_case", "page.plot_curves", "segmentation_report.plot_scores")
-    figures += ("classification_report.plot_activation",)
-    figures += tuple(f"uncertainty_report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty"))
-    for plot in (*figures, "classification_report.plot_confusion", "classification_report.plot_roc"):
-        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def write_run(folder: Path, data: dict[str, Any], **sections: Any) -> Path:
