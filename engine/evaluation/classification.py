@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import combinations, tee
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -76,21 +76,19 @@ def classify_cases(
     """
     multi_label = is_multi_label(config)
     failures: list[Failure] = []
-    facts: deque[tuple[str, Any, str | None, int]] = deque()  # id, label, group, views; of cases on their way
+    loaded, waiting = tee(attempt(cases, lambda case: (case.id, data.load(case)), failures))
 
     def views() -> Iterator[np.ndarray]:
-        for _, (case, loaded) in attempt(cases, lambda case: (case, data.load(case)), failures):
-            facts.append((case.id, loaded.label, loaded.group, len(loaded.views)))
-            yield loaded.views
+        for _, (_, case) in loaded:
+            yield case.views
             if still:
-                yield freeze_frames(loaded.views)
+                yield freeze_frames(case.views)
 
     results, log_due = [], time.monotonic() + 10
     every = predict_cases(predict, views(), config.train.batch_size, multi_label, config.evaluate.mirror_axes)
-    for probabilities in every:
+    for probabilities, (_, (case_id, case)) in zip(every, waiting, strict=True):
         frozen = scale(next(every), temperature, multi_label) if still else None
-        samples = probabilities[None]
-        results.append(_make_case(*facts.popleft(), samples, temperature, multi_label, frozen))
+        results.append(_make_case(case_id, case, probabilities[None], temperature, multi_label, frozen))
         if time.monotonic() > log_due:
             _log.info("predicted %d of %d cases", len(results) + len(failures), len(cases))
             log_due = time.monotonic() + 10
@@ -125,28 +123,24 @@ def classify_case(
         views = (loaded if member.data is None else member.data.load(case)).views
         with member.draw(case.id):
             samples += predict_cases(member.predict, [views], config.train.batch_size, multi_label, mirror_axes)
-    facts = case.id, loaded.label, loaded.group, len(loaded.views)
-    return _make_case(*facts, np.array(samples), temperature, multi_label)
+    return _make_case(case.id, loaded, np.array(samples), temperature, multi_label)
 
 
 def _make_case(
     case_id: str,
-    label: Any,
-    group: str | None,
-    num_views: int,
+    loaded: Any,
     samples: np.ndarray,
     temperature: float,
     multi_label: bool,
     still: np.ndarray | None = None,
 ) -> ClassifiedCase:
     """From predictions (S, K) of a case, whose measures are taken before the temperature."""
-    if np.ndim(label):
-        label = tuple(int(value) for value in label)
+    label = tuple(int(value) for value in loaded.label) if np.ndim(loaded.label) else loaded.label
     probabilities = scale(samples.mean(axis=0), temperature, multi_label)
     (chosen,) = predict_indicators(probabilities[None], multi_label)
     predicted = tuple(np.flatnonzero(chosen).tolist())
-    measures = measure_samples(samples, multi_label)
-    return ClassifiedCase(case_id, probabilities, predicted, label, group, num_views, still, measures)
+    measures, num_views = measure_samples(samples, multi_label), len(loaded.views)
+    return ClassifiedCase(case_id, probabilities, predicted, label, loaded.group, num_views, still, measures)
 
 
 def predict_cases(
@@ -225,15 +219,9 @@ def make_validation(
     multi_label, num_classes = is_multi_label(config), len(class_names)
 
     def score(predict: Predict, loaded: Iterable[Any]) -> list[np.ndarray]:
-        labels = []
-
-        def views() -> Iterator[np.ndarray]:
-            for case in loaded:
-                labels.append(case.label)
-                yield case.views
-
-        probabilities = list(predict_cases(predict, views(), config.train.batch_size, multi_label))
-        return [np.append(p, label) for p, label in zip(probabilities, labels, strict=True)]
+        loaded, labelled = tee(loaded)
+        found = predict_cases(predict, (case.views for case in loaded), config.train.batch_size, multi_label)
+        return [np.append(p, case.label) for p, case in zip(found, labelled, strict=True)]
 
     def summarise(rows: np.ndarray) -> dict[str, float]:
         labels = rows[:, num_classes:].astype(np.int64)

@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import tee
 from typing import Any, Protocol
 
 import mlx.nn as nn
@@ -190,17 +190,11 @@ def make_validation(
     ignore_label, num_classes = config.loss.ignore_label, len(class_names)
 
     def score(predict: Predict, prepared: Iterable[Any]) -> list[np.ndarray]:
-        references: deque[np.ndarray] = deque()
-
-        def volumes() -> Iterator[np.ndarray]:
-            for case in prepared:
-                references.append(case.label)
-                yield case.volume
-
-        return [
-            dice_per_class(labels, references.popleft(), num_classes, ignore_label)
-            for labels in predict_labels(predict, volumes(), patch_size, overlap, window_batch)
-        ]
+        prepared, references = tee(prepared)
+        volumes = (case.volume for case in prepared)
+        found = predict_labels(predict, volumes, patch_size, overlap, window_batch)
+        pairs = zip(found, references, strict=True)
+        return [dice_per_class(labels, case.label, num_classes, ignore_label) for labels, case in pairs]
 
     def summarise(scores: np.ndarray) -> dict[str, float]:
         per_class = [nan_mean(values) for values in scores.T]

@@ -72,22 +72,19 @@ def curves(run: RunFolder) -> list[str]:
     lines = run.read_metrics()
     train = [line for line in lines if line["split"] == "train"]
     validations = [line for line in lines if line["split"] == "val"]
+    dice = sorted(_keys(validations, "dice."), key=lambda key: key == "dice.mean")  # the classes first
+    figures: tuple[tuple[str, str, list[dict[str, Any]], dict[str, str]], ...] = (  # title, axis, lines, {name: key}
+        ("Loss", "training loss", train, {"loss": "loss"}),
+        ("Validation", "Dice", validations, {key.removeprefix("dice."): key for key in dice}),
+        ("Validation", "score", validations, {key.replace("_", " "): key for key in _SCORES}),
+        ("Validation: log loss", "log loss", validations, {"log loss": "log_loss"}),
+        ("Learning rate", "learning rate", train, {"learning rate": "learning_rate"}),
+        ("Gradient", "gradient norm before clipping", train, {"norm": "grad_norm"}),
+    )
     plots = []
-    if points := _points(train, "loss"):
-        plots.append(("Loss", plot_curves({"loss": points}, "training loss")))
-    keys = sorted(_keys(validations, "dice."), key=lambda key: key == "dice.mean")  # the classes first
-    dice = {key.removeprefix("dice."): _points(validations, key) for key in keys}
-    if dice := {name: points for name, points in dice.items() if points}:
-        plots.append(("Validation", plot_curves(dice, "Dice")))
-    scores = {name.replace("_", " "): _points(validations, name) for name in _SCORES}
-    if scores := {name: points for name, points in scores.items() if points}:
-        plots.append(("Validation", plot_curves(scores, "score")))
-    if points := _points(validations, "log_loss"):
-        plots.append(("Validation: log loss", plot_curves({"log loss": points}, "log loss")))
-    if points := _points(train, "learning_rate"):
-        plots.append(("Learning rate", plot_curves({"learning rate": points}, "learning rate")))
-    if points := _points(train, "grad_norm"):
-        plots.append(("Gradient", plot_curves({"norm": points}, "gradient norm before clipping", logarithmic=True)))
+    for title, label, rows, keys in figures:
+        if series := {name: points for name, key in keys.items() if (points := _points(rows, key))}:
+            plots.append((title, plot_curves(series, label, logarithmic=title == "Gradient")))
     return ["<h2>Training</h2>", *side_by_side(plots)] if plots else []
 
 
