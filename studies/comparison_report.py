@@ -4,7 +4,8 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from engine.reports.page import heading, image, warnings, write_page
+from engine.reports.page import figure, heading, image, warnings, write_page
+from engine.reports.tables import html_table
 from engine.runs.run_folder import write_atomically
 from studies.comparison import Comparison, compare
 from studies.comparison_plots import Band, band, plot_bands, plot_differences
@@ -93,8 +94,7 @@ def _curves(comparison: Comparison) -> list[str]:
         bands = _bands(comparison, choose)
         if bands:
             metric = comparison.study.metric if choose is _validation else label
-            plot = image(plot_bands(bands, reference, metric), f"{title} over the steps, of each cell")
-            body += [f"<figure><figcaption>{title}</figcaption>{plot}</figure>"]
+            body.append(figure(title, plot_bands(bands, reference, metric), f"{title} over the steps, of each cell"))
     words = f"Mean and ± standard deviation over the finished runs; grey: the baseline, {escape(reference)}."
     return ["<h2>Learning curves</h2>", *body, f"<p>{words}</p>"] if body else []
 
@@ -124,13 +124,9 @@ def _bands(comparison: Comparison, choose: Callable[[Run], Curve]) -> dict[str, 
 
 
 def _dropout(comparison: Comparison) -> list[str]:
-    rows = []
-    for result in comparison.results:
-        for name, *row in dropout_rows(result):
-            rows.append(f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
-    head = "".join(f"<th>{name}</th>" for name in DROPOUT_COLUMNS)
-    table = f'<div class="wide"><table><tr>{head}</tr>'
-    return ["<h2>Dropout layers</h2>", f"<p>{escape(DOSE_NOTE)}</p>", table, *rows, "</table></div>"]
+    layers = [row for result in comparison.results for row in dropout_rows(result)]
+    table = html_table(DROPOUT_COLUMNS, ((name, *map(escape, row)) for name, *row in layers))
+    return ["<h2>Dropout layers</h2>", f"<p>{escape(DOSE_NOTE)}</p>", *table]
 
 
 def _other_tests(comparison: Comparison) -> list[str]:

@@ -9,12 +9,13 @@ from statistics import mean
 from typing import Any
 
 from configs import Config
+from engine.runs.precision import set_up_device
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest
+from engine.train import assemble, build_validation
 from engine.training.batches import Feed
 from engine.training.dry_run import format_seconds, rehearse
-from engine.training.loop import Plan, Validate
-from engine.training.step import TrainStep
+from engine.training.loop import Plan
 from models.layers.dropout import DropoutRow
 from studies.expand import PlannedRun, SweepPlan, make_plan, no_validation
 from studies.sweep_folder import check_unchanged, is_finished, seconds_taken
@@ -40,19 +41,18 @@ class Pace:
         return self.plan.total_steps * self.step_seconds + cases * self.case_seconds
 
 
-def rehearse_run(
-    config: Config, data: Any, step: TrainStep, validation: Callable[[Config, StopRequest], Validate | None]
-) -> Pace:
+def rehearse_run(config: Config) -> Pace:
     """Measure what a run of the config would take, by two steps and the validation of one case.
 
-    data: that of the run, prepared; validation: what scores the step's model, for a config and a request to stop.
-    Raises ValueError where there is nothing to score it on.
+    Raises ValueError where there is no case to validate with.
     """
+    set_up_device(config)
+    data, step, _ = assemble(config)
     plan = Plan.of(config, data.batches_per_epoch)
     with Feed(data, plan.steps_per_epoch, config.train.accumulate) as feed:
         rehearsal = rehearse(step, feed.next(0)[0])
-    one_case = config.evaluate.model_copy(update={"validation_cases": 1})
-    validate = validation(config.model_copy(update={"evaluate": one_case}), StopRequest(config.run_folder / "STOP"))
+    one_case = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"validation_cases": 1})})
+    validate = build_validation(one_case, data, StopRequest(config.run_folder / "STOP"))
     if validate is None:
         raise no_validation(config.name, config)
     started = time.perf_counter()
@@ -61,7 +61,7 @@ def rehearse_run(
     return Pace(plan, rehearsal.seconds, time.perf_counter() - started, num_cases)
 
 
-def list_sweep(config: Config, only: str | None, rehearsed: Callable[[Config], Pace]) -> str:
+def list_sweep(config: Config, only: str | None = None, rehearsed: Callable[[Config], Pace] = rehearse_run) -> str:
     """Return a table of the cells and the time that is left; nothing is written into the sweep's folder.
 
     Times are those of finished runs; where a network has none, `rehearsed` measures it, once for all cells that

@@ -2,6 +2,7 @@
 
 import math
 
+from engine.reports import tables
 from studies.comparison import Spread
 
 
@@ -23,4 +24,4 @@ def format_p(p: float, name: str = "") -> str:
 
 def number(value: float, digits: int = 4, sign: str = "") -> str:
     """With a true minus; «–» where there is none."""
-    return f"{value:{sign}.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
+    return tables.number(value, digits, sign).replace("-", "−")

@@ -10,9 +10,9 @@ import numpy as np
 
 from engine.metrics import classification
 from engine.metrics import segmentation as metrics
+from engine.metrics.arithmetic import row_means
 from engine.metrics.bootstrap import score_samples
 from engine.metrics.classification import as_indicators, predict_indicators
-from engine.metrics.means import row_means
 from engine.metrics.segmentation import SURFACE_DEFINITION
 
 Row = dict[str, str]

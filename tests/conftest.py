@@ -1,7 +1,9 @@
 """What holds for every test."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,32 @@ def no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 def native_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process takes bfloat16 for native, whatever the device; there it is computed all the same, slowly."""
     monkeypatch.setattr(backend, "why_no_bfloat16", lambda: None)
+
+
+FIGURES = (
+    "page.plot_curves",
+    *(f"segmentation_report.plot_{name}" for name in ("case", "scores")),
+    *(f"classification_report.plot_{name}" for name in ("activation", "confusion", "roc")),
+    *(f"uncertainty_report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")),
+)
+Drawn = list[tuple[str, tuple[Any, ...]]]
+
+
+def leave_out_figures(patch: pytest.MonkeyPatch) -> Drawn:
+    """Reports draw nothing, which would take most of the time; what they ask for is added to the returned list."""
+    drawn: Drawn = []
+
+    def stand_in(name: str) -> Callable[..., str]:
+        return lambda *arguments, **_: drawn.append((name, arguments)) or "data:image/png;base64,"  # type: ignore[func-returns-value]
+
+    for place in FIGURES:
+        patch.setattr(f"engine.reports.{place}", stand_in(place.partition(".")[2]))
+    return drawn
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    return leave_out_figures(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

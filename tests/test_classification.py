@@ -15,19 +15,6 @@ from data.synthetic.moving_shapes import write_moving_shapes
 from engine.runs.run_folder import RunFolder
 
 
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of the time."""
-    report = "engine.reports.classification_report"
-    for plot in (
-        f"{report}.plot_activation",
-        f"{report}.plot_confusion",
-        f"{report}.plot_roc",
-        "engine.reports.page.plot_curves",
-    ):
-        monkeypatch.setattr(plot, lambda *_, **__: "data:image/png;base64,")
-
-
 def write_archive(path: Path, columns: int = 1) -> Path:
     """Volumes of 6³ whose class is whether their lower or upper half is brighter; a second label is random."""
     rng = np.random.default_rng(0)

@@ -26,6 +26,8 @@ from ops import memory
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -68,12 +70,6 @@ def run(phantoms: Path, tmp_path: Path) -> RunFolder:
         tensors = {"model": weights, "ema": {name: value * 0.5 for name, value in weights.items()}}
         save_checkpoint(folder.checkpoints, tensors, {"step": step}, best=step == 3, keep=2)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for plot in ("segmentation_report.plot_case", "page.plot_curves", "segmentation_report.plot_scores"):
-        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
 
 
 def load_config(run: RunFolder) -> Config:

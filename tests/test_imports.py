@@ -19,6 +19,9 @@ MAY_IMPORT = {
     "models": ("ops", "configs"),
     "engine": ROOMS,
     "engine.convert": (*ROOMS, "models"),
+    "engine.evaluate": (*ROOMS, "data", "models"),
+    "engine.predict": (*ROOMS, "data", "models"),
+    "engine.train": (*ROOMS, "data", "models"),
     "planning": ("data", "engine", "configs"),
     "studies": ("engine", "models", "configs"),
 }

@@ -16,20 +16,13 @@ import evaluate
 from configs.schema.load import check_config
 from data.synthetic.moving_shapes import write_moving_shapes
 from data.synthetic.phantoms import write_phantoms
+from engine.predict import openers
 from engine.runs.checkpoints import save_checkpoint
 from engine.runs.run_folder import RunFolder
 from models import build_model
 from tests.engine.pack.packs import with_facts
 
-
-@pytest.fixture(autouse=True)
-def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take most of the time."""
-    figures = ("segmentation_report.plot_case", "page.plot_curves", "segmentation_report.plot_scores")
-    figures += ("classification_report.plot_activation",)
-    figures += tuple(f"uncertainty_report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty"))
-    for plot in (*figures, "classification_report.plot_confusion", "classification_report.plot_roc"):
-        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def write_run(folder: Path, data: dict[str, Any], **sections: Any) -> Path:
@@ -42,7 +35,7 @@ def write_run(folder: Path, data: dict[str, Any], **sections: Any) -> Path:
         "evaluate": {"bootstrap_samples": 20, "overlap": 0.0},
     }
     config = check_config({**tree, **sections}, "test")
-    open_split, _ = evaluate.openers(config)
+    open_split, _ = openers(config)
     opened = open_split(config)
     run = RunFolder(config.run_folder)
     run.path.mkdir(parents=True)

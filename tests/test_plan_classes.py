@@ -16,11 +16,7 @@ from tests.data.write_layouts import write_folders, write_volume
 QUICK = ("train.epochs=null", "train.steps=2", "train.validate_every_steps=2", "optim.warmup_steps=1")
 Capture = pytest.CaptureFixture[str]
 
-
-@pytest.fixture(autouse=True)
-def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests draw figures."""
-    monkeypatch.setattr("engine.reports.page.plot_curves", lambda *_, **__: "data:image/png;base64,")
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def planned(path: Path, capsys: Capture, *arguments: str) -> Path:

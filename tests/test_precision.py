@@ -22,6 +22,8 @@ backend.why_no_bfloat16 = lambda: "it cannot" if os.environ["MLX_RANK"] == "1" e
 sys.exit(train.main(sys.argv[1:]))
 """
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -42,13 +44,6 @@ checkpoint: {{every_steps: 1}}
 evaluate: {{bootstrap_samples: 20}}
 """)
     return file
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    uncertainty = [f"uncertainty_report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")]
-    for plot in ("segmentation_report.plot_case", "page.plot_curves", "segmentation_report.plot_scores", *uncertainty):
-        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
 
 
 def run_train(config: Path, folder: Path, *arguments: str) -> int:

@@ -26,14 +26,7 @@ from models.layers.dropout import held_masks
 
 MAPS = ("entropy", "mutual_information", "variance")
 
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    uncertainty = [f"uncertainty_report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")]
-    volumes = [f"segmentation_report.plot_{name}" for name in ("case", "scores")]
-    classes = [f"classification_report.plot_{name}" for name in ("activation", "confusion", "roc")]
-    for plot in (*volumes, "page.plot_curves", *uncertainty, *classes):
-        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture(scope="module")

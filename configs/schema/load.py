@@ -4,7 +4,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ from pydantic import BaseModel, ValidationError
 
 from configs.schema.config import Config
 
+Overrides = Sequence[str] | Mapping[str, Any]
+"""Keys to set: "key.path=value" each, whose value is YAML, or {"key.path": value}."""
+
 
 class ConfigError(ValueError):
     """A mistake in a config; the message names file, dotted path and mend."""
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Return the config of `path`, its `base:` parents merged below it and `key.path=value` overrides on top.
+def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
+    """Return the config of `path`, its `base:` parents merged below it and the overrides on top.
 
     Raises ConfigError for a missing or broken file, an unknown key or a value that doesn't fit.
     """
@@ -57,20 +60,24 @@ def rename_old_keys(tree: Any) -> Any:
     return tree
 
 
-def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `tree` with each `dotted.path=value` set; values are YAML (`[1, 2]`, `null`, `3e-4`)."""
+def apply_overrides(tree: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """Return `tree` with each `dotted.path=value` set; values of texts are YAML (`[1, 2]`, `null`, `3e-4`)."""
+    for key, value in overrides.items() if isinstance(overrides, Mapping) else _read_overrides(overrides):
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return tree
+
+
+def _read_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"override {override!r}: expected key.path=value, e.g. optim.learning_rate=3e-4")
         try:
-            value = yaml.safe_load(text)
+            yield key, yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"override {override!r}: the value is not YAML ({_one_line(error)})") from None
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        tree = merge(tree, value)
-    return tree
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

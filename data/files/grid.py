@@ -109,6 +109,11 @@ class Source:
         i, j, k = (self.shape[axis] for axis in orientation.axes)
         return Grid((k, j, i), orientation.ras_affine(self.affine, self.shape))
 
+    def in_file_axes(self, array: np.ndarray) -> np.ndarray:
+        """A view of (D, H, W, ...) in RAS+ as whoever reads the file has it: NIfTI's (i, j, k), NumPy's (k, j, i)."""
+        stored = self.orientation.from_dhw(array)
+        return stored.swapaxes(0, 2) if self.format == "numpy" else stored
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` gives the same source back, bit for bit."""
         return {

@@ -75,9 +75,11 @@ def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -
 
 
 def find_unlabelled(folder: Path, clips: bool) -> tuple[LabelledCase, ...]:
-    """The volumes or clips right in a folder, without labels. Raises ValueError where there are none."""
+    """The volumes or clips right in a folder, or one file, without labels. Raises ValueError where there are none."""
+    if folder.is_file():
+        return (LabelledCase(stem(folder), (folder,)),)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise ValueError(f"{folder}: no such folder, and no such file")
     files = _list_clips(folder) if clips else list_volumes(folder)
     if not files:
         raise ValueError(f"{folder}: no {'clips' if clips else 'volumes'}; found {describe_folder(folder)}")

@@ -48,9 +48,14 @@ def find_folders(config: DataConfig) -> Listing:
 
 
 def find_images(folder: Path) -> tuple[Case, ...]:
-    """Unlabelled cases of a folder of volumes: case_0000, case_0001 ... are channels, else a file is a case."""
+    """Unlabelled cases of a folder of volumes: case_0000, case_0001 ... are channels, else a file is a case.
+
+    Of a file, that one. Raises ValueError.
+    """
+    if folder.is_file():
+        return (Case(strip_suffix(folder.name), (folder,)),)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of images")
+        raise ValueError(f"{folder}: no such folder of images, and no such file")
     volumes = list_volumes(folder)
     if not volumes:
         raise ValueError(f"{folder}: no volumes; found {describe_folder(folder)}")

@@ -145,6 +145,11 @@ class Group:
             time.sleep(3)  # the launcher ends this process now, if another one spoke
         return True
 
+    def print_error(self, error: Exception, script: str) -> None:
+        """Print why the script ends, with what was noted on the error, in the one process that speaks."""
+        if self.speaks(error):
+            print("\n".join([f"{script}: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+
     def gather_texts(self, text: str) -> list[str]:
         """The texts of all processes, by rank."""
         if self.size == 1:

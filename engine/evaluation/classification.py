@@ -5,7 +5,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import partial
+from itertools import combinations, tee
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -14,15 +15,8 @@ import numpy as np
 
 from configs import Config
 from engine.distributed.group import ALONE, Group
+from engine.evaluation.cases import Failure, attempt, make_validator
 from engine.evaluation.members import Member
-from engine.evaluation.segmentation import (
-    CASE_ERRORS,
-    Failure,
-    describe_failure,
-    evaluating,
-    evenly_spaced,
-    make_predict,
-)
 from engine.evaluation.sliding_window import Predict
 from engine.evaluation.temperature import scale
 from engine.metrics.classification import METRICS, predict_indicators, score_probabilities
@@ -54,6 +48,17 @@ class ClassifiedCase:
     still: np.ndarray | None = None  # (K,): what the network says of each view's middle frame, repeated
     measures: tuple[float, ...] = ()  # MEASURES; of one prediction the first
 
+    @property
+    def labelled(self) -> bool:
+        return self.label is not None
+
+    @property
+    def truth(self) -> tuple[int, ...]:
+        """The label in the form of `predicted`; of an unlabelled case nothing."""
+        if isinstance(self.label, tuple):
+            return tuple(np.flatnonzero(self.label).tolist())
+        return () if self.label is None else (self.label,)
+
 
 def classify_cases(
     predict: Predict,
@@ -71,27 +76,19 @@ def classify_cases(
     """
     multi_label = is_multi_label(config)
     failures: list[Failure] = []
-    facts: deque[tuple[str, Any, str | None, int]] = deque()  # id, label, group, views; of cases on their way
+    loaded, waiting = tee(attempt(cases, lambda case: (case.id, data.load(case)), failures))
 
     def views() -> Iterator[np.ndarray]:
-        for case in cases:
-            try:
-                loaded = data.load(case)
-            except CASE_ERRORS as error:
-                failures.append(describe_failure(case, error))
-                _log.error("%s FAILED: %s: %s", failures[-1].case, failures[-1].file, failures[-1].reason)
-                continue
-            facts.append((case.id, loaded.label, loaded.group, len(loaded.views)))
-            yield loaded.views
+        for _, (_, case) in loaded:
+            yield case.views
             if still:
-                yield freeze_frames(loaded.views)
+                yield freeze_frames(case.views)
 
     results, log_due = [], time.monotonic() + 10
     every = predict_cases(predict, views(), config.train.batch_size, multi_label, config.evaluate.mirror_axes)
-    for probabilities in every:
+    for probabilities, (_, (case_id, case)) in zip(every, waiting, strict=True):
         frozen = scale(next(every), temperature, multi_label) if still else None
-        samples = probabilities[None]
-        results.append(_make_case(*facts.popleft(), samples, temperature, multi_label, frozen))
+        results.append(_make_case(case_id, case, probabilities[None], temperature, multi_label, frozen))
         if time.monotonic() > log_due:
             _log.info("predicted %d of %d cases", len(results) + len(failures), len(cases))
             log_due = time.monotonic() + 10
@@ -105,48 +102,45 @@ def classify_together(
 
     A case's views pass apart from those of others: a draw of the network is one case's.
     """
-    multi_label, settings = is_multi_label(config), config.evaluate
     results: list[ClassifiedCase] = []
     failures: list[Failure] = []
-    for number, case in enumerate(cases, 1):
-        samples: list[np.ndarray] = []
-        try:
-            loaded = data.load(case)
-            for member in members:
-                views = (loaded if member.data is None else member.data.load(case)).views
-                with member.draw(case.id):
-                    samples += predict_cases(
-                        member.predict, [views], config.train.batch_size, multi_label, settings.mirror_axes
-                    )
-        except CASE_ERRORS as error:
-            failures.append(describe_failure(case, error))
-            _log.error("%s FAILED: %s: %s", failures[-1].case, failures[-1].file, failures[-1].reason)
-            continue
-        facts = case.id, loaded.label, loaded.group, len(loaded.views)
-        results.append(_make_case(*facts, np.array(samples), temperature, multi_label))
+    classify = partial(classify_case, members, data, config=config, temperature=temperature)
+    for number, result in attempt(cases, classify, failures):
+        results.append(result)
         if number % 50 == 0:
             _log.info("predicted %d of %d cases", number, len(cases))
     return results, failures
 
 
+def classify_case(
+    members: Sequence[Member], data: LabelledData, case: Any, config: Config, temperature: float = 1.0
+) -> ClassifiedCase:
+    """Predict one case by the mean of the members' probabilities, brought to the temperature."""
+    multi_label, mirror_axes = is_multi_label(config), config.evaluate.mirror_axes
+    samples: list[np.ndarray] = []
+    loaded = data.load(case)
+    for member in members:
+        views = (loaded if member.data is None else member.data.load(case)).views
+        with member.draw(case.id):
+            samples += predict_cases(member.predict, [views], config.train.batch_size, multi_label, mirror_axes)
+    return _make_case(case.id, loaded, np.array(samples), temperature, multi_label)
+
+
 def _make_case(
     case_id: str,
-    label: Any,
-    group: str | None,
-    num_views: int,
+    loaded: Any,
     samples: np.ndarray,
     temperature: float,
     multi_label: bool,
     still: np.ndarray | None = None,
 ) -> ClassifiedCase:
     """From predictions (S, K) of a case, whose measures are taken before the temperature."""
-    if np.ndim(label):
-        label = tuple(int(value) for value in label)
+    label = tuple(int(value) for value in loaded.label) if np.ndim(loaded.label) else loaded.label
     probabilities = scale(samples.mean(axis=0), temperature, multi_label)
     (chosen,) = predict_indicators(probabilities[None], multi_label)
     predicted = tuple(np.flatnonzero(chosen).tolist())
-    measures = measure_samples(samples, multi_label)
-    return ClassifiedCase(case_id, probabilities, predicted, label, group, num_views, still, measures)
+    measures, num_views = measure_samples(samples, multi_label), len(loaded.views)
+    return ClassifiedCase(case_id, probabilities, predicted, label, loaded.group, num_views, still, measures)
 
 
 def predict_cases(
@@ -222,23 +216,16 @@ def make_validation(
     The metrics of `classification.METRICS`, over `evaluate.validation_cases` of the cases, evenly spaced, without
     mirroring; NaN where they are undefined. The processes of a `group` share the cases, and all return the same.
     """
-    chosen = evenly_spaced(cases, config.evaluate.validation_cases)
-    multi_label = is_multi_label(config)
+    multi_label, num_classes = is_multi_label(config), len(class_names)
 
-    def validate(model: nn.Module) -> dict[str, float]:
-        labels = []
+    def score(predict: Predict, loaded: Iterable[Any]) -> list[np.ndarray]:
+        loaded, labelled = tee(loaded)
+        found = predict_cases(predict, (case.views for case in loaded), config.train.batch_size, multi_label)
+        return [np.append(p, case.label) for p, case in zip(found, labelled, strict=True)]
 
-        def views() -> Iterator[np.ndarray]:
-            for case in group.deal(chosen):
-                loaded = data.load(case)
-                labels.append(loaded.label)
-                yield loaded.views
-
-        with evaluating(model):
-            predict = make_predict(model, config.train.precision, config.train.compile)
-            probabilities = list(predict_cases(predict, views(), config.train.batch_size, multi_label))
-        probabilities, labels = group.undeal(probabilities), group.undeal(labels)
-        scores = score_probabilities(np.array(probabilities), np.array(labels, np.int64))
+    def summarise(rows: np.ndarray) -> dict[str, float]:
+        labels = rows[:, num_classes:].astype(np.int64)
+        scores = score_probabilities(rows[:, :num_classes], labels if multi_label else labels[:, 0])
         values = {name: scores[name].value for name in METRICS}
         for name in _PER_CLASS:
             per_class = scores[name].per_class
@@ -246,7 +233,7 @@ def make_validation(
             values |= {f"{name}.{c}": float(value) for c, value in zip(class_names, per_class, strict=True)}
         return values
 
-    return validate
+    return make_validator(config, data, cases, group, score, summarise)
 
 
 def validation_metrics(class_names: Sequence[str]) -> list[str]:

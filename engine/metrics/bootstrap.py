@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.metrics.arithmetic import divide, row_means
+
 MIN_UNITS = 10
 """Of fewer cases, or groups of them, no interval is given: none covers what it says (docs/uncertainty.md)."""
 
@@ -46,6 +48,20 @@ def draw_weights(groups: Sequence[object], num_samples: int, seed: int = 0) -> n
     return drawn[:, group_of_case]
 
 
+def whole_and_samples(units: Sequence[object], num_samples: int, seed: int = 0) -> np.ndarray:
+    """Weights of all cases once, then of the samples (1 + samples, cases); the first alone of fewer than MIN_UNITS."""
+    whole = np.ones((1, len(units)))
+    if len(set(units)) < MIN_UNITS:
+        return whole
+    return np.concatenate([whole, draw_weights(units, num_samples, seed)])
+
+
+def in_chunks(weights: np.ndarray, numbers: int) -> list[np.ndarray]:
+    """The weights (S, N) in parts of about so many numbers, which bounds the temporaries."""
+    size = max(1, numbers // max(1, weights.shape[1]))
+    return [weights[i : i + size] for i in range(0, len(weights), size)]
+
+
 def interval_95(samples: np.ndarray) -> tuple[float, float]:
     """Percentile interval of the samples (S,) that are defined; NaN where none is."""
     samples = samples[np.isfinite(samples)]
@@ -55,6 +71,12 @@ def interval_95(samples: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def with_interval(value: float, samples: np.ndarray | None) -> dict[str, Any]:
+    """{"value", "interval_95"}: of samples (S,) of it; NaN without samples, or where the value is undefined."""
+    interval = (np.nan, np.nan) if samples is None or not np.isfinite(value) else interval_95(samples)
+    return {"value": value, "interval_95": interval}
+
+
 def score_samples(
     weights: np.ndarray, probabilities: np.ndarray, truth: np.ndarray, predicted: np.ndarray, multi_label: bool
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
@@ -62,12 +84,10 @@ def score_samples(
 
     weights: (S, N). probabilities, truth, predicted: (N, K). NaN where a sample leaves a metric undefined.
     """
-    size = max(1, _CHUNK // max(1, weights.shape[1]))
     chunks = [
-        _score_chunk(weights[i : i + size].astype(np.float64), probabilities, truth, predicted, multi_label)
-        for i in range(0, len(weights), size)
+        _score_chunk(chunk.astype(np.float64), probabilities, truth, predicted, multi_label)
+        for chunk in in_chunks(weights, _CHUNK)
     ]
-
     joined: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     for name in chunks[0]:
         values = np.concatenate([chunk[name][0] for chunk in chunks])
@@ -83,8 +103,7 @@ def mean_over_classes(name: str, per_class: np.ndarray, multi_label: bool) -> np
     """
     if per_class.shape[-1] == 2 and not multi_label and name in ("auc", "average_precision"):
         return per_class[..., 1]
-    there = np.isfinite(per_class)
-    return _divide(np.where(there, per_class, 0).sum(axis=-1), there.sum(axis=-1))
+    return row_means(per_class)
 
 
 def _score_chunk(
@@ -92,12 +111,12 @@ def _score_chunk(
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     total = weights.sum(axis=1)  # (S,)
     positives, guesses, hits = weights @ truth, weights @ predicted, weights @ (truth & predicted)  # (S, K)
-    recall = _divide(hits, positives)
-    specificity = _divide(weights @ (~truth & ~predicted), total[:, None] - positives)
+    recall = divide(hits, positives)
+    specificity = divide(weights @ (~truth & ~predicted), total[:, None] - positives)
     ranked = [_rank(weights, probabilities[:, k], truth[:, k]) for k in range(truth.shape[1])]
     per_class = {
         "balanced_accuracy": (recall + specificity) / 2 if multi_label else recall,
-        "f1": _divide(2 * hits, positives + guesses),
+        "f1": divide(2 * hits, positives + guesses),
         "auc": np.stack([auc for auc, _ in ranked], axis=1),
         "average_precision": np.stack([precision for _, precision in ranked], axis=1),
     }
@@ -127,12 +146,7 @@ def _rank(weights: np.ndarray, scores: np.ndarray, truth: np.ndarray) -> tuple[n
     alarms = np.cumsum(weights * ~truth, axis=1)[:, last]  # false ones
     new_hits, new_alarms = np.diff(hits, axis=1, prepend=0), np.diff(alarms, axis=1, prepend=0)
     positives, negatives = hits[:, -1], alarms[:, -1]
-    auc = _divide((new_alarms * (hits - new_hits / 2)).sum(axis=1), positives * negatives)
+    auc = divide((new_alarms * (hits - new_hits / 2)).sum(axis=1), positives * negatives)
     precision = hits / np.maximum(hits + alarms, 1)  # where there are neither, new_hits is 0 too
-    average_precision = _divide((new_hits * precision).sum(axis=1), positives)
+    average_precision = divide((new_hits * precision).sum(axis=1), positives)
     return auc, np.where(negatives > 0, average_precision, np.nan)
-
-
-def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a / b, NaN where b is 0."""
-    return np.divide(a, b, out=np.full(np.broadcast_shapes(np.shape(a), np.shape(b)), np.nan), where=b != 0)

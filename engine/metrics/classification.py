@@ -11,10 +11,10 @@ from engine.metrics.bootstrap import (
     MIN_UNITS,
     describe_units,
     draw_weights,
-    interval_95,
     mean_over_classes,
     resampling_units,
     score_samples,
+    with_interval,
 )
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "auc", "average_precision", "log_loss")
@@ -154,10 +154,9 @@ def compare(
     samples = _resample(probabilities, labels, units, num_samples)
     other_samples = _resample(others, labels, units, num_samples)
     return {
-        name: {
-            "value": first[name].value - second[name].value,
-            "interval_95": interval_95(samples[name][0] - other_samples[name][0]) if samples else (np.nan, np.nan),
-        }
+        name: with_interval(
+            first[name].value - second[name].value, samples[name][0] - other_samples[name][0] if samples else None
+        )
         for name in METRICS
     }
 
@@ -193,15 +192,9 @@ def _describe(
     score: Score, samples: tuple[np.ndarray, np.ndarray | None] | None, class_names: Sequence[str]
 ) -> dict[str, Any]:
     values, per_class = (None, None) if samples is None else samples
-    row: dict[str, Any] = _with_interval(score.value, values)
+    row: dict[str, Any] = with_interval(score.value, values)
     if score.per_class is not None:
         columns = [None] * len(class_names) if per_class is None else list(per_class.T)
         entries = zip(class_names, score.per_class.tolist(), columns, strict=True)
-        row["per_class"] = {name: _with_interval(value, column) for name, value, column in entries}
+        row["per_class"] = {name: with_interval(value, column) for name, value, column in entries}
     return row
-
-
-def _with_interval(value: float, samples: np.ndarray | None) -> dict[str, Any]:
-    if samples is None or not np.isfinite(value):
-        return {"value": value, "interval_95": (np.nan, np.nan)}
-    return {"value": value, "interval_95": interval_95(samples)}

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.metrics.bootstrap import MIN_UNITS, draw_weights
+from engine.metrics.arithmetic import nan_mean, row_means
+from engine.metrics.bootstrap import MIN_UNITS, in_chunks, whole_and_samples
 
 _CHUNK = 4_000_000  # deviations at a time: some temporaries of 32 MB
 
@@ -30,7 +31,7 @@ def summarise(
     per_class, overall = np.clip(per_class, *bounds), np.clip(overall, *bounds)
     infinite = np.isinf(values).sum(axis=0).tolist()
     rows = {n: {**_describe(finite[:, i], per_class[i]), "num_infinite": infinite[i]} for i, n in enumerate(names)}
-    rows["mean"] = {**_describe(row_means(finite), overall), "mean": nan_mean(_column_means(finite))}
+    rows["mean"] = {**_describe(row_means(finite), overall), "mean": nan_mean(row_means(finite.T))}
     rows["mean"]["num_infinite"] = sum(infinite)
     return rows
 
@@ -56,9 +57,8 @@ def bootstrap_intervals(
     is_enough = np.append(filled >= MIN_UNITS, filled.any() and filled[filled > 0].min() >= MIN_UNITS)
     intervals = np.full((len(is_enough), 2), np.nan)
     if is_enough.any():
-        weights = np.concatenate([np.ones((1, num_units)), draw_weights(range(num_units), num_samples, seed)])
-        size = max(1, _CHUNK // num_units)
-        chunks = [means_and_errors(weights[i : i + size], sums, counts) for i in range(0, len(weights), size)]
+        weights = whole_and_samples(range(num_units), num_samples, seed)
+        chunks = [means_and_errors(chunk, sums, counts) for chunk in in_chunks(weights, _CHUNK)]
         means, errors = (np.concatenate(parts) for parts in zip(*chunks, strict=True))  # (1 + samples, classes + 1)
         for i in np.flatnonzero(is_enough):
             intervals[i] = studentised_interval(means[:, i], errors[:, i])
@@ -112,20 +112,3 @@ def _describe(values: np.ndarray, interval: np.ndarray) -> dict[str, Any]:
         "interval_95": interval.tolist(),
         "num_cases": len(values),
     }
-
-
-def nan_mean(values: Sequence[float] | np.ndarray) -> float:
-    """The mean of the finite values; NaN, without NumPy's warning, where there is none."""
-    finite = np.asarray(values)[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else np.nan
-
-
-def row_means(values: np.ndarray) -> np.ndarray:
-    """Means of the values that there are, one a row; NumPy's nanmean warns of empty rows."""
-    there = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, values, 0).sum(axis=1) / there.sum(axis=1)
-
-
-def _column_means(values: np.ndarray) -> np.ndarray:
-    return row_means(values.T)

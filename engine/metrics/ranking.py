@@ -6,6 +6,8 @@ All take counts of the wrong and the right ones in rising order of uncertainty, 
 import numpy as np
 from scipy.special import digamma
 
+from engine.metrics.arithmetic import divide
+
 RANKS = 4096
 _LOWEST = 1e-12
 
@@ -32,7 +34,7 @@ def error_auroc(wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The chance that an error is more uncertain than what is right, ties counting half; NaN without either."""
     below = np.cumsum(right, axis=-1) - right / 2
     pairs = wrong.sum(axis=-1) * right.sum(axis=-1)
-    return _divide((wrong * below).sum(axis=-1), pairs)
+    return divide((wrong * below).sum(axis=-1), pairs)
 
 
 def risk_coverage(wrong: np.ndarray, right: np.ndarray, coverage: np.ndarray) -> np.ndarray:
@@ -41,7 +43,7 @@ def risk_coverage(wrong: np.ndarray, right: np.ndarray, coverage: np.ndarray) ->
     kept = np.append(0, np.cumsum((wrong + right)[there]))
     errors = np.append(0, np.cumsum(wrong[there]))
     amount = coverage * kept[-1]
-    return _divide(np.interp(amount, kept, errors), amount)
+    return divide(np.interp(amount, kept, errors), amount)
 
 
 def aurc(wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -54,7 +56,7 @@ def aurc(wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
     before, errors = np.cumsum(n, axis=-1) - n, np.cumsum(e, axis=-1) - e
     rate = np.divide(e, n, out=np.zeros(n.shape), where=n > 0)
     sums = e + (errors - rate * before) * (digamma(before + n + 1) - digamma(before + 1))
-    return _divide(sums.sum(axis=-1), n.sum(axis=-1))
+    return divide(sums.sum(axis=-1), n.sum(axis=-1))
 
 
 def least_aurc(wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -63,7 +65,3 @@ def least_aurc(wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
     zeros = np.zeros_like(errors)
     # one after the other: within the right ones the risk is 0, within the wrong ones it rises
     return aurc(np.stack([zeros, errors], axis=-1), np.stack([others, zeros], axis=-1))
-
-
-def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.divide(a, b, out=np.full(np.broadcast_shapes(np.shape(a), np.shape(b)), np.nan), where=np.asarray(b) != 0)

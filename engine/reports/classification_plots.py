@@ -6,9 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from engine.reports.plots import COLORS, INK, data_uri, ink_axes, plain
+from engine.reports.plots import COLORS, INK, PLANES, data_uri, ink_axes, plain
 
-_PLANES = ("axial", "coronal", "sagittal")
 _MAX_FRAMES = 8
 
 
@@ -78,7 +77,7 @@ def plot_activation(picture: np.ndarray, activation: np.ndarray | None, is_clip:
         centre = tuple(size // 2 for size in shape)
         if activation is not None and activation.any():
             centre = tuple(map(int, np.unravel_index(activation.argmax(), shape)))
-        planes = [(axis, centre[axis], f"{_PLANES[axis]}, plane {centre[axis] + 1}") for axis in range(3)]
+        planes = [(axis, centre[axis], f"{PLANES[axis]}, plane {centre[axis] + 1}") for axis in range(3)]
     rows = 1 if activation is None else 2
     columns = max(len(planes), 3)
     aspect = picture.shape[1] / picture.shape[2]

@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from engine.evaluation.cases import Failure
 from engine.evaluation.classification import ClassifiedCase, stack_labels
-from engine.evaluation.seen import warn_of_cases
-from engine.evaluation.segmentation import Failure
 from engine.metrics.bootstrap import explain_units
 from engine.metrics.classification import METRICS, as_indicators
 from engine.reports.classification_plots import plot_activation, plot_confusion, plot_roc
-from engine.reports.classification_tables import STILL, label_names, predicted_names
-from engine.reports.page import config_section, curves, failed, heading, image, predicted_by, warnings, write_page
+from engine.reports.classification_tables import STILL
+from engine.reports.page import figure, side_by_side, warnings, write_evaluation_page
+from engine.reports.tables import html_number, html_table, number
 from engine.runs.run_folder import RunFolder
 
 
@@ -59,37 +59,25 @@ def write_classification_report(
     metrics: what metrics.json holds. explain: Grad-CAM of a view and class, or None; it and the data are asked
     for the few cases that are shown. sections: HTML that follows the cases.
     """
-    class_names = data.class_names
-    checkpoint = metrics["checkpoint"]
-    title = f"{run.read_config_tree()['name']}: {metrics['split']}"
-    labelled = [case for case in cases if case.label is not None]
-    views = sorted({case.num_views for case in cases})
-    facts = [
-        f"{len(labelled)} labelled of {len(cases)} cases",
-        f"{' or '.join(map(str, views))} view{'s' if views != [1] else ''} a case",
-        f"checkpoint {checkpoint['name']} at step {checkpoint['step']}",
-        {"ema": "averaged (EMA) weights", "raw": "raw weights"}[checkpoint["weights"]],
-        *predicted_by(metrics),
-        f"{metrics['seconds_per_case']:.2g} s a case",
-    ]
-    body = [*heading(title, facts), *warnings(warn_of_cases(metrics)), *failed(failures)]
+    class_names, body = data.class_names, []
+    labelled = [case for case in cases if case.labelled]
     if labelled:
         body += [*_table(metrics), *_classes(metrics, class_names), *_figures(metrics, labelled, class_names)]
         body += [*_mistakes(labelled, data, explain, is_clip), *sections]
-    body += [*curves(run), *config_section(run)]
-    return write_page(path, title, body)
+    views = sorted({case.num_views for case in cases})
+    facts = [f"{' or '.join(map(str, views))} view{'s' if views != [1] else ''} a case"]
+    return write_evaluation_page(path, run, metrics, len(cases), failures, body, facts, seconds=".2g")
 
 
 def _table(metrics: Mapping[str, Any]) -> list[str]:
     baselines = metrics["baselines"]
-    head = "".join(f"<th>{escape(name)}</th><th>difference</th>" for name in baselines)
+    head = ["", "this run", *(title for name in baselines for title in (name, "difference"))]
     rows = []
     for metric in METRICS:
-        row = metrics["details"][metric]
-        cells = _cell(row)
+        row = [_TITLES[metric], html_number(metrics["details"][metric])]
         for baseline in baselines.values():
-            cells += f"<td>{_number(baseline[metric])}</td>{_cell(baseline['difference'][metric], '+')}"
-        rows.append(f"<tr><th>{_TITLES[metric]}</th>{cells}</tr>")
+            row += [number(baseline[metric], 3), html_number(baseline["difference"][metric], "+")]
+        rows.append(row)
     sentences = [f"Small: {explain_units(metrics)}. Of log loss less is better."]
     if baselines:
         sentences.append("Differences are this run less the other, case by case (paired).")
@@ -101,9 +89,7 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
         )
     return [
         "<h2>Metrics</h2>",
-        f'<div class="wide"><table><tr><th></th><th>this run</th>{head}</tr>',
-        *rows,
-        "</table></div>",
+        *html_table(head, rows),
         f"<p>{escape(' '.join(sentences))}</p>",
         *warnings(metrics["notes"]),
     ]
@@ -113,15 +99,12 @@ def _classes(metrics: Mapping[str, Any], class_names: Sequence[str]) -> list[str
     details = {name: row["per_class"] for name, row in metrics["details"].items() if "per_class" in row}
     exclusive = "confusion" in metrics
     titles = {**_TITLES, "f1": "F1", "balanced_accuracy": "Recall" if exclusive else "Balanced accuracy"}
-    head = "".join(f"<th>{titles[name]}</th>" for name in details)
     rows = [
-        f"<tr><th>{escape(name)}</th><td>{metrics['cases_per_class'][name]}</td>"
-        + "".join(_cell(row[name]) for row in details.values())
-        + "</tr>"
+        (name, metrics["cases_per_class"][name], *(html_number(row[name]) for row in details.values()))
         for name in class_names
     ]
-    table = f'<div class="wide"><table><tr><th></th><th>cases</th>{head}</tr>'
-    return ["<h2>Classes</h2>", table, *rows, "</table></div>", "<p>Each class against the rest.</p>"]
+    table = html_table(("", "cases", *(titles[name] for name in details)), rows)
+    return ["<h2>Classes</h2>", *table, "<p>Each class against the rest.</p>"]
 
 
 def _figures(metrics: Mapping[str, Any], cases: Sequence[ClassifiedCase], class_names: Sequence[str]) -> list[str]:
@@ -133,8 +116,7 @@ def _figures(metrics: Mapping[str, Any], cases: Sequence[ClassifiedCase], class_
     roc = plot_roc(probabilities, truth, class_names, exclusive="confusion" in metrics)
     if roc is not None:
         pictures.append(("ROC, area in the legend", roc))
-    figures = [f"<figure><figcaption>{name}</figcaption>{image(uri, name)}</figure>" for name, uri in pictures]
-    return ['<div class="curves">', *figures, "</div>"]
+    return side_by_side(pictures)
 
 
 def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Explain, is_clip: bool) -> list[str]:
@@ -147,10 +129,11 @@ def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Expla
         middle = len(views) // 2
         activation = explain(views[middle], k)
         explained = explained or activation is not None
-        label, predicted = (" + ".join(names(case, class_names)) or "none" for names in (label_names, predicted_names))
+        label, predicted = (
+            " + ".join(class_names[i] for i in found) or "none" for found in (case.truth, case.predicted)
+        )
         caption = f"{case.id}: label {label}, predicted {predicted}; p({class_names[k]}) = {case.probabilities[k]:.3f}"
-        picture = image(plot_activation(pictures[middle], activation, is_clip), caption)
-        body.append(f"<figure><figcaption>{escape(caption)}</figcaption>{picture}</figure>")
+        body.append(figure(caption, plot_activation(pictures[middle], activation, is_clip)))
     note = (
         "<p>Below each, Grad-CAM of the class named last (Selvaraju et al. 2017): bright is what spoke for it, as "
         "coarse as the network's last features are; all dark where nothing did. Shown is the middle view.</p>"
@@ -182,12 +165,3 @@ def _decide(case: ClassifiedCase) -> Decision:
         return Decision(case, k, float(max(p[k], 1 - p[k])), (k in case.predicted) != bool(case.label[k]))
     k = int(p.argmax())
     return Decision(case, k, float(p[k]), k != case.label)
-
-
-def _cell(row: Mapping[str, Any], sign: str = "") -> str:
-    low, high = (_number(end, sign) for end in row["interval_95"])
-    return f"<td>{_number(row['value'], sign)}<small>{low} – {high}</small></td>"
-
-
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f}" if np.isfinite(value) else "–"

@@ -1,4 +1,4 @@
-"""Scores of classified cases as metrics.json, cases.csv and a table."""
+"""Scores of classified cases, for metrics.json, cases.csv and the terminal."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from engine.evaluation.classification import ClassifiedCase, stack_labels
 from engine.metrics.bootstrap import explain_units
 from engine.metrics.classification import METRICS, compare, score_probabilities, summarise
 from engine.metrics.uncertainty import MEASURES
+from engine.reports.tables import interval, number, text_table, write_csv
 from engine.runs.run_folder import RunFolder
 
 STILL = "one frame"
@@ -32,8 +33,9 @@ def summarise_cases(
     differences being ours less the baseline's. STILL is added where the cases have it. Raises ValueError for a
     baseline that lacks a labelled case.
     """
-    labelled = [case for case in cases if case.label is not None]
-    probabilities, labels = _stack([c.probabilities for c in labelled], class_names), stack_labels(labelled)
+    labelled = [case for case in cases if case.labelled]
+    rows = [case.probabilities for case in labelled]
+    probabilities, labels = np.array(rows, np.float64).reshape(len(rows), len(class_names)), stack_labels(labelled)
     groups = [case.group for case in labelled]
     summary = summarise(probabilities, labels, groups, class_names, num_samples)
     known = {name: _align(name, others, labelled) for name, others in baselines.items()}
@@ -49,32 +51,19 @@ def summarise_cases(
     return summary
 
 
-def predicted_names(case: ClassifiedCase, class_names: Sequence[str]) -> list[str]:
-    """The classes that were predicted."""
-    return [class_names[k] for k in case.predicted]
-
-
-def label_names(case: ClassifiedCase, class_names: Sequence[str]) -> list[str]:
-    """The classes of a case; none of an unlabelled one."""
-    if isinstance(case.label, tuple):
-        return [name for name, there in zip(class_names, case.label, strict=True) if there]
-    return [] if case.label is None else [class_names[case.label]]
-
-
 def write_cases(path: Path, cases: Sequence[ClassifiedCase], class_names: Sequence[str]) -> None:
     """Write cases.csv, one row a case: its labels (joined by |), what was predicted, and p(<class>) of every class.
 
     Last come the measures of uncertainty that the cases have.
     """
     measures = MEASURES[: len(cases[0].measures)] if cases else ()
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*_COLUMNS, *(f"p({name})" for name in class_names), *measures])
-        for case in cases:
-            label, predicted = label_names(case, class_names), predicted_names(case, class_names)
-            correct = "" if case.label is None else int(label == predicted)
-            row = [case.id, case.group or "", "|".join(label), "|".join(predicted), correct, case.num_views]
-            writer.writerow([*row, *(f"{value:.6g}" for value in (*case.probabilities, *case.measures))])
+    rows = []
+    for case in cases:
+        label, predicted = ("|".join(class_names[k] for k in found) for found in (case.truth, case.predicted))
+        correct = int(case.truth == case.predicted) if case.labelled else None
+        about = case.id, case.group, label, predicted, correct, case.num_views
+        rows.append((*about, *case.probabilities, *case.measures))
+    write_csv(path, (*_COLUMNS, *(f"p({name})" for name in class_names), *measures), rows)
 
 
 def read_baseline(folder: str | Path, split: str, class_names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
@@ -116,31 +105,19 @@ def read_probabilities(path: Path, class_names: Sequence[str]) -> dict[str, np.n
 def format_table(metrics: Mapping[str, Any]) -> str:
     """The metrics as plain text: value, 95 % interval, and beside them the baselines' values."""
     baselines = metrics["baselines"]
-    widths = [max(10, len(name) + 2) for name in baselines]
-    names = "".join(f"{name:>{width}}" for name, width in zip(baselines, widths, strict=True))
-    lines = [f"{'metric':<20}{'value':>8}  {'95 % interval':<17}{names}".rstrip()]
+    rows = [("metric", "value", "95 % interval", *baselines)]
     for metric in METRICS:
         row = metrics["details"][metric]
-        low, high = (_number(end) for end in row["interval_95"])
-        beside = "".join(
-            f"{_number(baseline[metric]):>{width}}" for baseline, width in zip(baselines.values(), widths, strict=True)
-        )
-        lines.append(f"{metric:<20}{_number(row['value']):>8}  {f'{low} – {high}':<17}{beside}".rstrip())
+        beside = (number(baseline[metric]) for baseline in baselines.values())
+        rows.append((metric, number(row["value"]), interval(row), *beside))
+    lines = text_table("{:<20}{:>8}  {:<17}" + "".join(f"{{:>{max(10, len(n) + 2)}}}" for n in baselines), rows)
     for name, baseline in baselines.items():
         row = baseline["difference"]["accuracy"]
-        low, high = (_number(end, "+") for end in row["interval_95"])
-        lines.append(f"accuracy less that of {name}: {_number(row['value'], '+')} ({low} – {high}, paired)")
+        value = number(row["value"], sign="+")
+        lines.append(f"accuracy less that of {name}: {value} ({interval(row, sign='+')}, paired)")
     if STILL in baselines:
         lines.append(f"{STILL}: the same weights, each view's middle frame repeated, so that nothing moves")
     return "\n".join([*lines, explain_units(metrics), *metrics["notes"]])
-
-
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.4f}" if np.isfinite(value) else "–"
-
-
-def _stack(rows: Sequence[np.ndarray], class_names: Sequence[str]) -> np.ndarray:
-    return np.array(rows, np.float64).reshape(len(rows), len(class_names))
 
 
 def _align(name: str, others: Mapping[str, np.ndarray], cases: Sequence[ClassifiedCase]) -> list[np.ndarray]:

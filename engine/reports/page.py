@@ -1,11 +1,12 @@
-"""The parts that all reports are made of: HTML in one file that holds all it shows."""
+"""The pages of a run and of an evaluation: HTML in one file that holds all it shows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from engine.evaluation.segmentation import Failure
+from engine.evaluation.cases import Failure
+from engine.evaluation.seen import warn_of_cases
 from engine.reports.plots import plot_curves
 from engine.runs.run_folder import RunFolder, write_atomically
 
@@ -56,31 +57,35 @@ def image(uri: str, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="{uri}">'
 
 
+def figure(caption: str, uri: str, alt: str | None = None) -> str:
+    """One picture below its caption, which is its `alt` too where none is given."""
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{image(uri, alt or caption)}</figure>"
+
+
+def side_by_side(figures: Iterable[tuple[str, str]]) -> list[str]:
+    """Figures of (caption, data URI), as many in a row as there is room for."""
+    return ['<div class="curves">', *(figure(*each) for each in figures), "</div>"]
+
+
 def curves(run: RunFolder) -> list[str]:
     """How training went: loss, validation scores, learning rate and gradient over the steps."""
     lines = run.read_metrics()
     train = [line for line in lines if line["split"] == "train"]
     validations = [line for line in lines if line["split"] == "val"]
+    dice = sorted(_keys(validations, "dice."), key=lambda key: key == "dice.mean")  # the classes first
+    figures: tuple[tuple[str, str, list[dict[str, Any]], dict[str, str]], ...] = (  # title, axis, lines, {name: key}
+        ("Loss", "training loss", train, {"loss": "loss"}),
+        ("Validation", "Dice", validations, {key.removeprefix("dice."): key for key in dice}),
+        ("Validation", "score", validations, {key.replace("_", " "): key for key in _SCORES}),
+        ("Validation: log loss", "log loss", validations, {"log loss": "log_loss"}),
+        ("Learning rate", "learning rate", train, {"learning rate": "learning_rate"}),
+        ("Gradient", "gradient norm before clipping", train, {"norm": "grad_norm"}),
+    )
     plots = []
-    if points := _points(train, "loss"):
-        plots.append(("Loss", plot_curves({"loss": points}, "training loss")))
-    keys = sorted(_keys(validations, "dice."), key=lambda key: key == "dice.mean")  # the classes first
-    dice = {key.removeprefix("dice."): _points(validations, key) for key in keys}
-    if dice := {name: points for name, points in dice.items() if points}:
-        plots.append(("Validation", plot_curves(dice, "Dice")))
-    scores = {name.replace("_", " "): _points(validations, name) for name in _SCORES}
-    if scores := {name: points for name, points in scores.items() if points}:
-        plots.append(("Validation", plot_curves(scores, "score")))
-    if points := _points(validations, "log_loss"):
-        plots.append(("Validation: log loss", plot_curves({"log loss": points}, "log loss")))
-    if points := _points(train, "learning_rate"):
-        plots.append(("Learning rate", plot_curves({"learning rate": points}, "learning rate")))
-    if points := _points(train, "grad_norm"):
-        plots.append(("Gradient", plot_curves({"norm": points}, "gradient norm before clipping", logarithmic=True)))
-    if not plots:
-        return []
-    figures = [f"<figure><figcaption>{name}</figcaption>{image(uri, name)}</figure>" for name, uri in plots]
-    return ["<h2>Training</h2>", '<div class="curves">', *figures, "</div>"]
+    for title, label, rows, keys in figures:
+        if series := {name: points for name, key in keys.items() if (points := _points(rows, key))}:
+            plots.append((title, plot_curves(series, label, logarithmic=title == "Gradient")))
+    return ["<h2>Training</h2>", *side_by_side(plots)] if plots else []
 
 
 def _keys(lines: Sequence[Mapping[str, Any]], start: str) -> list[str]:
@@ -95,6 +100,55 @@ def config_section(run: RunFolder) -> list[str]:
     """The run's config, folded up."""
     text = run.read_config_text()
     return ["<h2>Config</h2>", f"<details><summary>config.yaml</summary><pre>{escape(text)}</pre></details>"]
+
+
+def write_run_report(run: RunFolder) -> Path:
+    """Write <run>/report.html, the curves of a training run and its config, and return its path."""
+    config = run.read_config_tree()
+    steps = [line["step"] for line in run.read_metrics()]
+    facts = [f"{max(steps)} steps" if steps else "no step yet", *_waiting(run)]
+    body = [*heading(str(config["name"]), facts), *curves(run), *config_section(run)]
+    return write_page(run.path / "report.html", str(config["name"]), body)
+
+
+def _waiting(run: RunFolder) -> list[str]:
+    """Training time, and the share of it that went into waiting for data."""
+    seconds = waited = 0.0
+    for line in run.read_metrics("train"):
+        waited += line["wait_share"] * (line["seconds"] - seconds)
+        seconds = line["seconds"]
+    return (
+        [f"trained for {seconds / 60:.1f} minutes, {waited / seconds:.1%} of them waiting for data"] if seconds else []
+    )
+
+
+def write_evaluation_page(
+    path: Path,
+    run: RunFolder,
+    metrics: Mapping[str, Any],
+    num_predicted: int,
+    failures: Sequence[Failure],
+    body: Sequence[str],
+    facts: Sequence[str] = (),
+    seconds: str = ".1f",
+) -> Path:
+    """Write the report of one evaluation and return its path.
+
+    metrics: what metrics.json holds. body: the task's sections. facts: the task's, for the heading. seconds: the
+    format of the seconds a case.
+    """
+    checkpoint = metrics["checkpoint"]
+    title = f"{run.read_config_tree()['name']}: {metrics['split']}"
+    about = [
+        f"{metrics['num_cases']} labelled of {num_predicted} cases",
+        *facts,
+        f"checkpoint {checkpoint['name']} at step {checkpoint['step']}",
+        {"ema": "averaged (EMA) weights", "raw": "raw weights"}[checkpoint["weights"]],
+        *predicted_by(metrics),
+        f"{metrics['seconds_per_case']:{seconds}} s a case",
+    ]
+    head = [*heading(title, about), *warnings(warn_of_cases(metrics)), *failed(failures)]
+    return write_page(path, title, [*head, *body, *curves(run), *config_section(run)])
 
 
 def write_page(path: Path, title: str, body: Sequence[str]) -> Path:

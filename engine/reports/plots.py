@@ -14,7 +14,7 @@ from engine.reports.slices import Slices
 
 INK = "#808080"  # of axes and text: 4:1 against white and against black
 COLORS = ("#e8743b", "#3f8efc", "#19a979", "#b65fcf", "#e6447d", "#13a4b4", "#b5892b", "#6c8893")
-_AXES = ("axial", "coronal", "sagittal")
+PLANES = ("axial", "coronal", "sagittal")  # across D, H, W
 
 
 def plot_curves(series: Mapping[str, Sequence[tuple[float, float]]], label: str, logarithmic: bool = False) -> str:
@@ -72,7 +72,7 @@ def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> 
         for labels_here, style in ((reference, "dashed"), (prediction, "solid")):
             if labels_here is not None:
                 shown |= outline(axes, labels_here[window], len(class_names), style)
-        axes.set_title(f"{_AXES[axis]}, plane {slices.positions[axis] + 1}", color=INK, fontsize=10)
+        axes.set_title(f"{PLANES[axis]}, plane {slices.positions[axis] + 1}", color=INK, fontsize=10)
         axes.set_axis_off()
     handles = [Line2D([], [], color=color_of(value), label=plain(class_names[value])) for value in sorted(shown)]
     handles.append(Line2D([], [], color=INK, label="prediction"))

@@ -1,7 +1,5 @@
-"""Scores of many cases as metrics.json and cases.csv."""
+"""Scores of segmented cases, for metrics.json, cases.csv and the terminal."""
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from engine.evaluation.segmentation import CaseResult
+from engine.metrics.arithmetic import nan_mean
 from engine.metrics.bootstrap import MIN_UNITS, describe_units, explain_units, resampling_units
-from engine.metrics.means import nan_mean, summarise
+from engine.metrics.means import summarise
 from engine.metrics.segmentation import BOUNDS, METRICS, SURFACE_DEFINITION
-from engine.runs.run_folder import without_nan, write_atomically
+from engine.reports.tables import interval, number, text_table, write_csv
+from engine.reports.tables import write_metrics as write_metrics
 
-COLUMNS = ("case", "group", "class", *METRICS, "volume_ml", "reference_volume_ml", "empty_in")
+_VALUES = (*METRICS, "volume_ml", "reference_volume_ml")
+COLUMNS = ("case", "group", "class", *_VALUES, "empty_in")
 
 
 def summarise_cases(results: Sequence[CaseResult], class_names: Sequence[str], num_samples: int) -> dict[str, Any]:
@@ -57,33 +58,26 @@ def case_dice(result: CaseResult) -> float:
     return nan_mean([score.dice for score in result.scores])
 
 
-def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
-    """Write metrics.json: null stands for numbers that don't exist and for infinity."""
-    write_atomically(path, json.dumps(without_nan(metrics), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
 def write_cases(path: Path, results: Sequence[CaseResult], class_names: Sequence[str]) -> None:
     """Write cases.csv, one row a case and class: empty cells for numbers that don't exist, `inf` for infinite HD95."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for result in results:
-            for name, score in zip(class_names[1:], result.scores, strict=True):
-                values = [getattr(score, column) for column in (*METRICS, "volume_ml", "reference_volume_ml")]
-                cells = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
-                writer.writerow([result.id, result.group or "", name, *cells, score.empty])
+    rows = (
+        (result.id, result.group, name, *(getattr(score, column) for column in _VALUES), score.empty)
+        for result in results
+        for name, score in zip(class_names[1:], result.scores, strict=True)
+    )
+    write_csv(path, COLUMNS, rows)
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
     """Dice and HD95 as plain tables: class, mean, 95 % interval, sd, median, cases; and what the intervals are over."""
     lines = []
     for metric in ("dice", "hd95_mm"):
-        lines.append(f"{metric:<24}{'mean':>8}  {'95 % interval':<17}{'sd':>8}{'median':>8}  cases")
+        rows = [(metric, "mean", "95 % interval", "sd", "median", "cases")]
         for name, row in metrics["details"][metric].items():
-            low, high = (_number(end) for end in row["interval_95"])
-            numbers = f"{_number(row['mean']):>8}  {f'{low} – {high}':<17}{_number(row['sd']):>8}"
-            lines.append(f"{name:<24}{numbers}{_number(row['median']):>8}  {count_cases(row)}")
-    lines += [f"{case}: dice {_number(dice)}" for case, dice in metrics.get("case_dice", {}).items()]
+            mean, sd, median = (number(row[key]) for key in ("mean", "sd", "median"))
+            rows.append((name, mean, interval(row), sd, median, count_cases(row)))
+        lines += text_table("{:<24}{:>8}  {:<17}{:>8}{:>8}  {}", rows)
+    lines += [f"{case}: dice {number(dice)}" for case, dice in metrics.get("case_dice", {}).items()]
     return "\n".join([*lines, explain_units(metrics)])
 
 
@@ -91,7 +85,3 @@ def count_cases(row: Mapping[str, Any]) -> str:
     """How many values a mean is of, and how many infinite ones (a class missed, or invented) it leaves out."""
     left_out = f" without {row['num_infinite']} infinite" if row["num_infinite"] else ""
     return f"{row['num_cases']}{left_out}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if np.isfinite(value) else "–"

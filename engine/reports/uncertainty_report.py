@@ -8,9 +8,10 @@ import numpy as np
 
 from engine.evaluation.segmentation import CaseResult
 from engine.evaluation.temperature import is_at_bound
-from engine.reports.page import image
+from engine.reports.page import figure
+from engine.reports.tables import html_number, html_table, number
 from engine.reports.uncertainty_plots import plot_reliability, plot_risk_coverage, plot_uncertainty
-from engine.reports.uncertainty_tables import SCORES, calibration_rows
+from engine.reports.uncertainty_tables import SCORES, calibration_rows, uncertainty_rows
 
 _SHOWN_CASES = 3
 
@@ -36,10 +37,7 @@ def uncertainty_sections(
 
 def _calibration(calibration: Mapping[str, Any]) -> list[str]:
     scaling = calibration["temperature_scaling"]
-    rows = [
-        f"<tr><th>{escape(title)}</th>" + "".join(f"<td>{row[score]:.4f}</td>" for score in SCORES) + "</tr>"
-        for title, row in calibration_rows(calibration)
-    ]
+    rows = [(title, *(number(row[score]) for score in SCORES)) for title, row in calibration_rows(calibration)]
     series = {"as predicted" if calibration["applied_temperature"] == 1 else "as scaled": calibration["bins"]}
     where = "" if calibration["of"] == "cases" else f", {calibration['of']}, each case weighing the same"
     sentences = [f"Of {calibration['num_cases']} cases{where}. Less is better."]
@@ -55,37 +53,25 @@ def _calibration(calibration: Mapping[str, Any]) -> list[str]:
         sentences.append(
             "That is as far as is searched: these cases tell no temperature; leave evaluate.temperature at none."
         )
-    head = "".join(f"<th>{escape(title)}</th>" for title in SCORES.values())
-    picture = image(plot_reliability(series), "Reliability diagram")
     return [
         "<h2>Calibration</h2>",
-        f'<div class="wide"><table><tr><th></th>{head}</tr>',
-        *rows,
-        "</table></div>",
+        *html_table(("", *SCORES.values()), rows),
         f"<p>{escape(' '.join(sentences))}</p>",
-        f"<figure><figcaption>Reliability diagram</figcaption>{picture}</figure>",
+        figure("Reliability diagram", plot_reliability(series)),
     ]
 
 
 def _uncertainty(found: Mapping[str, Any]) -> list[str]:
-    rows = []
-    for name in found["error_auroc"]:
-        auroc, area, excess = (found[key][name] for key in ("error_auroc", "aurc", "excess_aurc"))
-        low, high = (_number(end) for end in auroc["interval_95"])
-        cells = f"<td>{_number(auroc['value'])}<small>{low} – {high}</small></td>"
-        cells += f"<td>{area['value']:.5f}</td><td>{excess['value']:.5f}</td>"
-        rows.append(f"<tr><th>{escape(name.replace('_', ' '))}</th>{cells}</tr>")
+    rows = [(name, html_number(auroc), *areas) for name, auroc, *areas in uncertainty_rows(found)]
     where = "all cases" if found["of"] == "cases" else escape(found["of"])
-    picture = image(plot_risk_coverage(found["risk_coverage"], found["error_rate"]), "Risk-coverage curve")
+    plot = plot_risk_coverage(found["risk_coverage"], found["error_rate"])
     return [
         "<h2>Uncertainty</h2>",
-        '<div class="wide"><table><tr><th></th><th>error AUROC</th><th>AURC</th><th>excess AURC</th></tr>',
-        *rows,
-        "</table></div>",
+        *html_table(("", "error AUROC", "AURC", "excess AURC"), rows),
         f"<p>Of {where}; {found['error_rate']:.2%} are errors. Error AUROC: the chance that an error is more uncertain "
         "than what is right, 0.5 without any relation. AURC: the mean share of errors over all coverages, and its "
         "excess over that of an uncertainty which knows the errors; less is better.</p>",
-        f"<figure><figcaption>Risk and coverage</figcaption>{picture}</figure>",
+        figure("Risk and coverage", plot, "Risk-coverage curve"),
     ]
 
 
@@ -99,10 +85,5 @@ def _maps(results: Sequence[CaseResult], class_names: Sequence[str], read: Calla
     for result in ranked:
         assert result.plane is not None
         uri = plot_uncertainty(read(result.id), result.slices, result.plane, class_names)
-        caption = escape(f"{result.id}: mean entropy {mean_entropy(result):.4f}")
-        body.append(f"<figure><figcaption>{caption}</figcaption>{image(uri, caption)}</figure>")
+        body.append(figure(f"{result.id}: mean entropy {mean_entropy(result):.4f}", uri))
     return body
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "–"

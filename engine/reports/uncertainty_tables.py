@@ -1,6 +1,5 @@
 """The parts "calibration" and "uncertainty" of metrics.json, and their tables."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from engine.evaluation.classification import ClassifiedCase
 from engine.evaluation.segmentation import CaseResult
 from engine.evaluation.temperature import Scored, cross_fit, fit_temperature
 from engine.evaluation.voxels import NUM_SAMPLED, REGION
-from engine.metrics.bootstrap import MIN_UNITS, draw_weights, interval_95, resampling_units
+from engine.metrics.bootstrap import resampling_units, whole_and_samples, with_interval
 from engine.metrics.calibration import (
     Reliability,
     add_reliability,
@@ -22,6 +21,7 @@ from engine.metrics.calibration import (
 from engine.metrics.means import summarise
 from engine.metrics.ranking import aurc, error_auroc, least_aurc, rank_exactly, risk_coverage
 from engine.metrics.uncertainty import MEASURES
+from engine.reports.tables import interval, number, text_table, write_csv
 
 SCORES = {"ece": "ECE", "classwise_ece": "class-wise ECE", "brier": "Brier", "nll": "NLL"}
 COVERAGE = np.linspace(0.01, 1, 100)
@@ -44,12 +44,9 @@ def summarise_voxels(
     calibration = _calibrate(sums, [each.scored for each in facts], groups, temperature, seed, REGION, sampled)
     names = list(MEASURES[: len(facts[0].ranks)])
     counts = np.array([each.ranks for each in facts], np.float64)  # (cases, M, 2, B)
-    wrong, right = counts[:, :, 0], counts[:, :, 1]
-    per_case = {"error_auroc": error_auroc(wrong, right), "aurc": aurc(wrong, right)}
-    per_case["excess_aurc"] = per_case["aurc"] - least_aurc(wrong, right)
     alike = (counts / counts.sum(axis=(-1, -2), keepdims=True)).mean(axis=0)
     uncertainty: dict[str, Any] = {"of": REGION, "error_rate": float(alike[0, 0].sum())}
-    for key, values in per_case.items():
+    for key, values in _rank(counts[:, :, 0], counts[:, :, 1]).items():
         rows = summarise(values, names, groups, num_samples, bounds=(0, 1))
         uncertainty[key] = {name: {"value": rows[name].pop("mean"), **rows[name]} for name in names}
     return {"calibration": calibration, "uncertainty": uncertainty | _curves(names, alike)}
@@ -59,41 +56,30 @@ def summarise_classified(
     cases: Sequence[ClassifiedCase], num_samples: int, temperature: float = 1.0, seed: int = 0
 ) -> dict[str, Any]:
     """{"calibration", "uncertainty"} of the labelled cases; {} without any. Intervals are over cases, or groups."""
-    labelled = [case for case in cases if case.label is not None]
+    labelled = [case for case in cases if case.labelled]
     if not labelled:
         return {}
     scored = [(case.probabilities[None], np.array(case.label)[None]) for case in labelled]
     groups = resampling_units([case.group for case in labelled])
     sums = _count(scored)
     calibration = _calibrate(sums, scored, groups, temperature, seed, "cases", "all of them")
-    wrong = np.array([case.predicted != _as_predicted(case) for case in labelled])
-    weights = np.ones((1, len(labelled)))
-    if len(set(groups)) >= MIN_UNITS:
-        weights = np.concatenate([weights, draw_weights(groups, num_samples)])  # the cases, then their samples
+    wrong = np.array([case.predicted != case.truth for case in labelled])
+    weights = whole_and_samples(groups, num_samples)
     names = list(MEASURES[: len(labelled[0].measures)])
     uncertainty: dict[str, Any] = {"of": "cases", "error_rate": float(wrong.mean())}
     curves = []
     for m, name in enumerate(names):
         ranked = rank_exactly(np.array([case.measures[m] for case in labelled]), wrong, weights)
         curves.append((ranked[0][0], ranked[1][0]))
-        area = aurc(*ranked)
-        for key, values in (("error_auroc", error_auroc(*ranked)), ("aurc", area)):
-            uncertainty.setdefault(key, {})[name] = _row(values)
-        uncertainty.setdefault("excess_aurc", {})[name] = _row(area - least_aurc(*ranked))
+        for key, values in _rank(*ranked).items():
+            uncertainty.setdefault(key, {})[name] = with_interval(float(values[0]), values[1:])
     return {"calibration": calibration, "uncertainty": uncertainty | _curves(names, curves)}
 
 
-def _as_predicted(case: ClassifiedCase) -> tuple[int, ...]:
-    """The label in the form of `predicted`."""
-    if isinstance(case.label, tuple):
-        return tuple(np.flatnonzero(case.label).tolist())
-    assert case.label is not None
-    return (case.label,)
-
-
-def _row(values: np.ndarray) -> dict[str, Any]:
-    """From the value of all cases and those of bootstrap samples."""
-    return {"value": float(values[0]), "interval_95": interval_95(values[1:])}
+def _rank(wrong: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
+    """What uncertainty tells of errors, from counts (..., B), see `engine.metrics.ranking`."""
+    area = aurc(wrong, right)
+    return {"error_auroc": error_auroc(wrong, right), "aurc": area, "excess_aurc": area - least_aurc(wrong, right)}
 
 
 def _curves(names: Sequence[str], counts: Any) -> dict[str, Any]:
@@ -144,32 +130,28 @@ def write_case_uncertainty(path: Path, results: Sequence[CaseResult]) -> None:
     if not counted:
         return
     names = MEASURES[: len(counted[0][1].means)]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["case", *SCORES, *(f"{key}_{name}" for name in names for key in ("mean", "error_auroc", "aurc"))]
-        )
-        for case_id, voxels in counted:
-            row = list(score_reliability(voxels.reliability).values())
-            for mean, (wrong, right) in zip(voxels.means, voxels.ranks.astype(np.float64), strict=True):
-                row += [float(mean), float(error_auroc(wrong, right)), float(aurc(wrong, right))]
-            writer.writerow([case_id, *("" if np.isnan(value) else f"{value:.6g}" for value in row)])
+    rows = []
+    for case_id, voxels in counted:
+        row = [case_id, *score_reliability(voxels.reliability).values()]
+        for mean, (wrong, right) in zip(voxels.means, voxels.ranks.astype(np.float64), strict=True):
+            row += [float(mean), float(error_auroc(wrong, right)), float(aurc(wrong, right))]
+        rows.append(row)
+    keys = (f"{key}_{name}" for name in names for key in ("mean", "error_auroc", "aurc"))
+    write_csv(path, ("case", *SCORES, *keys), rows)
 
 
 def format_tables(metrics: Mapping[str, Any]) -> str:
     """Calibration and uncertainty as plain text; "" where metrics.json has neither."""
     if "calibration" not in metrics:
         return ""
-    lines = ["", "", f"{'calibration':<38}" + "".join(f"{title:>16}" for title in SCORES.values())]
+    found, scores = metrics["uncertainty"], [("calibration", *SCORES.values())]
     for title, row in calibration_rows(metrics["calibration"]):
-        lines.append(f"{title:<38}" + "".join(f"{row[score]:>16.4f}" for score in SCORES))
-    found = metrics["uncertainty"]
-    lines += ["", f"{'uncertainty':<20}{'error AUROC':>12}  {'95 % interval':<17}{'AURC':>9}{'excess':>9}"]
-    for name in found["error_auroc"]:
-        auroc, area, excess = (found[key][name] for key in ("error_auroc", "aurc", "excess_aurc"))
-        low, high = (_number(end) for end in auroc["interval_95"])
-        numbers = f"{_number(auroc['value']):>12}  {f'{low} – {high}':<17}{area['value']:>9.5f}{excess['value']:>9.5f}"
-        lines.append(f"{name.replace('_', ' '):<20}{numbers}")
+        scores.append((title, *(number(row[score]) for score in SCORES)))
+    rows = [("uncertainty", "error AUROC", "95 % interval", "AURC", "excess")]
+    for name, auroc, area, excess in uncertainty_rows(found):
+        rows.append((name, number(auroc["value"]), interval(auroc), area, excess))
+    lines = ["", "", *text_table("{:<38}" + "{:>16}" * len(SCORES), scores)]
+    lines += ["", *text_table("{:<20}{:>12}  {:<17}{:>9}{:>9}", rows)]
     count, where = metrics["calibration"]["num_cases"], found["of"]
     lines.append(f"of {count} cases{'' if where == 'cases' else f', {where}'}; error rate {found['error_rate']:.4f}")
     return "\n".join(lines)
@@ -188,5 +170,9 @@ def calibration_rows(calibration: Mapping[str, Any]) -> list[tuple[str, Mapping[
     return [(title, calibration), (f"{title}, sampled voxels", scaling["before"]), (scaled, scaling["after"])]
 
 
-def _number(value: float) -> str:
-    return f"{value:.4f}" if np.isfinite(value) else "–"
+def uncertainty_rows(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str, str]]:
+    """(measure, error AUROC with its interval, AURC, excess AURC): the last two as text."""
+    return [
+        (name.replace("_", " "), auroc, *(number(found[key][name]["value"], 5) for key in ("aurc", "excess_aurc")))
+        for name, auroc in found["error_auroc"].items()
+    ]

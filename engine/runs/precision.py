@@ -1,13 +1,19 @@
-"""What `train.precision` becomes on the device at hand: settled once, before anything is built, and kept."""
+"""The device at hand: what runs on it, and what `train.precision` becomes there, settled once and kept."""
 
 import logging
 
 from configs import Config
 from engine.distributed.group import Group
 from engine.runs.run_folder import RunFolder
-from ops import backend
+from ops import backend, memory
 
 _log = logging.getLogger("mlx_volumes")
+
+
+def set_up_device(config: Config) -> None:
+    """Choose the operators, their threads and the memory limit that the config asks for, before anything is built."""
+    backend.choose(config.ops, config.threads)  # first: it sets the allocator, before other threads start
+    memory.set_limit(config.memory_limit_gb)
 
 
 def settle(asked: str, missing: str | None) -> str:

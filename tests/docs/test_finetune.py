@@ -15,6 +15,7 @@ import nibabel
 import pytest
 
 from ops import backend
+from tests.conftest import leave_out_figures
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "finetune.md"
 MAY_FIND = {"planning.inspect": (0, 1)}  # generated volumes are of mixed orientations, which is worth a look
@@ -54,17 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.setattr(backend, "_form", backend._form)
-        report = "engine.reports.classification_report"
-        figures = [
-            "engine.reports.segmentation_report.plot_case",
-            "engine.reports.segmentation_report.plot_scores",
-            "engine.reports.page.plot_curves",
-        ]
-        figures += [
-            f"engine.reports.uncertainty_report.plot_{name}" for name in ("reliability", "risk_coverage", "uncertainty")
-        ]
-        for plot in (*figures, *(f"{report}.plot_{name}" for name in ("activation", "confusion", "roc"))):
-            patch.setattr(plot, lambda *_, **__: "data:image/png;base64,")
+        leave_out_figures(patch)
         for command in commands(DOCUMENT.read_text(encoding="utf-8")):
             run(command)
         yield path

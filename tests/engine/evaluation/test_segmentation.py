@@ -66,11 +66,6 @@ class Data:
         label = label[::2, ::2, ::2] if self.shrunk else label
         return Prepared(label[..., None].astype(np.float32), label, grid, source)
 
-    def restore(self, prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
-        factor = 2 if self.shrunk else 1
-        labels = probabilities.argmax(-1).astype(np.uint8)
-        return labels.repeat(factor, 0).repeat(factor, 1).repeat(factor, 2)
-
     def restore_slabs(self, prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         values = self.restore_maps(prepared, probabilities)
         yield from ((first, values[first : first + 3]) for first in range(0, len(values), 3))

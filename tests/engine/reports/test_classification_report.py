@@ -14,6 +14,7 @@ from engine.reports.classification_plots import plot_activation, plot_confusion,
 from engine.reports.classification_report import worst_decisions, write_classification_report
 from engine.reports.classification_tables import summarise_cases
 from engine.runs.run_folder import RunFolder
+from tests.conftest import Drawn
 
 NAMES = ("calm", "<fight>")
 
@@ -55,20 +56,6 @@ def run(tmp_path: Path) -> RunFolder:
     return folder
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """No figures, which take most of the time; what would have been drawn."""
-    calls: list[tuple[str, Any]] = []
-
-    def stand_in(name: str) -> Any:
-        return lambda *arguments, **_: calls.append((name, arguments)) or "data:image/png;base64,"
-
-    for plot in ("plot_activation", "plot_confusion", "plot_roc"):
-        monkeypatch.setattr(f"engine.reports.classification_report.{plot}", stand_in(plot))
-    monkeypatch.setattr("engine.reports.page.plot_curves", stand_in("plot_curves"))
-    return calls
-
-
 def write(run: RunFolder, cases: list[ClassifiedCase], explained: bool = True) -> str:
     metrics = {
         "split": "val",
@@ -85,7 +72,7 @@ def write(run: RunFolder, cases: list[ClassifiedCase], explained: bool = True) -
     return write_classification_report(run.path / "r.html", run, metrics, *arguments, is_clip=True).read_text()
 
 
-def test_report_shows_metrics_figures_and_the_most_confident_mistakes(run: RunFolder, drawn: list) -> None:
+def test_report_shows_metrics_figures_and_the_most_confident_mistakes(run: RunFolder, no_figures: Drawn) -> None:
     text = write(run, CASES)
     assert "small: val" in text
     assert "4 labelled of 5 cases · 2 views a case · checkpoint best at step 20 · raw weights" in text
@@ -95,34 +82,34 @@ def test_report_shows_metrics_figures_and_the_most_confident_mistakes(run: RunFo
     first = text.index("c: label &lt;fight&gt;, predicted calm; p(calm) = 0.950")
     assert first < text.index("b: label calm, predicted &lt;fight&gt;; p(&lt;fight&gt;) = 0.800")
     assert "Grad-CAM" in text
-    (picture, activation, is_clip), _ = (a for name, a in drawn if name == "plot_activation")
+    (picture, activation, is_clip), _ = (a for name, a in no_figures if name == "plot_activation")
     assert (picture == ord("c") + 1 - 50).all()  # of the middle view
     assert (activation == 0).all()  # of the predicted class, calm
     assert is_clip
-    assert [name for name, _ in drawn].count("plot_curves") == 2  # accuracy, log loss
+    assert [name for name, _ in no_figures].count("plot_curves") == 2  # accuracy, log loss
     assert "<fight>" not in text
 
 
-def test_without_mistakes_the_least_certain_are_shown(run: RunFolder, drawn: list) -> None:
+def test_without_mistakes_the_least_certain_are_shown(run: RunFolder, no_figures: Drawn) -> None:
     text = write(run, [CASES[0], CASES[3], case("f", 0.6, 1)], explained=False)
     assert "No case is mistaken: the least certain ones" in text
     assert "Grad-CAM" not in text
-    assert [a[0].flat[0] for name, a in drawn if name == "plot_activation"] == [ord(c) + 1 - 50 for c in "dfa"]
+    assert [a[0].flat[0] for name, a in no_figures if name == "plot_activation"] == [ord(c) + 1 - 50 for c in "dfa"]
 
 
-def test_still_baseline_is_explained(run: RunFolder, drawn: list) -> None:
+def test_still_baseline_is_explained(run: RunFolder, no_figures: Drawn) -> None:
     text = write(run, [case("a", 0.9, 1, 0.4), case("b", 0.2, 0, 0.4)])
     assert "<th>one frame</th><th>difference</th>" in text
     assert "data.clip.single_frame=true is the fairer" in text
 
 
-def test_unlabelled_cases_have_no_metrics(run: RunFolder, drawn: list) -> None:
+def test_unlabelled_cases_have_no_metrics(run: RunFolder, no_figures: Drawn) -> None:
     text = write(run, [CASES[4]])
     assert "0 labelled of 1 cases" in text
     assert "<h2>Metrics</h2>" not in text
 
 
-def test_one_class_is_noted(run: RunFolder, drawn: list) -> None:
+def test_one_class_is_noted(run: RunFolder, no_figures: Drawn) -> None:
     text = write(run, [case("a", 0.9, 1), case("b", 0.8, 1)])
     assert "every case is &lt;fight&gt;: auc and average_precision need others too" in text
 

@@ -33,13 +33,6 @@ def run(tmp_path: Path) -> RunFolder:
     return folder
 
 
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures: they take most of the time."""
-    for plot in ("segmentation_report.plot_case", "page.plot_curves", "segmentation_report.plot_scores"):
-        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
-
-
 def make_results(shifts: list[int], labelled: bool = True) -> list[CaseResult]:
     reference = np.zeros((6, 12, 14), np.uint8)
     reference[2:4, 3:8, 4:9] = 1
@@ -77,7 +70,7 @@ def captions(text: str) -> list[str]:
     return re.findall("<figcaption>(.*?)</figcaption>", text)
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("no_figures")
 def test_shows_best_median_and_worst(run: RunFolder) -> None:
     text = write(run, make_results([3, 0, 1, 4, 2]))
     shown = [caption.split(" — ")[0] for caption in captions(text) if "case" in caption]
@@ -87,7 +80,7 @@ def test_shows_best_median_and_worst(run: RunFolder) -> None:
     assert "averaged (EMA) weights" in text
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("shifts", "expected"), [([1], ["Best: case1"]), ([1, 0], ["Best: case0", "Worst: case1"]), ([], [])]
 )
@@ -96,7 +89,7 @@ def test_few_cases(run: RunFolder, shifts: list[int], expected: list[str]) -> No
     assert shown == expected
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("no_figures")
 def test_unlabelled_cases_are_shown_without_scores(run: RunFolder) -> None:
     text = write(run, make_results([0, 1, 2], labelled=False))
     assert [c for c in captions(text) if "case" in c] == ["case0", "case1", "case2"]
@@ -112,14 +105,14 @@ def test_is_one_file_without_requests_or_scripts(run: RunFolder) -> None:
     assert "color-scheme: light dark" in text
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("no_figures")
 def test_names_and_reasons_are_escaped(run: RunFolder) -> None:
     text = write(run, make_results([0]), [Failure("<b>", "/data/x&y.nii", "no <stream>")])
     assert "<b>&lt;b&gt;</b>: /data/x&amp;y.nii: no &lt;stream&gt;" in text
     assert "<lobe>" not in text
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("no_figures")
 def test_run_report_has_curves_and_config(run: RunFolder) -> None:
     text = write_run_report(run).read_text()
     assert (run.path / "report.html").exists()
@@ -128,7 +121,7 @@ def test_run_report_has_curves_and_config(run: RunFolder) -> None:
     assert "name: small" in text
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("no_figures")
 def test_run_report_before_the_first_step(run: RunFolder) -> None:
     run.metrics_path.unlink()
     text = write_run_report(run).read_text()
@@ -136,7 +129,7 @@ def test_run_report_before_the_first_step(run: RunFolder) -> None:
     assert captions(text) == []
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("no_figures")
 def test_what_a_mean_leaves_out_stands_beside_it(run: RunFolder) -> None:
     missed = make_results([0])[0]
     nothing, reference = np.zeros((6, 12, 14), np.uint8), np.ones((6, 12, 14), np.uint8)
@@ -146,7 +139,7 @@ def test_what_a_mean_leaves_out_stands_beside_it(run: RunFolder) -> None:
     assert text.count("without 1 infinite") == 2  # of the class and of the mean, in HD95 alone
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("no_figures")
 def test_cases_come_before_calibration_and_few_are_listed(run: RunFolder) -> None:
     text = write(run, make_results([0, 1, 2]), sections=["<h2>Calibration</h2>"])
     places = [text.index(f"<h2>{title}</h2>") for title in ("Metrics", "Cases", "Calibration", "Training", "Config")]

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from engine.evaluation.segmentation import CaseResult
-from engine.reports import uncertainty_report
 from engine.reports.slices import PackedPlane
 from engine.reports.uncertainty_plots import plot_reliability, plot_risk_coverage, plot_uncertainty
 from engine.reports.uncertainty_report import uncertainty_sections
@@ -22,12 +21,6 @@ def with_plane(result: CaseResult, level: float) -> CaseResult:
 
 def read_image(case_id: str) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(8, 6, 6))
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for plot in ("plot_reliability", "plot_risk_coverage", "plot_uncertainty"):
-        monkeypatch.setattr(uncertainty_report, plot, lambda *_: "data:,")
 
 
 @pytest.mark.usefixtures("no_figures")
