@@ -215,7 +215,8 @@ def export(run: "RunFolder", config: "Config", checkpoint: Path, arguments: argp
 
 def load_run_config(run: "RunFolder", overrides: Sequence[str]) -> "Config":
     """The run's config with the overrides on top; bad cases are skipped, and reported at the end."""
-    from configs.schema.load import ConfigError, apply_overrides, check_config
+    from configs.schema.load import ConfigError, apply_overrides
+    from engine.config import check_config
     from engine.runs.check_resume import is_within
 
     for override in overrides:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from configs.schema.model import Dropout, UNet3dArgs
+from models.unet3d import Dropout, UNet3dArgs
 
 LEARNING_RATE = 1e-4
 
@@ -155,10 +155,12 @@ def our_network(case: Case) -> tuple[Any, Any]:
     """Return this project's network, in training mode, and its loss(logits, y)."""
     import mlx.core as mx
 
-    from configs.schema.model import ClassifierDropout, ResNet3dArgs, VideoResNetArgs
     from configs.schema.train import LossConfig
     from engine.training.losses import build_loss
     from models import build_model
+    from models.layers.heads import ClassifierDropout
+    from models.resnet3d import ResNet3dArgs
+    from models.video_resnet import VideoResNetArgs
 
     mx.random.seed(0)
     no_dropout = ClassifierDropout(kind="none")

@@ -71,8 +71,11 @@ def network(name: str) -> tuple[Any, int, tuple[int, ...]]:
     """A network with the config's default arguments, its number of outputs, and a label's axes in space."""
     import mlx.core as mx
 
-    from configs.schema.model import CNN3dArgs, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
     from models import build_model
+    from models.cnn3d import CNN3dArgs
+    from models.resnet3d import ResNet3dArgs
+    from models.unet3d import UNet3dArgs
+    from models.video_resnet import VideoResNetArgs
 
     mx.random.seed(0)
     # As for small volumes: batch norm over two voxels would make noise of its gradient.

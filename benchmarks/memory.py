@@ -14,13 +14,13 @@ import sys
 import mlx.core as mx
 import numpy as np
 
-from configs.schema.model import Dropout, UNet3dArgs
 from configs.schema.train import LossConfig, OptimConfig, TrainConfig
 from engine.training.losses import build_loss
 from engine.training.optim import build_optimizer
 from engine.training.step import StepResult, TrainStep
 from machine.resources import resident_bytes
 from models import build_model
+from models.unet3d import Dropout, UNet3dArgs
 
 WARM = 100  # steps after which memory is first read
 ALLOWED = 1.02

@@ -11,13 +11,14 @@ import mlx.nn as nn
 import numpy as np
 
 import ops
-from configs.schema.model import ClassifierDropout, CNN3dArgs
 from configs.schema.train import LossConfig, OptimConfig, TrainConfig
 from engine.training.losses import build_loss
 from engine.training.optim import build_optimizer
 from engine.training.recalibrate import recalibrate_norms
 from engine.training.step import TrainStep
 from models import build_model
+from models.cnn3d import CNN3dArgs
+from models.layers.heads import ClassifierDropout
 from models.layers.norms import BatchNorm3d
 
 

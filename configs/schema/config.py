@@ -1,14 +1,18 @@
-"""The config of a run, whole: every option is declared once, here and in the sections it names."""
+"""The config of a run, whole: every option is declared once, here and in the sections it names.
+
+What is chosen by name, and the arguments of each, is registered elsewhere: `make_config` puts it in.
+"""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
+from configs.schema.choices import Choices, model_section
 from configs.schema.data import DataConfig
 from configs.schema.freeze import FreezeConfig
 from configs.schema.init import InitConfig
-from configs.schema.model import AnyModelConfig, UNet3dArgs, UNet3dConfig
+from configs.schema.model import ModelConfig
 from configs.schema.sweep import SweepConfig
 from configs.schema.train import (
     CheckpointConfig,
@@ -30,6 +34,8 @@ class RunConfig(Section):
 class Config(Section):
     """One run. Paths are relative to the working folder."""
 
+    choices: ClassVar[Choices] = Choices()
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,+-]*(/[A-Za-z0-9][A-Za-z0-9._=,+-]*)*$")]
     task: Literal["segmentation", "classification"] = "segmentation"
     seed: Annotated[int, Field(ge=0)] = 0
@@ -39,7 +45,7 @@ class Config(Section):
     memory_limit_gb: Positive | None = None  # that MLX may take; null: a share of the device's, see docs/devices.md
     run: RunConfig = RunConfig()
     data: DataConfig
-    model: AnyModelConfig = UNet3dConfig()
+    model: ModelConfig
     init: InitConfig | None = None  # null: weights drawn under the seed
     freeze: FreezeConfig | None = None  # parameters that are not trained, or only later
     loss: LossConfig = LossConfig()
@@ -56,10 +62,10 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _unnamed_model_is_a_unet(cls, tree: Any) -> Any:
+    def _unnamed_model_is_the_first(cls, tree: Any) -> Any:
         model = tree.get("model") if isinstance(tree, dict) else None
         if isinstance(model, dict) and "name" not in model:
-            return {**tree, "model": {"name": "unet3d", **model}}
+            return {**tree, "model": {"name": next(iter(cls.choices.networks)), **model}}
         return tree
 
     @model_validator(mode="before")
@@ -78,12 +84,14 @@ class Config(Section):
     def _task_fits(self) -> "Config":
         """Source, network and preparation are those of the task."""
         source, name = self.data.source, self.model.name
+        networks = self.choices.networks.items()
         if self.task == "segmentation":
             if source in LABELLED_SOURCES or self.data.clip is not None:
                 what = f"data.source={source}" if source in LABELLED_SOURCES else "data.clip"
                 raise ValueError(f"{what} gives classes of whole cases; set task=classification")
-            if name != "unet3d":
-                raise ValueError(f"model.name={name} classifies; use unet3d, or set task=classification")
+            if not self.model.args.segments:
+                known = " or ".join(name for name, args in networks if args.segments)
+                raise ValueError(f"model.name={name} classifies; use {known}, or set task=classification")
             if self.data.balance != "none":
                 raise ValueError("data.balance is for task=classification; see data.foreground_rate")
             return self
@@ -92,8 +100,9 @@ class Config(Section):
                 f"data.source={source} gives label volumes; task=classification takes {', '.join(LABELLED_SOURCES)} "
                 "or csv"
             )
-        if name == "unet3d":
-            raise ValueError("model.name=unet3d segments; task=classification needs cnn3d, resnet3d, r3d_18, ...")
+        if self.model.args.segments:
+            known = ", ".join([name for name, args in networks if not args.segments][:3])
+            raise ValueError(f"model.name={name} segments; task=classification needs {known}, ...")
         if self.data.normalisation == "ct":
             raise ValueError("data.normalisation=ct measures label volumes; use percentile or zscore")
         if source == "medmnist" and self.data.clip is not None:
@@ -131,10 +140,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _patches_fit_the_model(self) -> "Config":
-        if not isinstance(self.model.args, UNet3dArgs):
-            return self
-        strides = self.model.args.total_stride()
-        levels = len(self.model.args.widths) - 1
+        strides, levels = self.model.args.total_stride(), self.model.args.downsamplings
         sizes = {"data.patch_size_voxels": self.data.patch_size_voxels}
         if self.evaluate.window_size_voxels:
             sizes["evaluate.window_size_voxels"] = self.evaluate.window_size_voxels
@@ -185,7 +191,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _deep_supervision_has_levels(self) -> "Config":
-        if not self.loss.supervise_coarsest and not getattr(self.model.args, "deep_supervision", False):
+        if not self.loss.supervise_coarsest and not self.model.args.supervises_levels:
             raise ValueError(
                 "loss.supervise_coarsest=false is of deep supervision, and this network has one output; set "
                 "model.args.deep_supervision=true, or leave it out"
@@ -198,6 +204,14 @@ class Config(Section):
         if names is not None and isinstance(weights, tuple) and len(names) != len(weights):
             raise ValueError(f"loss.class_weights has {len(weights)} entries; data.class_names has {len(names)}")
         return self
+
+
+def make_config(choices: Choices) -> type[Config]:
+    """Return the class of configs that may name what `choices` holds."""
+    config: Any = create_model("Config", __base__=Config, __doc__=Config.__doc__, model=model_section(choices.networks))
+    config.choices = choices
+    made: type[Config] = config
+    return made
 
 
 def _labels_may_coincide(tree: dict[str, Any]) -> bool:

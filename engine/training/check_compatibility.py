@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from configs import Config
-from configs.schema.model import MAX_ELEMENTS, UNet3dArgs
+from configs.schema.model import MAX_ELEMENTS
 from engine.evaluation.classification import is_multi_label, validation_metrics
 from ops import backend
 
@@ -47,9 +47,7 @@ def _check_array_size(
     config: Config, data: Any, size_key: str, size: tuple[int, ...], batch_key: str, batch: int
 ) -> None:
     args = config.model.args
-    widest, steps = data.num_channels, (1, 1, 1)
-    if isinstance(args, UNet3dArgs):
-        widest, steps = max(data.num_channels, data.num_outputs), args.total_stride()
+    widest, steps = max(data.num_channels, data.num_outputs if args.segments else 0), args.total_stride()
 
     def elements(size: Sequence[int]) -> int:
         return max(args.largest_activation(tuple(size)), math.prod(size) * widest)

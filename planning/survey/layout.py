@@ -8,10 +8,11 @@ from typing import Any
 
 from configs import Config, apply_overrides
 from configs.schema.config import LABELLED_SOURCES
-from configs.schema.load import check_config, merge
+from configs.schema.load import merge
 from data.layouts.cases import describe_folder, list_volumes
 from data.layouts.msd_nnunet import group_channels
 from data.layouts.registry import LAYOUTS
+from engine.config import check_config
 from planning.survey.layout_classes import (
     CLASS_LAYOUTS,
     Tree,

@@ -19,7 +19,7 @@ STARTS = [
     ["-m", "planning.inspect", "x", "--html", "y"],
     ["-m", "data.synthetic.phantoms", "x"],
     ["-m", "engine.convert", "x"],
-    ["-m", "configs.schema.json_schema"],
+    ["-m", "engine.config"],
     ["-m", "studies.folds", "x"],
     ["-m", "benchmarks.train_step"],
 ]
@@ -37,7 +37,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clone")
     for script in ("train.py", "evaluate.py", "plan.py"):
         shutil.copy(ROOT / script, folder)
-    for package in ("configs", "data", "models", "studies", "benchmarks"):
+    for package in ("configs", "data", "models", "engine", "planning", "studies", "benchmarks"):
         (folder / package).symlink_to(ROOT / package)
     shutil.copytree(ROOT / "machine", folder / "machine")  # no link: it looks for .venv beside itself
     return folder

@@ -9,7 +9,6 @@ import pytest
 from mlx.utils import tree_flatten
 
 from configs.schema.init import InitConfig
-from configs.schema.model import CNN3dArgs, Dropout, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
 from configs.schema.train import OptimConfig, TrainConfig
 from engine.training.load_weights import Start
 from engine.training.losses import LossConfig, build_loss
@@ -17,6 +16,10 @@ from engine.training.match_weights import InitError, adapt_input, begin_from, fo
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
 from models import build_model
+from models.cnn3d import CNN3dArgs
+from models.resnet3d import ResNet3dArgs
+from models.unet3d import Dropout, UNet3dArgs
+from models.video_resnet import VideoResNetArgs
 
 ORGANS = ("background", "liver", "spleen")
 UNET = UNet3dArgs(widths=(2, 3, 4), convolutions=1, norm="batch", deep_supervision=True, dropout=Dropout(kind="none"))
