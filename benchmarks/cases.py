@@ -155,8 +155,7 @@ def our_network(case: Case) -> tuple[Any, Any]:
     """Return this project's network, in training mode, and its loss(logits, y)."""
     import mlx.core as mx
 
-    from configs.schema.train import LossConfig
-    from engine.training.losses import build_loss
+    from engine.training.losses import StandardLossArgs, build_loss
     from models import build_model
     from models.layers.heads import ClassifierDropout
     from models.resnet3d import ResNet3dArgs
@@ -170,7 +169,7 @@ def our_network(case: Case) -> tuple[Any, Any]:
     }.get(case.name) or ("unet3d", case.unet_args())
     model = build_model(name, args, case.shape[-1], case.num_outputs)
     model.train()
-    return model, build_loss(LossConfig(name="dice_ce" if case.widths else "cross_entropy"), case.num_outputs)
+    return model, build_loss(StandardLossArgs(name="dice_ce" if case.widths else "cross_entropy"), case.num_outputs)
 
 
 def our_step(case: Case, precision: Literal["float32", "bfloat16"]) -> Step:

@@ -4,16 +4,16 @@ python -m engine.config writes the JSON Schema for editors (a test checks agains
 """
 
 import json
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import configs
 from configs import Config, ConfigError, apply_overrides
-from configs.schema.choices import Choices
+from configs.schema.choices import Choices, LossChoice
 from configs.schema.config import make_config
 from configs.schema.load import bind, check_config, load_config
+from engine.training.losses import LOSSES
 from models import MODELS
 
 SCHEMA_FILE = Path(configs.__file__).parent / "config.schema.json"
@@ -23,16 +23,14 @@ __all__ = ["Config", "ConfigError", "apply_overrides", "check_config", "config_c
 
 def config_class() -> type[Config]:
     """Return the class that configs are checked against; what was registered just now is in it."""
-    return _make(_frozen({name: network.args for name, network in MODELS.items()}))
+    networks = {name: network.args for name, network in MODELS.items()}
+    losses = {name: LossChoice(loss.args, loss.targets) for name, loss in LOSSES.items()}
+    return _make(tuple(networks.items()), tuple(losses.items()))
 
 
 @lru_cache(maxsize=8)
-def _make(networks: tuple[tuple[str, Any], ...]) -> type[Config]:
-    return make_config(Choices(dict(networks)))
-
-
-def _frozen(named: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(named.items())
+def _make(networks: Any, losses: Any) -> type[Config]:
+    return make_config(Choices(dict(networks), dict(losses)))
 
 
 bind(config_class)

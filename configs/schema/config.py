@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from configs.schema.choices import Choices, model_section
+from configs.schema.choices import Choices, loss_section, model_section
 from configs.schema.data import DataConfig
 from configs.schema.freeze import FreezeConfig
 from configs.schema.init import InitConfig
@@ -18,7 +18,7 @@ from configs.schema.train import (
     CheckpointConfig,
     DistributedConfig,
     EvaluateConfig,
-    LossConfig,
+    LossArgs,
     OptimConfig,
     TrainConfig,
 )
@@ -48,7 +48,7 @@ class Config(Section):
     model: ModelConfig
     init: InitConfig | None = None  # null: weights drawn under the seed
     freeze: FreezeConfig | None = None  # parameters that are not trained, or only later
-    loss: LossConfig = LossConfig()
+    loss: LossArgs
     optim: OptimConfig = OptimConfig()
     train: TrainConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -60,12 +60,18 @@ class Config(Section):
     def run_folder(self) -> Path:
         return self.run.dir / self.name
 
+    @property
+    def classes_may_coincide(self) -> bool:
+        """Whether a case may be of several classes: the loss takes each for a question of its own."""
+        return "classes" in self.choices.losses[self.loss.name].targets
+
     @model_validator(mode="before")
     @classmethod
-    def _unnamed_model_is_the_first(cls, tree: Any) -> Any:
-        model = tree.get("model") if isinstance(tree, dict) else None
-        if isinstance(model, dict) and "name" not in model:
-            return {**tree, "model": {"name": next(iter(cls.choices.networks)), **model}}
+    def _unnamed_ones_are_the_first(cls, tree: Any) -> Any:
+        for key, named in (("model", cls.choices.networks), ("loss", cls.choices.losses)):
+            section = tree.get(key) if isinstance(tree, dict) else None
+            if isinstance(section, dict) and "name" not in section:
+                tree = {**tree, key: {"name": next(iter(named)), **section}}
         return tree
 
     @model_validator(mode="before")
@@ -77,7 +83,8 @@ class Config(Section):
         loss, checkpoint = tree.get("loss", {}), tree.get("checkpoint", {})
         if not isinstance(loss, dict) or not isinstance(checkpoint, dict):
             return tree
-        loss = {"name": "binary_cross_entropy" if _labels_may_coincide(tree) else "cross_entropy", **loss}
+        known = cls.choices.losses_for("classes" if _labels_may_coincide(tree) else "class")
+        loss = {"name": known[0], **loss}
         return {**tree, "loss": loss, "checkpoint": {"metric": "auc", **checkpoint}}
 
     @model_validator(mode="after")
@@ -111,26 +118,29 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _loss_and_score_fit_the_task(self) -> "Config":
-        loss, checkpoint = self.loss, self.checkpoint
+        loss, checkpoint, choices = self.loss, self.checkpoint, self.choices
+        targets = choices.losses[loss.name].targets
         if self.task == "segmentation":
             if self.train.mixup_alpha > 0:
                 raise ValueError("train.mixup_alpha is for task=classification; set it to 0")
             if loss.class_weights == "balanced":
                 raise ValueError("loss.class_weights=balanced is for task=classification; give one weight a class")
-            if loss.name == "binary_cross_entropy":
-                raise ValueError("loss.name=binary_cross_entropy is for task=classification; use cross_entropy")
+            if "voxels" not in targets:
+                known = choices.losses_for("voxels", "class")[0]
+                raise ValueError(f"loss.name={loss.name} is for task=classification; use {known}")
             return self
         several = isinstance(self.data.columns.label, tuple)
         # How many label columns a MedMNIST archive has, the archive says: train.py checks it.
-        if several != (loss.name == "binary_cross_entropy") and self.data.source != "medmnist":
-            wanted = "binary_cross_entropy" if several else "cross_entropy or focal"
+        if several != self.classes_may_coincide and self.data.source != "medmnist":
+            wanted = " or ".join(choices.losses_for("classes" if several else "class"))
             raise ValueError(
                 f"loss.name={loss.name} does not fit labels that {'may coincide' if several else 'exclude each other'} "
                 f"(data.columns.label: {self.data.columns.label}); use {wanted}"
             )
-        if loss.name not in ("cross_entropy", "focal", "binary_cross_entropy"):
-            raise ValueError(f"loss.name={loss.name} is for label volumes; use cross_entropy or focal")
-        if loss.name == "binary_cross_entropy" and loss.class_weights == "balanced":
+        if not {"class", "classes"} & set(targets):
+            known = " or ".join(choices.losses_for("class"))
+            raise ValueError(f"loss.name={loss.name} is for label volumes; use {known}")
+        if self.classes_may_coincide and loss.class_weights == "balanced":
             raise ValueError(
                 "loss.class_weights=balanced needs labels that exclude each other; give one weight a class"
             )
@@ -208,7 +218,8 @@ class Config(Section):
 
 def make_config(choices: Choices) -> type[Config]:
     """Return the class of configs that may name what `choices` holds."""
-    config: Any = create_model("Config", __base__=Config, __doc__=Config.__doc__, model=model_section(choices.networks))
+    fields: Any = {"model": model_section(choices.networks), "loss": loss_section(choices.losses)}
+    config: Any = create_model("Config", __base__=Config, __doc__=Config.__doc__, **fields)
     config.choices = choices
     made: type[Config] = config
     return made

@@ -161,13 +161,9 @@ def _nearest(key: str, known: list[str]) -> str | None:
 
 def _is_tag(part: str | int, location: tuple[str | int, ...]) -> bool:
     """Whether `part` is the tag that pydantic adds for a union's member (model.unet3d.args -> model.args)."""
-    return (
-        isinstance(part, str)
-        and len(location) > 1
-        and location[0] == "model"
-        and location[1] == part
-        and (part not in ("name", "args"))
-    )
+    choices = bound().choices
+    tags = {"model": choices.networks, "loss": choices.losses}.get(str(location[0]), {})
+    return len(location) > 1 and location[1] == part and part in tags
 
 
 def _keys_at(model: Any, location: tuple[str | int, ...]) -> list[str]:

@@ -18,7 +18,7 @@ def check_fits_the_data(config: Config, data: Any) -> None:
         may_coincide = bool(getattr(data, "multi_label", False))
         if is_multi_label(config) != may_coincide:
             labels = "may coincide" if may_coincide else "exclude each other"
-            wanted = "binary_cross_entropy" if may_coincide else "cross_entropy or focal"
+            wanted = " or ".join(config.choices.losses_for("classes" if may_coincide else "class"))
             raise ValueError(
                 f"loss.name={config.loss.name} does not fit the labels of {config.data.root}, which {labels}; "
                 f"use {wanted}"

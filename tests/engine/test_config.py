@@ -11,9 +11,10 @@ import pytest
 
 from configs import Config, ConfigError
 from configs.schema.model import NetworkArgs
-from configs.schema.types import Count
+from configs.schema.train import LossArgs
+from configs.schema.types import Count, NonNegative
 from engine.config import check_config, load_config, schema_text
-from engine.training.losses import build_loss
+from engine.training.losses import LOSSES, LossKind, Prediction, build_loss, dice
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
 from models import MODELS, Network, build_model
@@ -101,3 +102,60 @@ def test_checks_ask_a_network_that_was_added(toy: None, section: dict[str, Any],
 def test_a_network_that_is_not_registered_is_unknown() -> None:
     with pytest.raises(ConfigError, match=r"model\.name: unknown, 'toy'; known: unet3d, cnn3d, resnet3d, r3d_18"):
         check_config(tree(), "test")
+
+
+class BrierArgs(LossArgs):
+    """Squared error of the probabilities, and with `overlap` above 0 a Dice loss of sums."""
+
+    overlap: NonNegative = 0.0
+    batch_dice: bool = False
+    include_background: bool = False
+    smooth: NonNegative = 1.0
+
+    def term_weight(self, term: str) -> float:
+        return self.overlap if term == "dice" else 1.0
+
+
+def brier(prediction: Prediction, args: BrierArgs) -> mx.array:
+    is_class = prediction.y[..., None] == mx.arange(prediction.logits.shape[-1])
+    return mx.square(mx.softmax(prediction.logits, axis=-1) - is_class).mean()
+
+
+@pytest.fixture
+def brier_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, "brier", LossKind(BrierArgs, ("voxels", "class"), {"brier": brier, "dice": dice}))
+
+
+def test_a_loss_is_one_file_and_one_line(toy: None, brier_loss: None) -> None:
+    config = check_config(tree(loss={"name": "brier", "overlap": 0.5}, optim={"learning_rate": 0.05}), "test")
+    assert check_config(config.model_dump(mode="json"), "test") == config
+    assert isinstance(config.loss, BrierArgs)
+    logits, y = mx.log(mx.array([[0.8, 0.2], [0.4, 0.6]])).reshape(1, 2, 1, 1, 2), mx.array([0, 1]).reshape(1, 2, 1, 1)
+    value, parts = build_loss(config.loss, 2)(logits, y)
+    by_hand = {"brier": (0.2**2 + 0.4**2) / 2, "dice": 1 - (2 * 0.6 + 1) / (1.8 + 1)}
+    assert {name: part.item() for name, part in parts.items()} == pytest.approx(by_hand, abs=1e-6)
+    assert value.item() == pytest.approx(by_hand["brier"] + 0.5 * by_hand["dice"], abs=1e-6)
+    losses = train_steps(config)
+    assert losses[-1] < losses[0]
+    plain = check_config(tree(loss={"ignore_label": 255}), "test").loss  # the first, where none is named
+    assert (plain.name, plain.ignore_label) == ("dice_ce", 255)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"name": "brier", "overlp": 1}, r"loss\.overlp: unknown key; did you mean overlap\?"),
+        ({"name": "brier", "overlap": -1}, r"loss\.overlap: input should be greater than or equal to 0; got -1"),
+        ({"name": "brir"}, r"loss\.name: unknown, 'brir'; did you mean brier\?"),
+        ({"name": "dice", "overlap": 1}, r"loss\.overlap: unknown key; known: batch_dice, ce_weight, class_weights"),
+    ],
+)
+def test_mistakes_in_a_loss_that_was_added(brier_loss: None, loss: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_config(tree(model={}, loss=loss), "test")
+
+
+def test_a_loss_that_was_added_is_named_where_it_fits(brier_loss: None) -> None:
+    data = {"root": ".", "source": "csv"}
+    with pytest.raises(ConfigError, match=r"loss\.name=dice is for label volumes; use cross_entropy or focal or brier"):
+        check_config(tree(task="classification", data=data, model={"name": "cnn3d"}, loss={"name": "dice"}), "test")

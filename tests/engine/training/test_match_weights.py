@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from configs.schema.init import InitConfig
 from configs.schema.train import OptimConfig, TrainConfig
 from engine.training.load_weights import Start
-from engine.training.losses import LossConfig, build_loss
+from engine.training.losses import StandardLossArgs, build_loss
 from engine.training.match_weights import InitError, adapt_input, begin_from, format_start, initialise, input_weights
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
@@ -241,7 +241,7 @@ def test_training_and_its_moving_average_begin_there() -> None:
     begin_from(model, start, init(), ORGANS)
     assert start.tensors == {}, "let go: the network holds them"
     optim, train = OptimConfig(ema_decay=0.9), TrainConfig(steps=10, precision="float32")
-    step = TrainStep(model, build_optimizer(optim, 10), build_loss(LossConfig(), 3), train, optim)
+    step = TrainStep(model, build_optimizer(optim, 10), build_loss(StandardLossArgs(), 3), train, optim)
     for file in ("model", "ema"):
         for name, value in step.tensors()[file].items():
             np.testing.assert_array_equal(np.array(value), expected[name])
