@@ -10,9 +10,10 @@ from typing import Any
 
 import configs
 from configs import Config, ConfigError, apply_overrides
-from configs.schema.choices import Choices, LossChoice
+from configs.schema.choices import Choices, LossChoice, SourceChoice
 from configs.schema.config import make_config
 from configs.schema.load import bind, check_config, load_config
+from data.layouts.registry import SOURCES
 from engine.training.losses import LOSSES
 from models import MODELS
 
@@ -25,12 +26,16 @@ def config_class() -> type[Config]:
     """Return the class that configs are checked against; what was registered just now is in it."""
     networks = {name: network.args for name, network in MODELS.items()}
     losses = {name: LossChoice(loss.args, loss.targets) for name, loss in LOSSES.items()}
-    return _make(tuple(networks.items()), tuple(losses.items()))
+    sources = {
+        name: SourceChoice(s.volumes is not None, s.classes is not None, s.clips, s.tells_labels)
+        for name, s in SOURCES.items()
+    }
+    return _make(tuple(networks.items()), tuple(losses.items()), tuple(sources.items()))
 
 
 @lru_cache(maxsize=8)
-def _make(networks: Any, losses: Any) -> type[Config]:
-    return make_config(Choices(dict(networks), dict(losses)))
+def _make(*choices: Any) -> type[Config]:
+    return make_config(Choices(*map(dict, choices)))
 
 
 bind(config_class)

@@ -1,4 +1,4 @@
-"""What a config may name, and the sections that follow from it: networks by `model.name`, losses by `loss.name`."""
+"""What a config may name, and the sections that follow from it: networks, losses, sources."""
 
 import operator
 from collections.abc import Mapping
@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, create_model
 
+from configs.schema.data import DataConfig
 from configs.schema.model import ModelConfig, NetworkArgs
 from configs.schema.train import LossArgs
 
@@ -21,12 +22,23 @@ class LossChoice(NamedTuple):
     targets: tuple[Target, ...]
 
 
+class SourceChoice(NamedTuple):
+    """A layout of files: what its cases have."""
+
+    volumes: bool  # label volumes, in some data sets
+    classes: bool
+    clips: bool = True  # may be of video
+    tells_labels: bool = False  # says itself whether classes may coincide, so that no column of labels is asked for
+
+
 @dataclass(frozen=True)
 class Choices:
     """What is registered, by name; of each kind the first is the default."""
 
     networks: Mapping[str, type[NetworkArgs]] = field(default_factory=dict)
     losses: Mapping[str, LossChoice] = field(default_factory=dict)
+
+    sources: Mapping[str, SourceChoice] = field(default_factory=dict)
 
     def losses_for(self, *targets: Target) -> list[str]:
         """The losses that take all of these targets."""
@@ -52,6 +64,20 @@ def loss_section(losses: Mapping[str, LossChoice]) -> tuple[Any, LossArgs]:
         sections.append(create_model(title, __base__=args, __doc__=args.__doc__, **fields))
     default: LossArgs = sections[0]()
     return one_of(sections), default
+
+
+def data_section(sources: Mapping[str, SourceChoice]) -> type[DataConfig]:
+    """Return the class of the `data` section."""
+    names = tuple(sources)
+    fields: Any = {"source": replaced(DataConfig, "source", Literal[names], names[0])}
+    made: type[DataConfig] = create_model("DataConfig", __base__=DataConfig, __doc__=DataConfig.__doc__, **fields)
+    return made
+
+
+def replaced(section: type[BaseModel], key: str, kind: Any, default: Any) -> Any:
+    """Return the field of a key with another type and default, and what its declaration says besides."""
+    metadata = section.model_fields[key].metadata
+    return (Annotated[(kind, *metadata)] if metadata else kind, default)
 
 
 def one_of(sections: list[Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from configs.schema.choices import Choices, loss_section, model_section
+from configs.schema.choices import Choices, data_section, loss_section, model_section, replaced
 from configs.schema.data import DataConfig
 from configs.schema.freeze import FreezeConfig
 from configs.schema.init import InitConfig
@@ -23,8 +23,6 @@ from configs.schema.train import (
     TrainConfig,
 )
 from configs.schema.types import Count, Positive, Section
-
-LABELLED_SOURCES = ("classes", "medmnist")
 
 
 class RunConfig(Section):
@@ -90,11 +88,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _task_fits(self) -> "Config":
         """Source, network and preparation are those of the task."""
-        source, name = self.data.source, self.model.name
-        networks = self.choices.networks.items()
+        source, name, sources = self.data.source, self.model.name, self.choices.sources
+        networks, chosen = self.choices.networks.items(), sources[source]
         if self.task == "segmentation":
-            if source in LABELLED_SOURCES or self.data.clip is not None:
-                what = f"data.source={source}" if source in LABELLED_SOURCES else "data.clip"
+            if not chosen.volumes or self.data.clip is not None:
+                what = "data.clip" if chosen.volumes else f"data.source={source}"
                 raise ValueError(f"{what} gives classes of whole cases; set task=classification")
             if not self.model.args.segments:
                 known = " or ".join(name for name, args in networks if args.segments)
@@ -102,18 +100,18 @@ class Config(Section):
             if self.data.balance != "none":
                 raise ValueError("data.balance is for task=classification; see data.foreground_rate")
             return self
-        if source not in (*LABELLED_SOURCES, "csv"):
+        if not chosen.classes:
+            *some, last = sorted((n for n in sources if sources[n].classes), key=lambda n: sources[n].volumes)
             raise ValueError(
-                f"data.source={source} gives label volumes; task=classification takes {', '.join(LABELLED_SOURCES)} "
-                "or csv"
+                f"data.source={source} gives label volumes; task=classification takes {', '.join(some)} or {last}"
             )
         if self.model.args.segments:
             known = ", ".join([name for name, args in networks if not args.segments][:3])
             raise ValueError(f"model.name={name} segments; task=classification needs {known}, ...")
         if self.data.normalisation == "ct":
             raise ValueError("data.normalisation=ct measures label volumes; use percentile or zscore")
-        if source == "medmnist" and self.data.clip is not None:
-            raise ValueError("data.clip is for video; data.source=medmnist holds volumes, leave it out")
+        if not chosen.clips and self.data.clip is not None:
+            raise ValueError(f"data.clip is for video; data.source={source} holds volumes, leave it out")
         return self
 
     @model_validator(mode="after")
@@ -130,8 +128,8 @@ class Config(Section):
                 raise ValueError(f"loss.name={loss.name} is for task=classification; use {known}")
             return self
         several = isinstance(self.data.columns.label, tuple)
-        # How many label columns a MedMNIST archive has, the archive says: train.py checks it.
-        if several != self.classes_may_coincide and self.data.source != "medmnist":
+        # Where the source says itself whether labels may coincide, train.py checks it.
+        if several != self.classes_may_coincide and not choices.sources[self.data.source].tells_labels:
             wanted = " or ".join(choices.losses_for("classes" if several else "class"))
             raise ValueError(
                 f"loss.name={loss.name} does not fit labels that {'may coincide' if several else 'exclude each other'} "
@@ -218,7 +216,12 @@ class Config(Section):
 
 def make_config(choices: Choices) -> type[Config]:
     """Return the class of configs that may name what `choices` holds."""
-    fields: Any = {"model": model_section(choices.networks), "loss": loss_section(choices.losses)}
+    sections = {
+        "data": (data_section(choices.sources), ...),
+        "model": model_section(choices.networks),
+        "loss": loss_section(choices.losses),
+    }
+    fields: Any = {key: replaced(Config, key, *section) for key, section in sections.items()}
     config: Any = create_model("Config", __base__=Config, __doc__=Config.__doc__, **fields)
     config.choices = choices
     made: type[Config] = config

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from configs import Config, ConfigError
+from configs.schema.data import DataConfig
 from configs.schema.model import NetworkArgs
 from configs.schema.train import LossArgs
 from configs.schema.types import Count, NonNegative
+from data.layouts.registry import SOURCES, Case, Layout, Listing, find_cases
 from engine.config import check_config, load_config, schema_text
 from engine.training.losses import LOSSES, LossKind, Prediction, build_loss, dice
 from engine.training.optim import build_optimizer
@@ -159,3 +161,26 @@ def test_a_loss_that_was_added_is_named_where_it_fits(brier_loss: None) -> None:
     data = {"root": ".", "source": "csv"}
     with pytest.raises(ConfigError, match=r"loss\.name=dice is for label volumes; use cross_entropy or focal or brier"):
         check_config(tree(task="classification", data=data, model={"name": "cnn3d"}, loss={"name": "dice"}), "test")
+
+
+def find_twice(config: DataConfig) -> Listing:
+    return Listing((Case("a", (config.root,)), Case("b", (config.root,))), ("background", "organ"))
+
+
+@pytest.fixture
+def twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES, "twice", Layout("anything at all", find_twice, needs="twice.txt"))
+
+
+def test_a_layout_is_one_file_and_one_line(twice: None, tmp_path: Path) -> None:
+    data = check_config(tree(model={}, data={"source": "twice", "root": str(tmp_path)}), "test").data
+    with pytest.raises(
+        ValueError, match=r"no twice\.txt, which data\.source=twice needs; .*; twice: anything at all\)"
+    ):
+        find_cases(data)
+    (tmp_path / "twice.txt").touch()
+    assert [case.id for case in find_cases(data).cases] == ["a", "b"]
+    with pytest.raises(ConfigError, match=r"data\.source: input should be 'msd', .* or 'twice'; got 'thrice'"):
+        check_config(tree(model={}, data={"source": "thrice", "root": "."}), "test")
+    with pytest.raises(ConfigError, match=r"source=twice gives label volumes; .* takes classes, medmnist or csv"):
+        check_config(tree(task="classification", model={}, data={"source": "twice", "root": "."}), "test")
