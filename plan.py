@@ -36,7 +36,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def read_trained(path: str) -> "Trained":
     """What a config to fine-tune the run has to know of it. Raises ValueError where there is none."""
-    from configs.schema.load import check_config
+    from engine.config import check_config
     from engine.runs.pack import open_run
     from planning.proposal.fine_tune import Trained
 

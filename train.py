@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 where the run failed, 2 for a user's mistake, 130 or 143 after a signal."""
     arguments = parse_arguments(argv)
-    from configs import load_config  # here, so that --help and a config's mistakes are told at once
+    from engine.config import load_config  # here, so that --help and a config's mistakes are told at once
     from engine.distributed.group import ALONE, GroupError, join_group, set_up_logging
     from engine.runs.precision import set_up_device, settle_training
 

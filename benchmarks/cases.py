@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from configs.schema.model import Dropout, UNet3dArgs
+from models.unet3d import Dropout, UNet3dArgs
 
 LEARNING_RATE = 1e-4
 
@@ -155,10 +155,11 @@ def our_network(case: Case) -> tuple[Any, Any]:
     """Return this project's network, in training mode, and its loss(logits, y)."""
     import mlx.core as mx
 
-    from configs.schema.model import ClassifierDropout, ResNet3dArgs, VideoResNetArgs
-    from configs.schema.train import LossConfig
-    from engine.training.losses import build_loss
+    from engine.training.losses import StandardLossArgs, build_loss
     from models import build_model
+    from models.layers.heads import ClassifierDropout
+    from models.resnet3d import ResNet3dArgs
+    from models.video_resnet import VideoResNetArgs
 
     mx.random.seed(0)
     no_dropout = ClassifierDropout(kind="none")
@@ -168,7 +169,7 @@ def our_network(case: Case) -> tuple[Any, Any]:
     }.get(case.name) or ("unet3d", case.unet_args())
     model = build_model(name, args, case.shape[-1], case.num_outputs)
     model.train()
-    return model, build_loss(LossConfig(name="dice_ce" if case.widths else "cross_entropy"), case.num_outputs)
+    return model, build_loss(StandardLossArgs(name="dice_ce" if case.widths else "cross_entropy"), case.num_outputs)
 
 
 def our_step(case: Case, precision: Literal["float32", "bfloat16"]) -> Step:

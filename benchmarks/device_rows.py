@@ -71,8 +71,11 @@ def network(name: str) -> tuple[Any, int, tuple[int, ...]]:
     """A network with the config's default arguments, its number of outputs, and a label's axes in space."""
     import mlx.core as mx
 
-    from configs.schema.model import CNN3dArgs, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
     from models import build_model
+    from models.cnn3d import CNN3dArgs
+    from models.resnet3d import ResNet3dArgs
+    from models.unet3d import UNet3dArgs
+    from models.video_resnet import VideoResNetArgs
 
     mx.random.seed(0)
     # As for small volumes: batch norm over two voxels would make noise of its gradient.
@@ -86,14 +89,14 @@ def step(name: str, precision: Any, size: Size) -> Callable[[], Arrays]:
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
-    from configs.schema.train import LossConfig, OptimConfig, TrainConfig
-    from engine.training.losses import build_loss
+    from configs.schema.train import OptimConfig, TrainConfig
+    from engine.training.losses import StandardLossArgs, build_loss
     from engine.training.optim import build_optimizer
     from engine.training.step import TrainStep
 
     model, num_outputs, axes = network(name)
     model.train()
-    loss = build_loss(LossConfig(name="dice_ce" if axes else "cross_entropy"), num_outputs)
+    loss = build_loss(StandardLossArgs(name="dice_ce" if axes else "cross_entropy"), num_outputs)
     optim = OptimConfig(name="sgd", learning_rate=1.0, momentum=0, weight_decay=0, schedule="constant", clip_norm=None)
     train = TrainConfig(steps=10**6, precision=precision)
     do = TrainStep(model, build_optimizer(optim, 10**6), loss, train, optim)

@@ -14,13 +14,13 @@ import sys
 import mlx.core as mx
 import numpy as np
 
-from configs.schema.model import Dropout, UNet3dArgs
-from configs.schema.train import LossConfig, OptimConfig, TrainConfig
-from engine.training.losses import build_loss
+from configs.schema.train import OptimConfig, TrainConfig
+from engine.training.losses import StandardLossArgs, build_loss
 from engine.training.optim import build_optimizer
 from engine.training.step import StepResult, TrainStep
 from machine.resources import resident_bytes
 from models import build_model
+from models.unet3d import Dropout, UNet3dArgs
 
 WARM = 100  # steps after which memory is first read
 ALLOWED = 1.02
@@ -49,7 +49,7 @@ def run(steps: int) -> tuple[list[StepResult], list[int]]:
     model.train()
     optim = OptimConfig(ema_decay=0.99)
     train = TrainConfig(steps=steps, precision="float32")
-    step = TrainStep(model, build_optimizer(optim, steps), build_loss(LossConfig(), 3), train, optim)
+    step = TrainStep(model, build_optimizer(optim, steps), build_loss(StandardLossArgs(), 3), train, optim)
     rng = np.random.default_rng(0)
     shapes = [(2, 40, 40, 40), *((2, *sides) for sides in 4 * rng.integers(4, 11, (11, 3)))]
     results, resident = [], []

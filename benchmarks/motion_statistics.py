@@ -18,9 +18,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from configs.schema.load import check_config
 from data.files.videos import read_clip
 from data.labelled import open_labelled
+from engine.config import check_config
 from engine.runs.run_folder import RunFolder
 
 FRAME_RATE = 10.0

@@ -16,7 +16,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from configs.schema.model import MAX_ELEMENTS, UNet3dArgs
+from configs.schema.model import MAX_ELEMENTS
+from models.unet3d import UNet3dArgs
 from ops.memory import GPU_SHARE
 from planning.proposal.network import BYTES_A_WEIGHT
 

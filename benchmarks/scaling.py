@@ -88,9 +88,9 @@ def work(arguments: argparse.Namespace) -> None:
     from mlx.utils import tree_flatten
 
     from benchmarks.cases import CASES
-    from configs.schema.train import LossConfig, OptimConfig, TrainConfig
+    from configs.schema.train import OptimConfig, TrainConfig
     from engine.distributed.group import join_group
-    from engine.training.losses import build_loss
+    from engine.training.losses import StandardLossArgs, build_loss
     from engine.training.optim import build_optimizer
     from engine.training.step import TrainStep
     from models import build_model
@@ -101,7 +101,7 @@ def work(arguments: argparse.Namespace) -> None:
     mx.random.seed(0)
     model = build_model("unet3d", CASES["unet16"].unet_args(), 1, 3)
     optim_config, train = OptimConfig(schedule="constant"), TrainConfig(steps=arguments.steps, precision="float32")
-    loss = build_loss(LossConfig(), 3, group.gather if group.size > 1 else None)
+    loss = build_loss(StandardLossArgs(), 3, group.gather if group.size > 1 else None)
     step = TrainStep(model, build_optimizer(optim_config, arguments.steps), loss, train, optim_config, group)
     rng = np.random.default_rng(group.rank)
     shape = (arguments.samples, *[arguments.patch] * 3, 1)

@@ -84,8 +84,8 @@ def build(job: dict[str, Any]) -> dict[str, Step]:
     """Return the commands `step`, on the next batch of the run's plan, and `validate`."""
     import mlx.core as mx
 
-    from configs import load_config
     from data.dataset import open_data
+    from engine.config import load_config
     from engine.evaluation.sliding_window import predict_labels
     from engine.metrics.segmentation import dice_per_class
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from configs.schema.model import UNet3dArgs
+from models.unet3d import UNet3dArgs
 
 
 class Block(nn.Module):

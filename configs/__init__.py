@@ -4,6 +4,6 @@ import machine  # noqa: F401  # first: it tells how to start where packages are 
 
 # isort: split
 from configs.schema.config import Config
-from configs.schema.load import ConfigError, apply_overrides, load_config
+from configs.schema.load import ConfigError, apply_overrides
 
-__all__ = ["Config", "ConfigError", "apply_overrides", "load_config"]
+__all__ = ["Config", "ConfigError", "apply_overrides"]

@@ -17,10 +17,8 @@ import mlx.core as mx
 import numpy as np
 import yaml
 from mlx.utils import tree_flatten
-from pydantic import TypeAdapter
 
-from configs.schema.model import AnyModelConfig
-from models import build_model
+from models import MODELS, build_model
 from models.weights.published import PUBLISHED, model_args
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "network")  # under which training scripts keep weights
@@ -93,8 +91,8 @@ def convert(state: Mapping[str, np.ndarray], architecture: str) -> Conversion:
 
 def expected_shapes(section: Mapping[str, Any], in_channels: int, num_outputs: int) -> dict[str, tuple[int, ...]]:
     """Return {name: shape} of the network of a config's `model` section; nothing of it is computed."""
-    config: Any = TypeAdapter(AnyModelConfig).validate_python(section)
-    model = build_model(config.name, config.args, in_channels, num_outputs)
+    args = MODELS[section["name"]].args.model_validate(section["args"])
+    model = build_model(section["name"], args, in_channels, num_outputs)
     return {name: tuple(array.shape) for name, array in tree_flatten(model.parameters())}
 
 

@@ -12,11 +12,11 @@ import mlx.nn as nn
 import numpy as np
 
 from configs import Config
-from configs.schema.load import check_config
 from data.dataset import VolumeData
 from data.files.volumes import write_volume
 from data.layouts.cases import Case
 from data.prepare.volumes import read_case_image
+from engine.config import check_config
 from engine.distributed.gather import collect
 from engine.distributed.group import ALONE, Group
 from engine.evaluation.classification import ClassifiedCase, classify_cases, classify_together

@@ -14,9 +14,9 @@ from typing import Any
 import mlx.nn as nn
 import numpy as np
 
-from configs import Config
 from data.dataset import open_data, open_images
 from data.labelled import open_labelled, open_unlabelled
+from engine.config import Config
 from engine.distributed.group import ALONE, Group
 from engine.evaluation.classification import classify_case
 from engine.evaluation.ensemble import join_config

@@ -11,11 +11,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from configs import Config, load_config
-from configs.schema.load import Overrides, apply_overrides, check_config
+from configs import Config
+from configs.schema.load import Overrides, apply_overrides
 from data.dataset import VolumeData, open_data
 from data.labelled import ClassificationData, open_labelled
 from data.preview import save_labelled_preview, save_preview
+from engine.config import check_config, load_config
 from engine.distributed.group import ALONE, Group
 from engine.evaluation import classification, segmentation
 from engine.reports.segmentation_report import write_run_report

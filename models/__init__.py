@@ -6,24 +6,32 @@ import machine  # noqa: F401  # first: it tells how to start where packages are 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from models.cnn3d import CNN3d
-from models.resnet3d import ResNet3d
-from models.unet3d import UNet3d
-from models.video_resnet import VideoResNet
+from configs.schema.model import NetworkArgs
+from models.cnn3d import CNN3d, CNN3dArgs
+from models.resnet3d import ResNet3d, ResNet3dArgs
+from models.unet3d import UNet3d, UNet3dArgs
+from models.video_resnet import VideoResNet, VideoResNetArgs
 
-# name: a callable of (in_channels, num_outputs, args)
-MODELS: dict[str, Callable[[int, int, Any], nn.Module]] = {
-    "unet3d": UNet3d,
-    "cnn3d": CNN3d,
-    "resnet3d": ResNet3d,
-    "r3d_18": partial(VideoResNet, kind="r3d_18"),
-    "mc3_18": partial(VideoResNet, kind="mc3_18"),
-    "r2plus1d_18": partial(VideoResNet, kind="r2plus1d_18"),
+
+class Network(NamedTuple):
+    """A network: what builds it of (in_channels, num_outputs, args), and the class of its arguments."""
+
+    build: Callable[[int, int, Any], nn.Module]
+    args: type[NetworkArgs]
+
+
+MODELS = {  # by `model.name`; the first is the default
+    "unet3d": Network(UNet3d, UNet3dArgs),
+    "cnn3d": Network(CNN3d, CNN3dArgs),
+    "resnet3d": Network(ResNet3d, ResNet3dArgs),
+    "r3d_18": Network(partial(VideoResNet, kind="r3d_18"), VideoResNetArgs),
+    "mc3_18": Network(partial(VideoResNet, kind="mc3_18"), VideoResNetArgs),
+    "r2plus1d_18": Network(partial(VideoResNet, kind="r2plus1d_18"), VideoResNetArgs),
 }
 
 
@@ -34,7 +42,7 @@ def build_model(name: str, args: Any, in_channels: int, num_outputs: int) -> nn.
     """
     if name not in MODELS:
         raise ValueError(f"model.name={name!r} is unknown: expected one of {', '.join(MODELS)}")
-    return MODELS[name](in_channels, num_outputs, args)
+    return MODELS[name].build(in_channels, num_outputs, args)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -42,4 +50,4 @@ def count_parameters(model: nn.Module) -> int:
     return sum(math.prod(p.shape) for _, p in tree_flatten(model.trainable_parameters()))
 
 
-__all__ = ["MODELS", "build_model", "count_parameters"]
+__all__ = ["MODELS", "Network", "build_model", "count_parameters"]

@@ -1,14 +1,46 @@
 """The plainest 3-D CNN: blocks of Conv3d, norm, ReLU and Dropout3d, pooling between them, a linear head."""
 
+import math
+from typing import Literal
+
 import mlx.core as mx
 import mlx.nn as nn
+from pydantic import model_validator
 
 import ops
-from configs.schema.model import CNN3dArgs
+from configs.schema.model import NetworkArgs, Size
+from configs.schema.types import Count, Triple
 from models.layers.blocks import ConvBlock, he_normal
 from models.layers.dropout import make_dropout
-from models.layers.heads import Head, check_input
+from models.layers.heads import ClassifierDropout, Head, check_input
 from models.layers.norms import make_norm
+
+
+class CNN3dArgs(NetworkArgs):
+    """A plain stack of Conv3d – norm – ReLU – Dropout3d blocks with pooling between, and a linear head."""
+
+    widths: tuple[Count, ...] = (16, 32, 64, 128)  # one block each
+    kernel: Triple = (3, 3, 3)
+    pool: Triple = (2, 2, 2)  # max pooling between blocks; [1, 2, 2] keeps a video's frames
+    norm: Literal["instance", "batch", "group", "none"] = "batch"
+    groups: Count = 8  # of group norm
+    dropout: ClassifierDropout = ClassifierDropout()
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> "CNN3dArgs":
+        if self.norm == "group" and any(w % self.groups for w in self.widths):
+            raise ValueError(f"widths {self.widths} must be multiples of groups={self.groups}")
+        if any(k % 2 == 0 for k in self.kernel):
+            raise ValueError(f"kernel must be odd; got {self.kernel}")
+        return self
+
+    def largest_activation(self, size: Size) -> int:
+        """Elements of the largest array that one sample (D, H, W) has."""
+        largest = 0
+        for block, width in enumerate(self.widths):
+            size = tuple(max(n // step, 1) for n, step in zip(size, self.pool, strict=True)) if block else size
+            largest = max(largest, math.prod(size) * width)
+        return largest
 
 
 class CNN3d(nn.Module):

@@ -1,17 +1,67 @@
 """ResNet in 3-D for classification: residual blocks of ConvBlocks, configurable to the published variants."""
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+from pydantic import model_validator
 
 import ops
-from configs.schema.model import ResNet3dArgs
+from configs.schema.model import NetworkArgs, Size, shrink
+from configs.schema.types import Count, Triple
 from models.layers.blocks import ConvBlock, he_normal
 from models.layers.dropout import make_dropout
-from models.layers.heads import Head, check_input, run_blocks
+from models.layers.heads import ClassifierDropout, Head, check_input, run_blocks
 from models.layers.norms import make_norm
+
+
+class ResNet3dArgs(NetworkArgs):
+    """ResNet (He et al. 2016) in 3-D, with the strides of the 2-D original.
+
+    MedicalNet's (Chen et al. 2019): `layer_strides: [1, 2, 1, 1]`, `layer_dilations: [1, 1, 2, 4]`, and
+    `shortcut: A` for depth 18 and 34. MONAI's default: `stem_stride: [1, 1, 1]`, `shortcut_bias: true`.
+    For volumes of about 32 voxels a side leave the early strides out: `stem_kernel: [3, 3, 3]`,
+    `stem_stride: [1, 1, 1]`, `max_pool: false`.
+    """
+
+    depth: Literal[10, 18, 34, 50] = 18
+    width: Count = 64  # of the first stage; each further one doubles it
+    stem_kernel: Triple = (7, 7, 7)
+    stem_stride: Triple = (2, 2, 2)
+    max_pool: bool = True  # 3×3×3 with stride 2 after the stem
+    layer_strides: tuple[Count, Count, Count, Count] = (1, 2, 2, 2)
+    layer_dilations: tuple[Count, Count, Count, Count] = (1, 1, 1, 1)
+    shortcut: Literal["A", "B"] = "B"  # where shapes differ. A: subsample, pad with zeros. B: 1×1×1 convolution, norm
+    shortcut_bias: bool = False  # of B's convolution: does nothing before a norm, but published weights have it
+    norm: Literal["instance", "batch", "group"] = "batch"
+    groups: Count = 8  # of group norm
+    recompute: bool = False  # trade time for memory: keep block inputs only (gradient checkpointing)
+    dropout: ClassifierDropout = ClassifierDropout()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ResNet3dArgs":
+        if any(k % 2 == 0 for k in self.stem_kernel):
+            raise ValueError(f"stem_kernel must be odd; got {self.stem_kernel}")
+        if self.norm == "group" and self.width % self.groups:
+            raise ValueError(f"width={self.width} must be a multiple of groups={self.groups}")
+        return self
+
+    def largest_activation(self, size: Size) -> int:
+        """Elements of the largest array that one sample (D, H, W) has."""
+        size = shrink(size, self.stem_stride)
+        largest = math.prod(size) * self.width
+        size = shrink(size, (2, 2, 2)) if self.max_pool else size
+        for stage, stride in enumerate(self.layer_strides):
+            before, size = size, shrink(size, (stride, stride, stride))
+            width = self.width << stage
+            # A bottleneck's first convolution still has the size of the stage before.
+            inner, outer = (math.prod(before) * width, 4 * width) if self.depth >= 50 else (0, width)
+            largest = max(largest, inner, math.prod(size) * outer)
+        return largest
+
 
 BLOCKS_PER_STAGE = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 

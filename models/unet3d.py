@@ -1,17 +1,105 @@
 """3-D U-Net: blocks of Conv3d, norm, activation and Dropout3d on a way down and a way up."""
 
-from typing import Any
+import math
+from typing import Any, ClassVar, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+from pydantic import model_validator
 
 import ops
-from configs.schema.model import UNet3dArgs
-from models.layers.blocks import ConvBlock, Triple, he_normal, make_activation
+from configs.schema.model import DropoutArgs, NetworkArgs, Size, shrink
+from configs.schema.types import Count, Triple
+from models.layers.blocks import ConvBlock, he_normal, make_activation
 from models.layers.dropout import apply_dropout, make_dropout
 from models.layers.fused import apply_conv, apply_conv_transpose
 from models.layers.gradient_checkpointing import recomputed
 from models.layers.norms import make_norm
+
+
+class Dropout(DropoutArgs):
+    """Dropout of a U-Net: in each block at the named places, or on the skips. docs/ablations.md tells more.
+
+    `channel` drops whole feature maps (`mlx.nn.Dropout3d`: what papers call spatial or channel dropout),
+    `element` single voxels (`mlx.nn.Dropout`), `none` builds no dropout layer. With `skip` among the places the
+    skips leave before the encoder's last dropout, otherwise behind it.
+    """
+
+    places: tuple[Literal["encoder", "bottleneck", "decoder", "skip"], ...] = ("encoder", "bottleneck", "decoder")
+
+
+class UNet3dArgs(NetworkArgs):
+    """U-Net (Çiçek et al. 2016, arXiv:1606.06650) in nnU-Net's shape (Isensee et al. 2021).
+
+    Level 0 has the image's resolution; level i > 0 starts with a convolution of stride `strides[i]`.
+    """
+
+    segments: ClassVar[bool] = True
+
+    widths: tuple[Count, ...] = (16, 32, 64)
+    strides: tuple[Triple, ...] | None = None  # one per level, the first (1, 1, 1); null: 2 on every axis
+    kernels: tuple[Triple, ...] | None = None  # one per level; null: 3 on every axis
+    convolutions: Count = 2  # per level
+    norm: Literal["instance", "batch", "group", "none"] = "instance"
+    groups: Count = 8  # of group norm
+    activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "leaky_relu"
+    residual: bool = False
+    upsampling: Literal["transposed", "resize"] = "transposed"
+    deep_supervision: bool = False  # a loss at every level on the way up; see loss.supervise_coarsest
+    recompute: bool = False  # trade time for memory: keep block inputs only (gradient checkpointing)
+    dropout: Dropout = Dropout()
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> "UNet3dArgs":
+        for key in ("strides", "kernels"):
+            value = getattr(self, key)
+            if value is not None and len(value) != len(self.widths):
+                raise ValueError(f"{key} has {len(value)} entries; widths has {len(self.widths)} levels")
+        if self.strides is not None and self.strides[0] != (1, 1, 1):
+            raise ValueError(f"strides[0]={self.strides[0]}: level 0 has the image's resolution, so use [1, 1, 1]")
+        if any(k % 2 == 0 for kernel in self.kernels or () for k in kernel):
+            raise ValueError(f"kernels must be odd; got {self.kernels}")
+        if self.norm == "group" and any(w % self.groups for w in self.widths):
+            raise ValueError(f"widths {self.widths} must be multiples of groups={self.groups}")
+        dropout = self.dropout
+        if self.norm == "batch" and dropout.position == "before_norm" and {"encoder", "skip"} <= set(dropout.places):
+            raise ValueError(
+                "dropout.position=before_norm with encoder and skip among dropout.places normalises a level's end with "
+                "and without dropout, and batch norm has statistics for one of them; use norm=instance or group, or "
+                "leave out a place"
+            )
+        return self
+
+    @property
+    def downsamplings(self) -> int:
+        return len(self.widths) - 1
+
+    @property
+    def supervises_levels(self) -> bool:
+        return self.deep_supervision
+
+    def level_strides(self) -> tuple[tuple[int, int, int], ...]:
+        """Stride of each level against the one above it, (D, H, W)."""
+        return self.strides or ((1, 1, 1), *((2, 2, 2),) * (len(self.widths) - 1))
+
+    def level_kernels(self) -> tuple[tuple[int, int, int], ...]:
+        """Kernel of each level's convolutions, (D, H, W)."""
+        return self.kernels or ((3, 3, 3),) * len(self.widths)
+
+    def total_stride(self) -> tuple[int, int, int]:
+        """Product of all strides: what each patch axis must be divisible by."""
+        d = h = w = 1
+        for stride in self.level_strides():
+            d, h, w = d * stride[0], h * stride[1], w * stride[2]
+        return d, h, w
+
+    def largest_activation(self, size: Size) -> int:
+        """Elements of the largest array that one sample (D, H, W) has: skip and upsampled maps side by side, mostly."""
+        largest, last = 0, len(self.widths) - 1
+        for level, (width, stride) in enumerate(zip(self.widths, self.level_strides(), strict=True)):
+            size = shrink(size, stride)
+            largest = max(largest, math.prod(size) * width * (1 if level == last else 2))
+        return largest
 
 
 class Level(nn.Module):

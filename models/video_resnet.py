@@ -3,17 +3,33 @@
 Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", arXiv:1711.11248.
 """
 
+import math
 from functools import partial
 from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from configs.schema.model import DropoutPosition, VideoResNetArgs
+from configs.schema.model import DropoutPosition, NetworkArgs, Size, shrink
 from models.layers.blocks import ConvBlock, he_normal
 from models.layers.dropout import make_dropout
-from models.layers.heads import Head, check_input, run_blocks
+from models.layers.heads import ClassifierDropout, Head, check_input, run_blocks
 from models.layers.norms import BatchNorm3d
+
+
+class VideoResNetArgs(NetworkArgs):
+    """r3d_18, mc3_18 and r2plus1d_18 (Tran et al. 2018), layer for layer as torchvision has them."""
+
+    recompute: bool = False  # trade time for memory: keep block inputs only (gradient checkpointing)
+    dropout: ClassifierDropout = ClassifierDropout()
+
+    def largest_activation(self, size: Size) -> int:
+        """Elements of the largest array that one sample (D, H, W) has at most, which is in the first blocks.
+
+        r2plus1d_18's has 144 channels, between space and time; those of the others have 64.
+        """
+        return math.prod(shrink(size, (1, 2, 2))) * 144
+
 
 WIDTHS = (64, 128, 256, 512)
 

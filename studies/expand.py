@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from configs import Config
-from configs.schema.load import apply_overrides, check_config
+from configs.schema.load import apply_overrides
 from configs.schema.sweep import Settings, SweepConfig
+from engine.config import check_config
 from models import build_model
 from models.layers.dropout import DropoutRow, dropout_table, kept_shares
 
@@ -141,7 +142,7 @@ def _what_is_trained(config: Config, table: list[DropoutRow]) -> str:
     """
     rest = config.model_dump(mode="json")
     del rest["name"]
-    del rest["model"]["args"]["dropout"]
+    rest["model"]["args"].pop("dropout", None)
     layers = [
         (row.path, "" if row.place == "head" else row.kind, row.rate, row.position) for row in table if row.rate > 0
     ]

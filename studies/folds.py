@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema.load import check_config
+from engine.config import check_config
 from engine.evaluation.classification import ClassifiedCase, is_multi_label
 from engine.metrics.segmentation import METRICS
 from engine.reports.classification_tables import format_table as format_classification

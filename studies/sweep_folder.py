@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs.schema.load import check_config
+from engine.config import check_config
 from engine.runs.check_resume import flatten, is_within
 from engine.runs.checkpoints import CheckpointError, read_state
 from engine.runs.run_folder import RunFolder

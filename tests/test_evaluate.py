@@ -16,9 +16,9 @@ from mlx.utils import tree_flatten
 
 import evaluate
 from configs import Config
-from configs.schema.load import check_config
 from data.dataset import open_data
 from data.synthetic.phantoms import write_phantoms
+from engine.config import check_config
 from engine.runs.checkpoints import save_checkpoint
 from engine.runs.run_folder import RunFolder
 from models import build_model

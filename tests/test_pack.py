@@ -13,9 +13,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 import evaluate
-from configs.schema.load import check_config
 from data.synthetic.moving_shapes import write_moving_shapes
 from data.synthetic.phantoms import write_phantoms
+from engine.config import check_config
 from engine.predict import openers
 from engine.runs.checkpoints import save_checkpoint
 from engine.runs.run_folder import RunFolder

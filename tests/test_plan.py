@@ -12,8 +12,9 @@ import yaml
 
 import plan
 import train
-from configs import Config, load_config
+from configs import Config
 from data.dataset import open_data
+from engine.config import load_config
 from ops import memory
 from tests.data.write_layouts import write_folders, write_layout, write_volume
 

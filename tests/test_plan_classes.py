@@ -7,8 +7,9 @@ import pytest
 
 import plan
 import train
-from configs import Config, load_config
+from configs import Config
 from data.labelled import open_labelled
+from engine.config import load_config
 from engine.runs.run_folder import RunFolder
 from tests.data.clip_files import numbered, write_clip
 from tests.data.write_layouts import write_folders, write_volume

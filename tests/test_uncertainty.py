@@ -14,10 +14,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 import evaluate
-from configs.schema.load import check_config
 from data.dataset import open_data
 from data.labelled import open_labelled
 from data.synthetic.phantoms import write_phantoms
+from engine.config import check_config
 from engine.evaluation.members import sample_seed
 from engine.runs.checkpoints import save_checkpoint
 from engine.runs.run_folder import RunFolder

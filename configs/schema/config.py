@@ -1,26 +1,28 @@
-"""The config of a run, whole: every option is declared once, here and in the sections it names."""
+"""The config of a run, whole: every option is declared once, here and in the sections it names.
+
+What is chosen by name, and the arguments of each, is registered elsewhere: `make_config` puts it in.
+"""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
+from configs.schema.choices import Choices, data_section, loss_section, model_section, replaced
 from configs.schema.data import DataConfig
 from configs.schema.freeze import FreezeConfig
 from configs.schema.init import InitConfig
-from configs.schema.model import AnyModelConfig, UNet3dArgs, UNet3dConfig
+from configs.schema.model import ModelConfig
 from configs.schema.sweep import SweepConfig
 from configs.schema.train import (
     CheckpointConfig,
     DistributedConfig,
     EvaluateConfig,
-    LossConfig,
+    LossArgs,
     OptimConfig,
     TrainConfig,
 )
 from configs.schema.types import Count, Positive, Section
-
-LABELLED_SOURCES = ("classes", "medmnist")
 
 
 class RunConfig(Section):
@@ -29,6 +31,8 @@ class RunConfig(Section):
 
 class Config(Section):
     """One run. Paths are relative to the working folder."""
+
+    choices: ClassVar[Choices] = Choices()
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,+-]*(/[A-Za-z0-9][A-Za-z0-9._=,+-]*)*$")]
     task: Literal["segmentation", "classification"] = "segmentation"
@@ -39,10 +43,10 @@ class Config(Section):
     memory_limit_gb: Positive | None = None  # that MLX may take; null: a share of the device's, see docs/devices.md
     run: RunConfig = RunConfig()
     data: DataConfig
-    model: AnyModelConfig = UNet3dConfig()
+    model: ModelConfig
     init: InitConfig | None = None  # null: weights drawn under the seed
     freeze: FreezeConfig | None = None  # parameters that are not trained, or only later
-    loss: LossConfig = LossConfig()
+    loss: LossArgs
     optim: OptimConfig = OptimConfig()
     train: TrainConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -54,12 +58,18 @@ class Config(Section):
     def run_folder(self) -> Path:
         return self.run.dir / self.name
 
+    @property
+    def classes_may_coincide(self) -> bool:
+        """Whether a case may be of several classes: the loss takes each for a question of its own."""
+        return "classes" in self.choices.losses[self.loss.name].targets
+
     @model_validator(mode="before")
     @classmethod
-    def _unnamed_model_is_a_unet(cls, tree: Any) -> Any:
-        model = tree.get("model") if isinstance(tree, dict) else None
-        if isinstance(model, dict) and "name" not in model:
-            return {**tree, "model": {"name": "unet3d", **model}}
+    def _unnamed_ones_are_the_first(cls, tree: Any) -> Any:
+        for key, named in (("model", cls.choices.networks), ("loss", cls.choices.losses)):
+            section = tree.get(key) if isinstance(tree, dict) else None
+            if isinstance(section, dict) and "name" not in section:
+                tree = {**tree, key: {"name": next(iter(named)), **section}}
         return tree
 
     @model_validator(mode="before")
@@ -71,57 +81,64 @@ class Config(Section):
         loss, checkpoint = tree.get("loss", {}), tree.get("checkpoint", {})
         if not isinstance(loss, dict) or not isinstance(checkpoint, dict):
             return tree
-        loss = {"name": "binary_cross_entropy" if _labels_may_coincide(tree) else "cross_entropy", **loss}
+        known = cls.choices.losses_for("classes" if _labels_may_coincide(tree) else "class")
+        loss = {"name": known[0], **loss}
         return {**tree, "loss": loss, "checkpoint": {"metric": "auc", **checkpoint}}
 
     @model_validator(mode="after")
     def _task_fits(self) -> "Config":
         """Source, network and preparation are those of the task."""
-        source, name = self.data.source, self.model.name
+        source, name, sources = self.data.source, self.model.name, self.choices.sources
+        networks, chosen = self.choices.networks.items(), sources[source]
         if self.task == "segmentation":
-            if source in LABELLED_SOURCES or self.data.clip is not None:
-                what = f"data.source={source}" if source in LABELLED_SOURCES else "data.clip"
+            if not chosen.volumes or self.data.clip is not None:
+                what = "data.clip" if chosen.volumes else f"data.source={source}"
                 raise ValueError(f"{what} gives classes of whole cases; set task=classification")
-            if name != "unet3d":
-                raise ValueError(f"model.name={name} classifies; use unet3d, or set task=classification")
+            if not self.model.args.segments:
+                known = " or ".join(name for name, args in networks if args.segments)
+                raise ValueError(f"model.name={name} classifies; use {known}, or set task=classification")
             if self.data.balance != "none":
                 raise ValueError("data.balance is for task=classification; see data.foreground_rate")
             return self
-        if source not in (*LABELLED_SOURCES, "csv"):
+        if not chosen.classes:
+            *some, last = sorted((n for n in sources if sources[n].classes), key=lambda n: sources[n].volumes)
             raise ValueError(
-                f"data.source={source} gives label volumes; task=classification takes {', '.join(LABELLED_SOURCES)} "
-                "or csv"
+                f"data.source={source} gives label volumes; task=classification takes {', '.join(some)} or {last}"
             )
-        if name == "unet3d":
-            raise ValueError("model.name=unet3d segments; task=classification needs cnn3d, resnet3d, r3d_18, ...")
+        if self.model.args.segments:
+            known = ", ".join([name for name, args in networks if not args.segments][:3])
+            raise ValueError(f"model.name={name} segments; task=classification needs {known}, ...")
         if self.data.normalisation == "ct":
             raise ValueError("data.normalisation=ct measures label volumes; use percentile or zscore")
-        if source == "medmnist" and self.data.clip is not None:
-            raise ValueError("data.clip is for video; data.source=medmnist holds volumes, leave it out")
+        if not chosen.clips and self.data.clip is not None:
+            raise ValueError(f"data.clip is for video; data.source={source} holds volumes, leave it out")
         return self
 
     @model_validator(mode="after")
     def _loss_and_score_fit_the_task(self) -> "Config":
-        loss, checkpoint = self.loss, self.checkpoint
+        loss, checkpoint, choices = self.loss, self.checkpoint, self.choices
+        targets = choices.losses[loss.name].targets
         if self.task == "segmentation":
             if self.train.mixup_alpha > 0:
                 raise ValueError("train.mixup_alpha is for task=classification; set it to 0")
             if loss.class_weights == "balanced":
                 raise ValueError("loss.class_weights=balanced is for task=classification; give one weight a class")
-            if loss.name == "binary_cross_entropy":
-                raise ValueError("loss.name=binary_cross_entropy is for task=classification; use cross_entropy")
+            if "voxels" not in targets:
+                known = choices.losses_for("voxels", "class")[0]
+                raise ValueError(f"loss.name={loss.name} is for task=classification; use {known}")
             return self
         several = isinstance(self.data.columns.label, tuple)
-        # How many label columns a MedMNIST archive has, the archive says: train.py checks it.
-        if several != (loss.name == "binary_cross_entropy") and self.data.source != "medmnist":
-            wanted = "binary_cross_entropy" if several else "cross_entropy or focal"
+        # Where the source says itself whether labels may coincide, train.py checks it.
+        if several != self.classes_may_coincide and not choices.sources[self.data.source].tells_labels:
+            wanted = " or ".join(choices.losses_for("classes" if several else "class"))
             raise ValueError(
                 f"loss.name={loss.name} does not fit labels that {'may coincide' if several else 'exclude each other'} "
                 f"(data.columns.label: {self.data.columns.label}); use {wanted}"
             )
-        if loss.name not in ("cross_entropy", "focal", "binary_cross_entropy"):
-            raise ValueError(f"loss.name={loss.name} is for label volumes; use cross_entropy or focal")
-        if loss.name == "binary_cross_entropy" and loss.class_weights == "balanced":
+        if not {"class", "classes"} & set(targets):
+            known = " or ".join(choices.losses_for("class"))
+            raise ValueError(f"loss.name={loss.name} is for label volumes; use {known}")
+        if self.classes_may_coincide and loss.class_weights == "balanced":
             raise ValueError(
                 "loss.class_weights=balanced needs labels that exclude each other; give one weight a class"
             )
@@ -131,10 +148,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _patches_fit_the_model(self) -> "Config":
-        if not isinstance(self.model.args, UNet3dArgs):
-            return self
-        strides = self.model.args.total_stride()
-        levels = len(self.model.args.widths) - 1
+        strides, levels = self.model.args.total_stride(), self.model.args.downsamplings
         sizes = {"data.patch_size_voxels": self.data.patch_size_voxels}
         if self.evaluate.window_size_voxels:
             sizes["evaluate.window_size_voxels"] = self.evaluate.window_size_voxels
@@ -185,7 +199,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _deep_supervision_has_levels(self) -> "Config":
-        if not self.loss.supervise_coarsest and not getattr(self.model.args, "deep_supervision", False):
+        if not self.loss.supervise_coarsest and not self.model.args.supervises_levels:
             raise ValueError(
                 "loss.supervise_coarsest=false is of deep supervision, and this network has one output; set "
                 "model.args.deep_supervision=true, or leave it out"
@@ -198,6 +212,20 @@ class Config(Section):
         if names is not None and isinstance(weights, tuple) and len(names) != len(weights):
             raise ValueError(f"loss.class_weights has {len(weights)} entries; data.class_names has {len(names)}")
         return self
+
+
+def make_config(choices: Choices) -> type[Config]:
+    """Return the class of configs that may name what `choices` holds."""
+    sections = {
+        "data": (data_section(choices.sources), ...),
+        "model": model_section(choices.networks),
+        "loss": loss_section(choices.losses),
+    }
+    fields: Any = {key: replaced(Config, key, *section) for key, section in sections.items()}
+    config: Any = create_model("Config", __base__=Config, __doc__=Config.__doc__, **fields)
+    config.choices = choices
+    made: type[Config] = config
+    return made
 
 
 def _labels_may_coincide(tree: dict[str, Any]) -> bool:

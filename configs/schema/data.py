@@ -45,7 +45,7 @@ class Cache(Section):
 class DataConfig(Section):
     """Everything between files on disk and batches."""
 
-    source: Literal["msd", "nnunet", "folders", "csv", "classes", "medmnist"] = "msd"  # classes: a folder for each
+    source: str  # a layout of data/layouts/registry.py
     root: Path
     images: str = "images"  # folders: image folder under root
     labels: str = "labels"  # folders: label folder under root

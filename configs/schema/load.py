@@ -4,7 +4,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,21 @@ class ConfigError(ValueError):
     """A mistake in a config; the message names file, dotted path and mend."""
 
 
+_config_class: Callable[[], type[Config]] | None = None
+
+
+def bind(config_class: Callable[[], type[Config]]) -> None:
+    """Let configs be checked against config_class(), which knows what is registered; `engine.config` does it."""
+    global _config_class
+    _config_class = config_class
+
+
+def bound() -> type[Config]:
+    """Return the class that configs are checked against."""
+    assert _config_class is not None, "import engine.config: it tells which networks, losses and sources there are"
+    return _config_class()
+
+
 def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     """Return the config of `path`, its `base:` parents merged below it and the overrides on top.
 
@@ -34,7 +49,7 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
 def check_config(tree: dict[str, Any], where: str) -> Config:
     """Return the checked config of a plain tree; `where` opens the message of a ConfigError."""
     try:
-        return Config.model_validate(tree)
+        return bound().model_validate(tree)
     except ValidationError as error:
         lines = [_explain(e) for e in error.errors()]
         raise ConfigError("\n".join([f"{where}: {len(lines)} problem(s)", *(f"  {x}" for x in lines)])) from None
@@ -129,7 +144,7 @@ def _explain(error: Any) -> str:
     location = tuple(part for part in error["loc"] if not _is_tag(part, error["loc"]))
     path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     if error["type"] == "extra_forbidden":
-        known = _keys_at(Config, error["loc"][:-1])
+        known = _keys_at(bound(), error["loc"][:-1])
         near = _nearest(str(location[-1]), known)
         return f"{path}: unknown key; " + (f"did you mean {near}?" if near else f"known: {', '.join(known)}")
     if error["type"] == "missing":
@@ -153,13 +168,9 @@ def _nearest(key: str, known: list[str]) -> str | None:
 
 def _is_tag(part: str | int, location: tuple[str | int, ...]) -> bool:
     """Whether `part` is the tag that pydantic adds for a union's member (model.unet3d.args -> model.args)."""
-    return (
-        isinstance(part, str)
-        and len(location) > 1
-        and location[0] == "model"
-        and location[1] == part
-        and (part not in ("name", "args"))
-    )
+    choices = bound().choices
+    tags = {"model": choices.networks, "loss": choices.losses}.get(str(location[0]), {})
+    return len(location) > 1 and location[1] == part and part in tags
 
 
 def _keys_at(model: Any, location: tuple[str | int, ...]) -> list[str]:

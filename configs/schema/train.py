@@ -7,23 +7,20 @@ from pydantic import Field, model_validator
 from configs.schema.types import Count, NonNegative, Positive, Section, Triple
 
 
-class LossConfig(Section):
-    """What is minimised. Terms are summed with their weights; losses are computed in float32."""
+class LossArgs(Section):
+    """A loss and its arguments; what other sections, data and evaluation ask of it are the keys here."""
 
-    name: Literal["dice_ce", "dice", "cross_entropy", "focal", "binary_cross_entropy"] = "dice_ce"
-    dice_weight: NonNegative = 1.0
-    ce_weight: NonNegative = 1.0
-    batch_dice: bool = False  # one Dice over the whole batch rather than the mean over samples
-    include_background: bool = False  # in Dice
-    smooth: NonNegative = 1e-5  # added to Dice's numerator and denominator
-    focal_gamma: NonNegative = 2.0
-    # One per class, in cross-entropies and focal; balanced: by the inverse of how many training cases a class has.
+    name: str
+    # One per class; balanced: by the inverse of how many training cases a class has.
     class_weights: tuple[NonNegative, ...] | Literal["balanced"] | None = None
     ignore_label: int | None = None  # voxels of this label count nowhere
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # Of deep supervision: false gives the coarsest of several levels no loss, as nnU-Net does (2/3, 1/3, 0). True by
     # default: nnU-Net has five or more levels, our networks two or three, and the results here were measured so.
     supervise_coarsest: bool = True
+
+    def term_weight(self, term: str) -> float:
+        """What the term of this name is multiplied by before the terms are summed."""
+        return 1.0
 
 
 class OptimConfig(Section):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from configs.schema.data import DataConfig
 from data.layouts.cases import Case, LabelledListing, Listing, describe_folder, with_safe_ids
@@ -12,26 +13,41 @@ from data.layouts.folders import find_images as _find_images
 from data.layouts.medmnist import find_medmnist
 from data.layouts.msd_nnunet import find_msd, find_nnunet
 
-__all__ = ["LABELLED_SOURCES", "LAYOUTS", "SOURCES", "Case", "Listing", "find_cases", "find_images", "find_labelled"]
+__all__ = ["SOURCES", "Case", "Layout", "Listing", "find_cases", "find_images", "find_labelled", "volume_layouts"]
 
-SOURCES: dict[str, Callable[[DataConfig], Listing]] = {
-    "msd": find_msd,
-    "nnunet": find_nnunet,
-    "folders": find_folders,
-    "csv": find_csv,
+
+class Layout(NamedTuple):
+    """A layout of files: how messages describe it, and what finds its cases; no file of a case is opened."""
+
+    looks: str
+    volumes: Callable[[DataConfig], Listing] | None = None  # cases with label volumes
+    # Cases with classes, of (config, class_names): known ones, in their order, or None.
+    classes: Callable[[DataConfig, tuple[str, ...] | None], LabelledListing] | None = None
+    needs: str | None = None  # a file below data.root
+    may_be_file: bool = False  # data.root
+    clips: bool = True  # may be of video
+    tells_labels: bool = False  # says itself whether classes may coincide
+
+
+SOURCES = {  # by `data.source`; the first is the default
+    "msd": Layout("dataset.json that lists image and label files", find_msd, needs="dataset.json"),
+    "nnunet": Layout("imagesTr/case_0000.nii.gz and labelsTr/case.nii.gz", find_nnunet),
+    "folders": Layout("images/ and labels/ with files of the same names", find_folders),
+    "csv": Layout("a table with the columns image and label", find_csv, find_labelled_table, may_be_file=True),
+    "classes": Layout("a folder of volumes or clips for each class", classes=find_classes),
+    "medmnist": Layout(
+        "an .npz with train_images and train_labels",
+        classes=find_medmnist,
+        may_be_file=True,
+        clips=False,
+        tells_labels=True,
+    ),
 }
-# name: a callable of (config, class_names), class_names being known ones, in their order, or None
-LABELLED_SOURCES: dict[str, Callable[[DataConfig, tuple[str, ...] | None], LabelledListing]] = {
-    "classes": find_classes,
-    "medmnist": find_medmnist,
-    "csv": find_labelled_table,
-}
-LAYOUTS = {
-    "msd": "dataset.json that lists image and label files",
-    "nnunet": "imagesTr/case_0000.nii.gz and labelsTr/case.nii.gz",
-    "folders": "images/ and labels/ with files of the same names",
-    "csv": "a table with the columns image and label",
-}
+
+
+def volume_layouts() -> dict[str, str]:
+    """How the layouts of cases with label volumes look, by name."""
+    return {name: layout.looks for name, layout in SOURCES.items() if layout.volumes is not None}
 
 
 def find_cases(config: DataConfig) -> Listing:
@@ -40,21 +56,22 @@ def find_cases(config: DataConfig) -> Listing:
     `class_names` are the config's, else the source's, else None. Raises ValueError where the root does not
     hold that layout, naming what it holds.
     """
-    root = config.root
+    root, layout = config.root, SOURCES[config.source]
+    assert layout.volumes is not None, "the config checks that the task fits"
     if not root.exists():
         raise ValueError(f"data.root={root}: no such folder; correct it, or fetch the data set")
-    if config.source != "csv" and not root.is_dir():
+    if not layout.may_be_file and not root.is_dir():
         raise ValueError(f"data.root={root}: data.source={config.source} needs a folder, this is a file")
-    if config.source == "msd" and not (root / "dataset.json").exists():
-        layouts = "; ".join(f"{name}: {layout}" for name, layout in LAYOUTS.items())
+    if layout.needs is not None and not (root / layout.needs).exists():
+        layouts = "; ".join(f"{name}: {looks}" for name, looks in volume_layouts().items())
         raise ValueError(
-            f"data.root={root}: no dataset.json, which data.source=msd needs; found {describe_folder(root)}. "
-            f"Choose data.source by the layout ({layouts})"
+            f"data.root={root}: no {layout.needs}, which data.source={config.source} needs; found "
+            f"{describe_folder(root)}. Choose data.source by the layout ({layouts})"
         )
-    listing = SOURCES[config.source](config)
+    listing = layout.volumes(config)
     cases = with_safe_ids(listing.cases, root)
     if not cases:
-        raise ValueError(f"data.root={root}: no cases; data.source={config.source} expects {LAYOUTS[config.source]}")
+        raise ValueError(f"data.root={root}: no cases; data.source={config.source} expects {layout.looks}")
     return Listing(cases, config.class_names or listing.class_names, listing.channel_names)
 
 
@@ -63,12 +80,14 @@ def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> L
 
     Class names are the config's, else those that a run was `trained` with, else the source's. Raises ValueError.
     """
+    layout = SOURCES[config.source]
+    assert layout.classes is not None, "the config checks that the task fits"
     if not config.root.exists():
         raise ValueError(f"data.root={config.root}: no such file or folder; correct it, or fetch the data set")
-    if config.source == "classes" and not config.root.is_dir():
-        raise ValueError(f"data.root={config.root}: data.source=classes needs a folder, this is a file")
+    if not layout.may_be_file and not config.root.is_dir():
+        raise ValueError(f"data.root={config.root}: data.source={config.source} needs a folder, this is a file")
     names = config.class_names or (None if trained is None else tuple(trained))
-    listing = LABELLED_SOURCES[config.source](config, names)
+    listing = layout.classes(config, names)
     if trained is not None and listing.class_names != tuple(trained):
         raise ValueError(
             f"the data's classes are {list(listing.class_names)}, the run was trained with {list(trained)}; "

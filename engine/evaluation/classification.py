@@ -243,4 +243,4 @@ def validation_metrics(class_names: Sequence[str]) -> list[str]:
 
 def is_multi_label(config: Config) -> bool:
     """Whether classes do not exclude each other: the loss takes each for a question of its own."""
-    return config.loss.name == "binary_cross_entropy"
+    return config.classes_may_coincide

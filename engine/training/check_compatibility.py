@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from configs import Config
-from configs.schema.model import MAX_ELEMENTS, UNet3dArgs
+from configs.schema.model import MAX_ELEMENTS
 from engine.evaluation.classification import is_multi_label, validation_metrics
 from ops import backend
 
@@ -18,7 +18,7 @@ def check_fits_the_data(config: Config, data: Any) -> None:
         may_coincide = bool(getattr(data, "multi_label", False))
         if is_multi_label(config) != may_coincide:
             labels = "may coincide" if may_coincide else "exclude each other"
-            wanted = "binary_cross_entropy" if may_coincide else "cross_entropy or focal"
+            wanted = " or ".join(config.choices.losses_for("classes" if may_coincide else "class"))
             raise ValueError(
                 f"loss.name={config.loss.name} does not fit the labels of {config.data.root}, which {labels}; "
                 f"use {wanted}"
@@ -47,9 +47,7 @@ def _check_array_size(
     config: Config, data: Any, size_key: str, size: tuple[int, ...], batch_key: str, batch: int
 ) -> None:
     args = config.model.args
-    widest, steps = data.num_channels, (1, 1, 1)
-    if isinstance(args, UNet3dArgs):
-        widest, steps = max(data.num_channels, data.num_outputs), args.total_stride()
+    widest, steps = max(data.num_channels, data.num_outputs if args.segments else 0), args.total_stride()
 
     def elements(size: Sequence[int]) -> int:
         return max(args.largest_activation(tuple(size)), math.prod(size) * widest)

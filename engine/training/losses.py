@@ -1,27 +1,82 @@
-"""Losses of voxels or of whole cases, in float32, as sums per sample and class that are divided once.
+"""Losses of voxels or of whole cases, in float32: each a sum of terms, functions of logits and target.
 
-All but `binary_cross_entropy` are formulas on `ops.ClassSums`: (N, K) sums over voxels, a whole case being one voxel.
-Those of several processes are joined before the division, so that the loss is that of the whole batch.
+Most are formulas on `ops.ClassSums`: (N, K) sums over voxels, a whole case being one voxel, which `Prediction.sums`
+gives to those that ask for them. What several processes have is joined before the division, so that the loss is that of
+the whole batch. A loss is its arguments, its terms, and a line in LOSSES.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from functools import partial
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Annotated, Any, NamedTuple
 
 import mlx.core as mx
+from pydantic import Field
 
-from configs.schema.train import LossConfig
+from configs.schema.choices import Target
+from configs.schema.train import LossArgs
+from configs.schema.types import NonNegative
 from ops import ClassSums, class_sums
 
 Gather = Callable[[mx.array], mx.array]
 Loss = Callable[[mx.array | Sequence[mx.array], mx.array], tuple[mx.array, dict[str, mx.array]]]
 
 
-def dice(sums: ClassSums, config: LossConfig) -> mx.array:
+class StandardLossArgs(LossArgs):
+    """What is minimised. Terms are summed with their weights; losses are computed in float32."""
+
+    name: str = "dice_ce"
+    dice_weight: NonNegative = 1.0
+    ce_weight: NonNegative = 1.0
+    batch_dice: bool = False  # one Dice over the whole batch rather than the mean over samples
+    include_background: bool = False  # in Dice
+    smooth: NonNegative = 1e-5  # added to Dice's numerator and denominator
+    focal_gamma: NonNegative = 2.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def term_weight(self, term: str) -> float:
+        return {"dice": self.dice_weight, "cross_entropy": self.ce_weight}.get(term, 1.0)
+
+
+@dataclass
+class Prediction:
+    """A batch's logits and target, of all processes together; a term takes of it what it needs.
+
+    Between processes `sums()` costs one message of (N, K) numbers, `logits` and `y` one each of all that they hold.
+    Sums leave out voxels of `ignore_label`; a term of `logits` and `y` does so itself.
+    """
+
+    own_logits: mx.array
+    own_y: mx.array
+    ignore_label: int | None
+    gather: Gather | None
+    _sums: dict[float | None, ClassSums] = field(default_factory=dict)
+
+    @cached_property
+    def logits(self) -> mx.array:
+        """(N, ..., K), float32."""
+        logits = self.own_logits if self.gather is None else self.gather(self.own_logits)
+        return logits.astype(mx.float32)
+
+    @cached_property
+    def y(self) -> mx.array:
+        """(N, ...), or of classes that may coincide (N, K)."""
+        return self.own_y if self.gather is None else self.gather(self.own_y)
+
+    def sums(self, focal_gamma: float | None = None) -> ClassSums:
+        """The sums of each class; `focal` among them under this gamma."""
+        if focal_gamma not in self._sums:
+            sums = class_sums(self.own_logits, self.own_y, self.ignore_label, focal_gamma)
+            self._sums[focal_gamma] = sums if self.gather is None else gather_sums(sums, self.gather)
+        return self._sums[focal_gamma]
+
+
+def dice(prediction: Prediction, config: StandardLossArgs) -> mx.array:
     """Soft Dice loss (Milletari et al. 2016, arXiv:1606.04797, without its squares): 1 - mean Dice, in 0..1.
 
     The mean is over classes and samples; with `batch_dice` over classes, of the batch as one volume.
     """
+    sums = prediction.sums()
     overlap, total = sums.overlap, sums.predicted + sums.reference  # (N, K)
     if config.batch_dice:
         overlap, total = overlap.sum(axis=0, keepdims=True), total.sum(axis=0, keepdims=True)  # (1, K)
@@ -30,8 +85,9 @@ def dice(sums: ClassSums, config: LossConfig) -> mx.array:
     return 1 - mx.mean(scores[:, first:])
 
 
-def cross_entropy(sums: ClassSums, config: LossConfig) -> mx.array:
+def cross_entropy(prediction: Prediction, config: StandardLossArgs) -> mx.array:
     """Cross-entropy: the mean over voxels, each weighted by its class; smoothed labels as in PyTorch's."""
+    sums = prediction.sums()
     weights = _class_weights(sums.reference.shape[-1], config)
     numerator = (sums.surprise * weights).sum()
     if config.label_smoothing > 0:
@@ -40,18 +96,19 @@ def cross_entropy(sums: ClassSums, config: LossConfig) -> mx.array:
     return numerator / _weighted_voxels(sums, weights)
 
 
-def focal(sums: ClassSums, config: LossConfig) -> mx.array:
+def focal(prediction: Prediction, config: StandardLossArgs) -> mx.array:
     """Focal loss (Lin et al. 2017, arXiv:1708.02002): the weighted mean over voxels; gamma 0 is cross-entropy."""
+    sums = prediction.sums(config.focal_gamma)
     weights = _class_weights(sums.reference.shape[-1], config)
     return (sums.focal * weights).sum() / _weighted_voxels(sums, weights)
 
 
-def binary_cross_entropy(logits: mx.array, y: mx.array, config: LossConfig) -> mx.array:
+def binary_cross_entropy(prediction: Prediction, config: StandardLossArgs) -> mx.array:
     """Cross-entropy of classes that may coincide: the mean over cases and classes, each weighted by its class.
 
     logits: (N, K). y: (N, K), 0 or 1. Label smoothing pulls targets towards 0.5.
     """
-    logits, y = logits.astype(mx.float32), y.astype(mx.float32)
+    logits, y = prediction.logits, prediction.y.astype(mx.float32)
     y = y * (1 - config.label_smoothing) + config.label_smoothing / 2
     weights = _class_weights(logits.shape[-1], config)
     losses = mx.logaddexp(logits, 0.0) - y * logits  # -y log p - (1 - y) log(1 - p)
@@ -69,7 +126,7 @@ def balanced_weights(counts: Mapping[str, int]) -> tuple[float, ...]:
     return tuple(sum(counts.values()) / (len(counts) * count) for count in counts.values())
 
 
-def _class_weights(num_classes: int, config: LossConfig) -> mx.array:
+def _class_weights(num_classes: int, config: LossArgs) -> mx.array:
     assert config.class_weights != "balanced", "replaced by numbers where the training cases are known"
     return mx.array(config.class_weights or [1.0] * num_classes, dtype=mx.float32)  # (K,)
 
@@ -79,15 +136,24 @@ def _weighted_voxels(sums: ClassSums, weights: mx.array) -> mx.array:
     return mx.where(voxels > 0, voxels, 1.0)  # where every voxel is ignored the numerator is 0 too
 
 
-LOSSES: dict[str, dict[str, Callable[[ClassSums, LossConfig], mx.array]]] = {
-    "dice_ce": {"dice": dice, "cross_entropy": cross_entropy},
-    "dice": {"dice": dice},
-    "cross_entropy": {"cross_entropy": cross_entropy},
-    "focal": {"focal": focal},
+class LossKind(NamedTuple):
+    """A loss: the class of its arguments, the targets that it takes, and its terms (prediction, args) -> scalar."""
+
+    args: type[LossArgs]
+    targets: tuple[Target, ...]
+    terms: Mapping[str, Callable[[Prediction, Any], mx.array]]
+
+
+LOSSES = {  # by `loss.name`; the first is the default, of classifications the first that takes their targets
+    "dice_ce": LossKind(StandardLossArgs, ("voxels",), {"dice": dice, "cross_entropy": cross_entropy}),
+    "dice": LossKind(StandardLossArgs, ("voxels",), {"dice": dice}),
+    "cross_entropy": LossKind(StandardLossArgs, ("voxels", "class"), {"cross_entropy": cross_entropy}),
+    "focal": LossKind(StandardLossArgs, ("voxels", "class"), {"focal": focal}),
+    "binary_cross_entropy": LossKind(StandardLossArgs, ("classes",), {"binary_cross_entropy": binary_cross_entropy}),
 }
 
 
-def build_loss(config: LossConfig, num_outputs: int, gather: Gather | None = None) -> Loss:
+def build_loss(config: LossArgs, num_outputs: int, gather: Gather | None = None) -> Loss:
     """Return loss(logits, y) -> (float32 scalar, {term: float32 scalar before its weight}).
 
     logits: (N, D, H, W, K), or a list of them, finest first, each weighted half of the one before (deep
@@ -103,43 +169,27 @@ def build_loss(config: LossConfig, num_outputs: int, gather: Gather | None = Non
         raise ValueError(
             f"loss.class_weights has {len(config.class_weights)} entries, but the data has {num_outputs} classes"
         )
-    if config.name == "binary_cross_entropy":
-        return partial(_binary_loss, config, gather)
-    if num_outputs < 2:
+    kind = LOSSES[config.name]
+    if num_outputs < 2 and "classes" not in kind.targets:
         raise ValueError(f"loss.{config.name} needs at least 2 classes, background included; got {num_outputs}")
-    terms = LOSSES[config.name]
-    gamma = config.focal_gamma if config.name == "focal" else None
-    term_weights = {"dice": config.dice_weight, "cross_entropy": config.ce_weight, "focal": 1.0}
 
     def loss(logits: mx.array | Sequence[mx.array], y: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         levels = [logits] if isinstance(logits, mx.array) else list(logits)
         if len(levels) > 1 and not config.supervise_coarsest:
             levels.pop()
         norm = sum(0.5**i for i in range(len(levels)))
-        parts = {name: mx.array(0.0) for name in terms}
+        parts = {name: mx.array(0.0) for name in kind.terms}
         for i, level in enumerate(levels):
-            target = sample_down(y, level.shape[1:-1])
-            sums = class_sums(level, target, config.ignore_label, gamma)
-            if gather is not None:
-                sums = gather_sums(sums, gather)
-            for name, term in terms.items():
-                parts[name] = parts[name] + 0.5**i / norm * term(sums, config)
+            target = y if "classes" in kind.targets else sample_down(y, level.shape[1:-1])
+            prediction = Prediction(level, target, config.ignore_label, gather)
+            for name, term in kind.terms.items():
+                parts[name] = parts[name] + 0.5**i / norm * term(prediction, config)
         total = mx.array(0.0)
         for name, value in parts.items():
-            total = total + term_weights[name] * value
+            total = total + config.term_weight(name) * value
         return total, parts
 
     return loss
-
-
-def _binary_loss(
-    config: LossConfig, gather: Gather | None, logits: mx.array | Sequence[mx.array], y: mx.array
-) -> tuple[mx.array, dict[str, mx.array]]:
-    assert isinstance(logits, mx.array)
-    if gather is not None:
-        logits, y = gather(logits), gather(y)
-    loss = binary_cross_entropy(logits, y, config)
-    return loss, {config.name: loss}
 
 
 def gather_sums(sums: ClassSums, gather: Gather) -> ClassSums:

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from configs.schema.model import ClassifierDropout, Dropout
+from configs.schema.model import DropoutArgs
 from models.layers.gradient_checkpointing import draw_once, is_recomputing
 
 _log = logging.getLogger("mlx_volumes")
@@ -18,7 +18,7 @@ _log = logging.getLogger("mlx_volumes")
 _KINDS = {nn.Dropout: "element", nn.Dropout2d: "channel", nn.Dropout3d: "channel"}
 
 
-def make_dropout(dropout: Dropout | ClassifierDropout, place: str) -> nn.Module | None:
+def make_dropout(dropout: DropoutArgs, place: str) -> nn.Module | None:
     """Return the layer that the config wants at `place`, or None where it wants none."""
     if dropout.kind == "none" or place not in dropout.places:
         return None
@@ -124,20 +124,20 @@ class DropoutRow:
     path: str
     kind: str  # element | channel
     rate: float
-    place: str  # encoder | bottleneck | decoder | skip | body | head
+    place: str  # as the network names it: encoder, bottleneck, decoder, skip, body, head
     position: str  # in its block, as ConvBlock.effective_position; empty where it is in none
 
 
 def dropout_table(model: nn.Module) -> list[DropoutRow]:
     """List the dropout layers that the model really has, whatever its config said.
 
-    The kind is that of the layer's class, the place that of its path.
+    The kind is that of the layer's class, the place that of its path, where the model names it (`dropout_paths`).
     """
-    rows, modules = [], dict(model.named_modules())
+    rows, modules, places = [], dict(model.named_modules()), _dropout_paths(model)
     for path, layer in dropout_layers(model):
         kind = next(name for cls, name in _KINDS.items() if isinstance(layer, cls))
         place = path.split(".")[0]
-        place = place if place in ("encoder", "bottleneck", "decoder", "skip", "head") else "body"
+        place = place if place in places else "body"
         position = getattr(modules.get(path.rpartition(".")[0]), "effective_position", "")
         rows.append(DropoutRow(path, kind, round(1 - float(layer._p_1), 6), place, position))
     return rows
@@ -146,11 +146,17 @@ def dropout_table(model: nn.Module) -> list[DropoutRow]:
 def kept_shares(model: nn.Module) -> dict[str, float]:
     """Return the expected share of channels kept on each path from one convolution to the next.
 
-    model.dropout_paths() names for each path the places whose masks lie on it; a place has one rate.
+    model.dropout_paths(), where it has that, names for each path the places whose masks lie on it; a place has one
+    rate.
     """
     kept = {row.place: 1 - row.rate for row in dropout_table(model)}
-    paths: dict[str, tuple[str, ...]] = model.dropout_paths()
-    return {path: round(math.prod(kept.get(place, 1.0) for place in places), 6) for path, places in paths.items()}
+    paths = _dropout_paths(model).items()
+    return {path: round(math.prod(kept.get(place, 1.0) for place in places), 6) for path, places in paths}
+
+
+def _dropout_paths(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    paths: dict[str, tuple[str, ...]] = getattr(model, "dropout_paths", dict)()
+    return paths
 
 
 def format_table(rows: list[DropoutRow]) -> str:

@@ -1,12 +1,25 @@
 """What all classifiers share: the head, and the way through the network."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from configs.schema.model import DropoutArgs
 from models.layers.dropout import apply_dropout
 from models.layers.gradient_checkpointing import recomputed
+
+
+class ClassifierDropout(DropoutArgs):
+    """Dropout of a classifier: in each block of the body, or on the pooled features before the last layer.
+
+    Kinds and position, which is the body's, as in `Dropout`. Pooled features have one value a channel, so both kinds
+    are the same in the head. The body is no default: dropout before batch norm makes training's variance another than
+    evaluation's, see `train.recalibrate_norms`.
+    """
+
+    places: tuple[Literal["body", "head"], ...] = ("head",)
 
 
 class Head(nn.Module):

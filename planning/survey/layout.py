@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from configs import Config, apply_overrides
-from configs.schema.config import LABELLED_SOURCES
-from configs.schema.load import check_config, merge
+from configs.schema.load import merge
 from data.layouts.cases import describe_folder, list_volumes
 from data.layouts.msd_nnunet import group_channels
-from data.layouts.registry import LAYOUTS
+from data.layouts.registry import SOURCES, volume_layouts
+from engine.config import check_config
 from planning.survey.layout_classes import (
     CLASS_LAYOUTS,
     Tree,
@@ -52,7 +52,8 @@ def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
     elif source is None:
         tree = recognise(path)
     else:
-        tree = class_tree(source, path) if source in LABELLED_SOURCES else _tree(source, path)
+        of_classes = source in SOURCES and SOURCES[source].volumes is None
+        tree = class_tree(source, path) if of_classes else _tree(source, path)
     tree = {"name": "unnamed", "train": {"steps": 1}, **merge(tree, asked)}
     if tree.get("task") == "classification":
         tree["model"] = {"name": "cnn3d"}
@@ -72,7 +73,7 @@ def recognise(path: Path) -> Tree:
     if path.suffix == ".npz" and not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not a whole .npz archive; fetch the file again")
     found = describe_folder(path) if path.is_dir() else f"the file {path.name}"
-    expected = "; ".join(f"{name}: {layout}" for name, layout in (*LAYOUTS.items(), *CLASS_LAYOUTS.items()))
+    expected = "; ".join(f"{name}: {layout}" for name, layout in (*volume_layouts().items(), *CLASS_LAYOUTS.items()))
     raise ValueError(f"{path}: no layout that is known here, found {found}; expected one of {expected}")
 
 

@@ -13,8 +13,8 @@ from benchmarks.patch_table import (
     maps_a_voxel,
     step_bytes,
 )
-from configs.schema.model import UNet3dArgs
 from models import build_model, count_parameters
+from models.unet3d import UNet3dArgs
 
 
 def test_weights_are_those_of_the_network() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from configs import ConfigError
-from configs.schema.load import apply_overrides, check_config
+from configs.schema.load import apply_overrides
+from engine.config import check_config
 
 SEVERAL = "data.columns.label=[x, y]"
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from configs import Config, load_config
+from configs import Config
+from engine.config import load_config
 from engine.distributed.group import ALONE
 from engine.runs.precision import settle_training
 from engine.training.freezing import Freezing

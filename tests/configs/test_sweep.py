@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from configs import ConfigError
-from configs.schema.load import check_config
 from configs.schema.sweep import SweepConfig
+from engine.config import check_config
 
 KIND, RATE, PLACES = (f"model.args.dropout.{key}" for key in ("kind", "rate", "places"))
 

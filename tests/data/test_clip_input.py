@@ -10,6 +10,7 @@ import pytest
 from configs import Config
 from data.files.errors import FileProblem
 from data.labelled import ClassificationData, open_labelled
+from engine.config import config_class
 from tests.data.clip_files import brightness, numbered, numbers_of, write_clip
 
 
@@ -32,7 +33,7 @@ def make_config(tmp_path: Path, shared_root: Path) -> Any:
     def make(clip: dict[str, Any] | None = None, root: Path = shared_root, **data: Any) -> Config:
         clip = {"frames": 4, "short_side_pixels": 16, "crop_pixels": (16, 16), **(clip or {})}
         settings = {"source": "classes", "root": root, "clip": clip, "cache": {"folder": tmp_path / "cache"}, **data}
-        return Config.model_validate(
+        return config_class().model_validate(
             {
                 "name": "t",
                 "task": "classification",

@@ -7,9 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from configs import Config
 from data.dataset import open_data, open_images
 from data.files.volumes import read_label
+from engine.config import config_class
 
 AUGMENT = {
     "flip": {"probability": 0.5},
@@ -68,7 +68,7 @@ def make_config(tmp_path, cache_folder):
     def make(root, batch_size=2, seed=0, cache=None, **data):
         cache = {"folder": cache_folder, **(cache or {})}
         settings = {"root": root, "patch_size_voxels": (8, 8, 8), "augment": AUGMENT, "cache": cache, **data}
-        return Config.model_validate(
+        return config_class().model_validate(
             {
                 "name": "t",
                 "seed": seed,

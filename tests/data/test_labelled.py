@@ -12,6 +12,7 @@ import pytest
 
 from configs import Config
 from data.labelled import ClassificationData, open_labelled, open_unlabelled
+from engine.config import config_class
 
 CASES = {"bright": 8, "dark": 4}
 
@@ -45,7 +46,7 @@ def make_config(tmp_path: Path, shared_root: Path) -> Any:
             "split": {"folds": 4},
             **data,
         }
-        return Config.model_validate(
+        return config_class().model_validate(
             {
                 "name": "t",
                 "task": "classification",

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import load_config
 from configs.schema.data import Split
 from data.layouts.cases import Case, LabelledCase
 from data.layouts.registry import find_cases
 from data.splits import make_splits
+from engine.config import load_config
 
 
 def cases(number: int, groups: int = 0, labelled: bool = True) -> list[Case]:

@@ -14,9 +14,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from configs.schema.train import LossConfig, OptimConfig, TrainConfig
+from configs.schema.train import OptimConfig, TrainConfig
 from engine.distributed.group import Group, join_group
-from engine.training.losses import build_loss
+from engine.training.losses import StandardLossArgs, build_loss
 from engine.training.optim import build_optimizer
 from engine.training.recalibrate import recalibrate_norms
 from engine.training.step import TrainStep
@@ -61,7 +61,7 @@ def train(group: Group, norm: str, accumulate: int = 1, recalibrates: bool = Fal
     optim_config = OptimConfig(learning_rate=0.05, schedule="constant", ema_decay=0.5)
     how: dict[str, Any] = {"batch_size": GLOBAL_BATCH, "compile": "never", "precision": "float32"}
     config = TrainConfig(steps=STEPS, accumulate=accumulate, **how)
-    loss_config = LossConfig(ignore_label=IGNORED, class_weights=(1.0, 2.0, 5.0), **loss)
+    loss_config = StandardLossArgs(ignore_label=IGNORED, class_weights=(1.0, 2.0, 5.0), **loss)
     step = TrainStep(
         net,
         build_optimizer(optim_config, STEPS),

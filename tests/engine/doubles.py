@@ -9,6 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from configs import Config
+from engine.config import config_class
 from engine.training.freezing import Freezing
 from engine.training.losses import build_loss
 from engine.training.optim import build_optimizer
@@ -81,7 +82,7 @@ def tiny_config(folder: Path, **sections: dict[str, Any]) -> Config:
     }
     for name, section in sections.items():
         tree[name] = {**tree.get(name, {}), **section}
-    return Config.model_validate(tree)
+    return config_class().model_validate(tree)
 
 
 def tiny_step(config: Config, seed: int = 0, loaded: Collection[str] = ()) -> TrainStep:

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from mlx.utils import tree_flatten
 
-from configs.schema.model import ResNet3dArgs
 from engine import convert as module
 from engine.convert import convert, expected_shapes, main, strip_prefix, to_channels_last
 from models import build_model
+from models.resnet3d import ResNet3dArgs
 from models.weights.published import PUBLISHED
 from tests.models import seeded
 

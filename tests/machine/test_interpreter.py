@@ -20,7 +20,7 @@ STARTS = [
     ["-m", "planning.inspect", "x", "--html", "y"],
     ["-m", "data.synthetic.phantoms", "x"],
     ["-m", "engine.convert", "x"],
-    ["-m", "configs.schema.json_schema"],
+    ["-m", "engine.config"],
     ["-m", "studies.folds", "x"],
     ["-m", "benchmarks.train_step"],
 ]

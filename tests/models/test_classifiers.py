@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from configs.schema.model import ClassifierDropout, CNN3dArgs, ResNet3dArgs, VideoResNetArgs
 from models import build_model, count_parameters
+from models.cnn3d import CNN3dArgs
 from models.layers.dropout import dropout_table, kept_shares
-from models.resnet3d import PadShortcut
+from models.layers.heads import ClassifierDropout
+from models.resnet3d import PadShortcut, ResNet3dArgs
+from models.video_resnet import VideoResNetArgs
 from models.weights.torch_names import monai_name, torchvision_name
 
 BODY_AND_HEAD = ClassifierDropout(places=("body", "head"))

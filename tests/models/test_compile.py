@@ -10,9 +10,9 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 
-from configs.schema.model import Dropout, UNet3dArgs
 from models import build_model
 from models.layers.dropout import set_rate
+from models.unet3d import Dropout, UNet3dArgs
 
 
 def _losses(args: UNet3dArgs, compiled: bool, change_rate: bool = True) -> list[float]:

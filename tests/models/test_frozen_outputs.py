@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from configs.schema.model import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
 from engine.convert import convert, describe
 from models import build_model
+from models.layers.heads import ClassifierDropout
+from models.resnet3d import ResNet3dArgs
+from models.unet3d import Dropout, UNet3dArgs
+from models.video_resnet import VideoResNetArgs
 from models.weights.published import PUBLISHED
 from tests.models import seeded
 

@@ -8,10 +8,9 @@ from mlx.utils import tree_flatten
 from pydantic import ValidationError
 
 import ops
-from configs.schema.model import Dropout, UNet3dArgs
 from models import build_model, count_parameters
 from models.layers.dropout import apply_dropout, kept_shares
-from models.unet3d import Resize
+from models.unet3d import Dropout, Resize, UNet3dArgs
 
 
 def _build(seed: int = 0, in_channels: int = 1, **args: object) -> nn.Module:

@@ -6,8 +6,7 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 
-from configs.schema.model import UNet3dArgs
-from models.unet3d import UNet3d
+from models.unet3d import UNet3d, UNet3dArgs
 from ops import conv_forms
 from tests.ops.convolution_checks import draw, use
 

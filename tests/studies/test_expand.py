@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from configs import Config, ConfigError, load_config
+from configs import Config, ConfigError
 from data.dataset import open_data
 from data.synthetic.phantoms import write_phantoms
+from engine.config import load_config
 from engine.training.step import random_key
 from models import build_model
 from studies.expand import describe, make_plan

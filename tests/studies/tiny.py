@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from configs import Config
-from configs.schema.load import check_config, merge
+from configs.schema.load import merge
+from engine.config import check_config
 
 KIND, RATE, PLACES, POSITION = (f"model.args.dropout.{key}" for key in ("kind", "rate", "places", "position"))
 

@@ -22,7 +22,7 @@ def decathlon(root: Path, **changes: Any) -> DataConfig:
     }
     root.mkdir(exist_ok=True)
     (root / "dataset.json").write_text(json.dumps({key: value for key, value in facts.items() if value is not None}))
-    return DataConfig(root=root)
+    return DataConfig(source="msd", root=root)
 
 
 def nnunet(root: Path, *names: str, facts: dict[str, Any] | None = None) -> DataConfig:
@@ -59,7 +59,7 @@ class TestDecathlon:
         if root is not None:
             (tmp_path / "inside").mkdir()
             monkeypatch.chdir(tmp_path if root == "." else tmp_path / "inside")
-            config = DataConfig(root=Path(root))
+            config = DataConfig(source="msd", root=Path(root))
         with pytest.raises(ValueError, match=rf"training\[0\]: '{path}' leaves the data root"):
             find_cases(config)
 
@@ -68,14 +68,14 @@ class TestDecathlon:
         (tmp_path / "table.csv").touch()
         message = r"no dataset.json.*found images/, table.csv\. Choose data.source .*msd: .*nnunet: .*folders: .*csv: "
         with pytest.raises(ValueError, match=message):
-            find_cases(DataConfig(root=tmp_path))
+            find_cases(DataConfig(source="msd", root=tmp_path))
 
     def test_a_missing_root(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"data\.root=.*/none: no such folder"):
-            find_cases(DataConfig(root=tmp_path / "none"))
+            find_cases(DataConfig(source="msd", root=tmp_path / "none"))
         (tmp_path / "a.json").touch()
         with pytest.raises(ValueError, match=r"data\.source=msd needs a folder, this is a file"):
-            find_cases(DataConfig(root=tmp_path / "a.json"))
+            find_cases(DataConfig(source="msd", root=tmp_path / "a.json"))
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -98,10 +98,10 @@ class TestDecathlon:
     def test_what_is_no_json(self, tmp_path: Path, text: str, message: str) -> None:
         (tmp_path / "dataset.json").write_text(text)
         with pytest.raises(ValueError, match=message):
-            find_cases(DataConfig(root=tmp_path))
+            find_cases(DataConfig(source="msd", root=tmp_path))
 
     def test_the_hippocampus_listing(self, datasets: Path) -> None:
-        listing = find_cases(DataConfig(root=datasets / "hippocampus"))
+        listing = find_cases(DataConfig(source="msd", root=datasets / "hippocampus"))
 
         assert len(listing.cases) == 208
         assert listing.class_names == ("background", "Anterior", "Posterior")

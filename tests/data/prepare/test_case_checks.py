@@ -91,5 +91,5 @@ def test_a_header_that_promises_terabytes(case: Case) -> None:
 
 
 def test_the_hippocampus_headers_are_sound(datasets: Path) -> None:
-    cases = find_cases(DataConfig(root=datasets / "hippocampus")).cases
+    cases = find_cases(DataConfig(source="msd", root=datasets / "hippocampus")).cases
     assert [problem for case in cases[::8] for problem in check_case(case, num_channels=1)] == []

@@ -157,7 +157,7 @@ def test_many_labels_at_one_place():
 
 @pytest.mark.parametrize(("spacing_mm", "least"), list(zip(SPACINGS, NNUNET_DICE, strict=True)))
 def test_the_hippocampi(datasets: Path, spacing_mm, least):
-    cases = find_cases(DataConfig(root=datasets / "hippocampus")).cases[:35]
+    cases = find_cases(DataConfig(source="msd", root=datasets / "hippocampus")).cases[:35]
     kept, dice = measure([read_label(case.label)[:2] for case in cases], spacing_mm, resample_label)
     assert kept[0] == pytest.approx(1, abs=0.01)
     np.testing.assert_allclose(kept[1:], 1, atol=0.02)

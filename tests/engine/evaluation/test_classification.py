@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import Config
-from configs.schema.load import check_config
+from engine.config import check_config
 from engine.evaluation.classification import (
     classify_cases,
     freeze_frames,

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from configs.schema.load import check_config
+from engine.config import check_config
 from engine.evaluation.ensemble import find_seen, join_config
 from engine.runs.run_folder import RunFolder
 

@@ -1,9 +1,9 @@
 import mlx.core as mx
 import numpy as np
 
-from configs.schema.model import CNN3dArgs
 from engine.evaluation.grad_cam import grad_cam
 from models import build_model
+from models.cnn3d import CNN3dArgs
 
 
 class TwoMaps:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import Config
+from engine.config import config_class
 from engine.evaluation.members import Member, draw_members, predict_together, sample_seed
 from models.layers.dropout import apply_dropout, held_masks
 
@@ -77,7 +78,7 @@ def config(patch: int = 4, overlap: float = 0.5) -> Config:
         "train": {"steps": 1},
         "evaluate": {"overlap": overlap, "window_batch": 3},
     }
-    return Config.model_validate(tree)
+    return config_class().model_validate(tree)
 
 
 def whole(model: nn.Module, prepared: Prepared, seed: int) -> np.ndarray:

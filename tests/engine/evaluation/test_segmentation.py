@@ -10,12 +10,13 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 
 from configs import Config
-from configs.schema.model import Dropout, UNet3dArgs
+from engine.config import config_class
 from engine.evaluation.members import Member
 from engine.evaluation.segmentation import evaluate_cases, evaluating, evenly_spaced, make_predict, make_validation
 from engine.training.step import random_key
 from models import build_model
 from models.layers.dropout import held_masks
+from models.unet3d import Dropout, UNet3dArgs
 from ops import backend, memory
 
 CLASS_NAMES = ("background", "left", "right")
@@ -97,7 +98,7 @@ class Threshold(nn.Module):
 
 
 def config(**evaluate: object) -> Config:
-    return Config.model_validate(
+    return config_class().model_validate(
         {
             "name": "test",
             "data": {"root": Path("."), "patch_size_voxels": [8, 8, 8]},

@@ -12,7 +12,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from configs import Config
-from configs.schema.load import check_config
+from engine.config import check_config
 from engine.runs.checkpoints import save_checkpoint
 from engine.runs.pack import Pack, export_run
 from engine.runs.pack.archive import write_archive

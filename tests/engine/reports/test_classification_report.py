@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from configs.schema.load import check_config
+from engine.config import check_config
 from engine.evaluation.classification import ClassifiedCase
 from engine.evaluation.segmentation import Failure
 from engine.reports.classification_plots import plot_activation, plot_confusion, plot_roc

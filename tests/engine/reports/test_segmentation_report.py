@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema.load import check_config
+from engine.config import check_config
 from engine.evaluation.segmentation import CaseResult, Failure
 from engine.metrics.segmentation import measure_volumes, score_case
 from engine.reports.segmentation_report import write_evaluation_report, write_run_report

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from configs import Config
+from engine.config import check_config, config_class
 from engine.distributed.group import ALONE, Group
 from engine.runs.precision import PredictionPrecision, settle, settle_training
 from engine.runs.run_folder import RunFolder
@@ -105,21 +106,21 @@ def test_a_sweep_that_goes_on_keeps_its_own(tmp_path, request) -> None:
     sweep = asking(tmp_path, "auto").model_dump(mode="json") | {"sweep": SWEEP}
     RunFolder(tmp_path / "tiny").path.mkdir()
     request.getfixturevalue("native_bfloat16")
-    begun = settle_training(Config.model_validate(sweep), ALONE)
+    begun = settle_training(config_class().model_validate(sweep), ALONE)
     RunFolder(tmp_path / "tiny").write_config(begun)
-    assert settle_training(Config.model_validate(sweep), ALONE) == begun
+    assert settle_training(config_class().model_validate(sweep), ALONE) == begun
     request.getfixturevalue("no_bfloat16")
     with refused(
         f"{tmp_path}/tiny: it trains in bfloat16, and {NO_BFLOAT16}; go on where there is bfloat16, or start a new "
         "sweep under another name: all cells have one precision"
     ):
-        settle_training(Config.model_validate(sweep), ALONE)
+        settle_training(config_class().model_validate(sweep), ALONE)
 
 
 def predictions(asked: Sequence[str], group: Group = ALONE) -> str | list[str]:
     precision = PredictionPrecision(group)
     found = [
-        precision.of(Config.model_validate({"name": "x", "data": {"root": "x"}, "train": {"steps": 1, "precision": p}}))
+        precision.of(check_config({"name": "x", "data": {"root": "x"}, "train": {"steps": 1, "precision": p}}, "x"))
         for p in asked
     ]
     assert precision.summary in (found, found[0])

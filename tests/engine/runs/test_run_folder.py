@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs import load_config
+from engine.config import load_config
 from engine.runs.run_folder import RunFolder, without_nan
 from tests.engine.doubles import tiny_config
 

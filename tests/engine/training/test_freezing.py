@@ -12,9 +12,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 from pydantic import ValidationError
 
 from configs.schema.freeze import FreezeConfig
-from configs.schema.train import LossConfig, OptimConfig, TrainConfig
+from configs.schema.train import OptimConfig, TrainConfig
 from engine.training.freezing import Freezing
-from engine.training.losses import build_loss
+from engine.training.losses import StandardLossArgs, build_loss
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
 from models.layers.blocks import ConvBlock
@@ -57,7 +57,7 @@ def _step(freeze: object = None, steps: int = 10, optim: dict | None = None, com
     freezing = Freezing(model, None if freeze is None else FreezeConfig.model_validate(freeze))
     optimizer = build_optimizer(config, steps, model, freezing)
     train = TrainConfig(steps=steps, compile=compile, precision="float32")
-    step = TrainStep(model, optimizer, build_loss(LossConfig(), 2), train, config, freezing=freezing)
+    step = TrainStep(model, optimizer, build_loss(StandardLossArgs(), 2), train, config, freezing=freezing)
     model.train()
     return step
 

@@ -6,8 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from configs.schema.train import LossConfig
-from engine.training.losses import balanced_weights, build_loss, sample_down
+from engine.training.losses import StandardLossArgs, balanced_weights, build_loss, sample_down
 
 
 def _logits(probabilities: list[list[float]]) -> mx.array:
@@ -25,7 +24,7 @@ LABELS = _labels([0, 1])
 
 
 def _value(logits: mx.array, y: mx.array, **config: object) -> float:
-    loss, _ = build_loss(LossConfig(**config), logits.shape[-1])(logits, y)
+    loss, _ = build_loss(StandardLossArgs(**config), logits.shape[-1])(logits, y)
     assert loss.dtype == mx.float32
     return loss.item()
 
@@ -75,7 +74,7 @@ def test_label_smoothing_by_hand() -> None:
 
 
 def test_dice_ce_is_the_weighted_sum_and_reports_its_terms() -> None:
-    config = LossConfig(name="dice_ce", dice_weight=2, ce_weight=0.5, smooth=0)
+    config = StandardLossArgs(name="dice_ce", dice_weight=2, ce_weight=0.5, smooth=0)
     loss, parts = build_loss(config, 2)(TWO_VOXELS, LABELS)
     dice, ce = 1 - 2 * 0.6 / 1.8, -(math.log(0.8) + math.log(0.6)) / 2
     assert parts["dice"].item() == pytest.approx(dice, abs=1e-6)
@@ -109,7 +108,7 @@ def test_deep_supervision_weighs_levels_by_halves_and_takes_every_second_voxel()
     mx.random.seed(0)
     y = mx.random.randint(0, 3, (2, 4, 4, 4)).astype(mx.uint8)
     levels = [mx.random.normal((2, s, s, s, 3)) for s in (4, 2, 1)]
-    config = LossConfig(name="dice_ce")
+    config = StandardLossArgs(name="dice_ce")
     loss = build_loss(config, 3)
     values = [loss(level, y[:, ::s, ::s, ::s])[0].item() for level, s in zip(levels, (1, 2, 4), strict=True)]
     expected = (4 * values[0] + 2 * values[1] + 1 * values[2]) / 7
@@ -120,7 +119,7 @@ def test_the_coarsest_level_can_go_without_a_loss_as_nnunets() -> None:
     mx.random.seed(0)
     y = mx.random.randint(0, 3, (2, 4, 4, 4)).astype(mx.uint8)
     levels = [mx.random.normal((2, s, s, s, 3)) for s in (4, 2, 1)]
-    loss = build_loss(LossConfig(name="dice_ce", supervise_coarsest=False), 3)
+    loss = build_loss(StandardLossArgs(name="dice_ce", supervise_coarsest=False), 3)
     fine, middle = (loss(level, y[:, ::s, ::s, ::s])[0].item() for level, s in zip(levels[:2], (1, 2), strict=True))
     assert loss(levels, y)[0].item() == pytest.approx(2 / 3 * fine + 1 / 3 * middle, abs=1e-6)
     assert loss(levels[:1], y)[0].item() == pytest.approx(fine, abs=1e-6)  # one output is the finest
@@ -145,7 +144,7 @@ def test_bfloat16_logits_are_summed_in_float32() -> None:
 @pytest.mark.parametrize("name", ["dice_ce", "dice", "cross_entropy", "focal"])
 def test_extreme_logits_give_finite_losses_and_gradients(name: str) -> None:
     logits = mx.array([[100.0, -100.0], [-100.0, 100.0], [100.0, -100.0]]).reshape(1, 3, 1, 1, 2)
-    loss = build_loss(LossConfig(name=name), 2)
+    loss = build_loss(StandardLossArgs(name=name), 2)
     value, gradient = mx.value_and_grad(lambda x: loss(x, _labels([0, 1, 1]))[0])(logits)
     assert math.isfinite(value.item())
     assert bool(mx.isfinite(gradient).all())
@@ -155,7 +154,7 @@ def test_gradient_agrees_with_finite_differences() -> None:
     mx.random.seed(1)
     y = mx.random.randint(0, 3, (2, 2, 3, 2)).astype(mx.uint8)
     x = mx.random.normal((2, 2, 3, 2, 3))
-    loss = build_loss(LossConfig(name="dice_ce", class_weights=(1, 2, 3), label_smoothing=0.1), 3)
+    loss = build_loss(StandardLossArgs(name="dice_ce", class_weights=(1, 2, 3), label_smoothing=0.1), 3)
     gradient = mx.grad(lambda a: loss(a, y)[0])(x)
     direction = mx.random.normal(x.shape)
     step = 1e-2
@@ -165,12 +164,12 @@ def test_gradient_agrees_with_finite_differences() -> None:
 
 def test_class_weights_must_match_the_outputs() -> None:
     with pytest.raises(ValueError, match=r"loss\.class_weights has 2 entries, but the data has 3 classes"):
-        build_loss(LossConfig(class_weights=(1, 2)), 3)
+        build_loss(StandardLossArgs(class_weights=(1, 2)), 3)
 
 
 def test_one_output_is_refused() -> None:
     with pytest.raises(ValueError, match="needs at least 2 classes"):
-        build_loss(LossConfig(), 1)
+        build_loss(StandardLossArgs(), 1)
 
 
 CASE_LOGITS = mx.log(mx.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))  # (N, K): whole cases
@@ -204,7 +203,7 @@ def test_binary_cross_entropy_by_hand() -> None:
 
 def test_binary_cross_entropy_stands_extreme_logits() -> None:
     logits = mx.array([[200.0, -200.0]])
-    loss = build_loss(LossConfig(name="binary_cross_entropy"), 2)
+    loss = build_loss(StandardLossArgs(name="binary_cross_entropy"), 2)
     value, gradient = mx.value_and_grad(lambda x: loss(x, mx.array([[0, 0]]))[0])(logits)
     assert value.item() == pytest.approx(100)
     np.testing.assert_allclose(np.array(gradient), [[0.5, 0]], atol=1e-6)

@@ -9,14 +9,17 @@ import pytest
 from mlx.utils import tree_flatten
 
 from configs.schema.init import InitConfig
-from configs.schema.model import CNN3dArgs, Dropout, ResNet3dArgs, UNet3dArgs, VideoResNetArgs
 from configs.schema.train import OptimConfig, TrainConfig
 from engine.training.load_weights import Start
-from engine.training.losses import LossConfig, build_loss
+from engine.training.losses import StandardLossArgs, build_loss
 from engine.training.match_weights import InitError, adapt_input, begin_from, format_start, initialise, input_weights
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
 from models import build_model
+from models.cnn3d import CNN3dArgs
+from models.resnet3d import ResNet3dArgs
+from models.unet3d import Dropout, UNet3dArgs
+from models.video_resnet import VideoResNetArgs
 
 ORGANS = ("background", "liver", "spleen")
 UNET = UNet3dArgs(widths=(2, 3, 4), convolutions=1, norm="batch", deep_supervision=True, dropout=Dropout(kind="none"))
@@ -238,7 +241,7 @@ def test_training_and_its_moving_average_begin_there() -> None:
     begin_from(model, start, init(), ORGANS)
     assert start.tensors == {}, "let go: the network holds them"
     optim, train = OptimConfig(ema_decay=0.9), TrainConfig(steps=10, precision="float32")
-    step = TrainStep(model, build_optimizer(optim, 10), build_loss(LossConfig(), 3), train, optim)
+    step = TrainStep(model, build_optimizer(optim, 10), build_loss(StandardLossArgs(), 3), train, optim)
     for file in ("model", "ema"):
         for name, value in step.tensors()[file].items():
             np.testing.assert_array_equal(np.array(value), expected[name])

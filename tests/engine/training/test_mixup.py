@@ -8,8 +8,8 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 
-from configs.schema.train import LossConfig, OptimConfig, TrainConfig
-from engine.training.losses import build_loss
+from configs.schema.train import OptimConfig, TrainConfig
+from engine.training.losses import StandardLossArgs, build_loss
 from engine.training.mixup import Mixup
 from engine.training.step import TrainStep
 from models.layers.dropout import apply_dropout
@@ -79,7 +79,7 @@ class Mean(nn.Module):
 
 def test_a_step_minimises_the_blended_loss() -> None:
     mx.random.seed(3)
-    model, loss = Mean(), build_loss(LossConfig(name="cross_entropy"), 3)
+    model, loss = Mean(), build_loss(StandardLossArgs(name="cross_entropy"), 3)
     x, y = mx.random.normal((5, 2, 2, 2, 1)), mx.array([0, 1, 2, 0, 1], dtype=mx.int32)
     mixed, partners, weight = Mixup(1.0, seed=4)(x)
     logits = model(mixed)
@@ -111,7 +111,7 @@ def make_step(kind: str, compiled: str = "never", seed: int = 3, look: Callable[
     mx.random.seed(0)
     model = Dropping(kind, look)
     train = TrainConfig.model_validate({"steps": 9, "mixup_alpha": 1.0, "compile": compiled, "precision": "float32"})
-    loss = build_loss(LossConfig(name="cross_entropy"), 3)
+    loss = build_loss(StandardLossArgs(name="cross_entropy"), 3)
     return TrainStep(model.train(), optim.SGD(0.1), loss, train, OptimConfig(), seed=seed)
 
 

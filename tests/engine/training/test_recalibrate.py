@@ -12,7 +12,6 @@ from mlx.utils import tree_flatten
 from benchmarks.variance_shift import shifts
 from configs import Config
 from configs.schema.freeze import FreezeConfig
-from configs.schema.model import ClassifierDropout, CNN3dArgs
 from engine.runs.checkpoints import load_weights
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest
@@ -24,6 +23,8 @@ from engine.training.progress import Position
 from engine.training.recalibrate import recalibrate_norms
 from engine.training.step import TrainStep
 from models import build_model
+from models.cnn3d import CNN3dArgs
+from models.layers.heads import ClassifierDropout
 from models.layers.norms import BatchNorm3d
 from tests.engine.doubles import TinyData, tiny_config
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from configs import ConfigError, load_config
-from configs.schema.model import ClassifierDropout, CNN3dArgs, Dropout, ResNet3dArgs, UNet3dArgs
+from configs import ConfigError
+from engine.config import load_config
 from models import build_model
+from models.cnn3d import CNN3dArgs
 from models.layers.dropout import (
     apply_dropout,
     channel_mask,
@@ -20,6 +21,9 @@ from models.layers.dropout import (
     held_masks,
     set_rate,
 )
+from models.layers.heads import ClassifierDropout
+from models.resnet3d import ResNet3dArgs
+from models.unet3d import Dropout, UNet3dArgs
 
 SHAPE = (3, 2, 3, 4, 64)  # (N, D, H, W, C)
 

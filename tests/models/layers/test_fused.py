@@ -5,12 +5,12 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from configs.schema.model import Dropout, UNet3dArgs
 from models import build_model
 from models.layers.blocks import ConvBlock
 from models.layers.dropout import channel_mask
 from models.layers.fused import apply_conv, apply_conv_transpose, norm_act_drop, norm_act_split
 from models.layers.norms import BatchNorm3d, make_norm
+from models.unet3d import Dropout, UNet3dArgs
 
 SHAPE = (2, 3, 4, 5, 16)
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from configs.schema.model import ClassifierDropout, Dropout, ResNet3dArgs, UNet3dArgs
 from models import build_model
 from models.layers.gradient_checkpointing import recomputed
+from models.layers.heads import ClassifierDropout
+from models.resnet3d import ResNet3dArgs
+from models.unet3d import Dropout, UNet3dArgs
 
 EVERYWHERE = ("encoder", "bottleneck", "decoder", "skip")
 

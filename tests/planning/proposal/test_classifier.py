@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from configs.schema.model import ResNet3dArgs
+from models.resnet3d import ResNet3dArgs
 from planning.proposal.classifier import Classifier, design_cnn, design_r3d, design_resnet
 
 

@@ -15,7 +15,7 @@ from tests.engine.pack.packs import SECRET, make_model, read_members, write_metr
 
 
 def export(run: RunFolder, path: Path, licence: str | None = None, **settings: Any) -> Pack:
-    from configs.schema.load import check_config
+    from engine.config import check_config
 
     tree = run.read_config_tree()
     config = check_config({**tree, "evaluate": {**tree["evaluate"], **settings}}, "test")
