@@ -71,7 +71,8 @@ def main() -> int:
     parser.add_argument("root", metavar="FOLDER", help="a data set of volumes with label volumes")
     parser.add_argument("--cases", type=int, help="only the first so many")
     arguments = parser.parse_args()
-    paths = [case.label for case in find_cases(DataConfig(root=Path(arguments.root))).cases if case.label is not None]
+    cases = find_cases(DataConfig(root=Path(arguments.root))).cases
+    paths = [case.label_file for case in cases if case.label_file is not None]
     labels = [read_label(path)[:2] for path in paths[: arguments.cases]]
     methods = {"ours": resample_label, "largest share": largest_share, "ties to foreground": half_a_voxel}
     print(f"{len(labels)} cases; volume after / before: foreground, then each class; Dice of the restored labels")

@@ -77,19 +77,11 @@ def resample_argmax(probabilities: np.ndarray, source: "Grid", target: "Grid") -
     return out
 
 
-def resample_probabilities(probabilities: np.ndarray, source: "Grid", target: "Grid") -> np.ndarray:
-    """The probabilities (D, H, W, K) on the target grid, float32, interpolated linearly class by class.
-
-    They still sum to one in each voxel, up to rounding.
-    """
-    out = np.empty((*target.shape, probabilities.shape[-1]), np.float32)
-    for first, slab in resample_slabs(probabilities, source, target):
-        out[first : first + len(slab)] = slab
-    return out
-
-
 def resample_slabs(values: np.ndarray, source: "Grid", target: "Grid") -> Iterator[tuple[int, np.ndarray]]:
-    """`resample_probabilities` of any values (D, H, W, K), in slabs: (first plane, (d, H, W, K) float32)."""
+    """Values (D, H, W, K) on the target grid, interpolated linearly, in slabs: (first plane, (d, H, W, K) float32).
+
+    Probabilities still sum to one in each voxel, up to rounding.
+    """
     for planes, block, taps in _slabs(values, linear_taps(source, target), target.shape):
         slab = np.empty((planes.stop - planes.start, *target.shape[1:], values.shape[-1]), np.float32)
         for channel in range(values.shape[-1]):

@@ -24,28 +24,27 @@ def restore_labels(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
     return restored
 
 
-def restore_probabilities(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities (D, H, W, K) float32 on the source file's RAS+ grid, background where cropped away."""
-    return restore_values(prepared, probabilities, [1.0] + [0.0] * (probabilities.shape[-1] - 1))
+def restore_slabs(prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Probabilities (D, H, W, K) float32 on the source file's RAS+ grid, background where cropped away, in slabs.
+
+    They come in order: (first plane, (n, H, W, K)). `probabilities` (d, h, w, K) are interpolated linearly.
+    """
+    return _slabs(prepared, probabilities, [1.0] + [0.0] * (probabilities.shape[-1] - 1))
 
 
-def restore_values(prepared: Prepared, values: np.ndarray, outside: Sequence[float]) -> np.ndarray:
-    """Values (d, h, w, K) of the prepared grid on the source file's RAS+ grid, (D, H, W, K) float32.
+def restore_maps(prepared: Prepared, maps: np.ndarray) -> np.ndarray:
+    """Maps (d, h, w, M) of the prepared grid on the source file's RAS+ grid, (D, H, W, M) float32.
 
-    They are interpolated linearly; `outside` (K,) is where voxels were cropped away. On the file's own grid they are
+    They are interpolated linearly, and 0 where voxels were cropped away. On the file's own grid they are
     returned as they are.
     """
-    _inside(prepared, values)
+    _inside(prepared, maps)
     if prepared.grid.matches(prepared.source_grid):
-        return values
-    restored = np.empty((*prepared.source_grid.shape, values.shape[-1]), np.float32)
-    for first, slab in restore_slabs(prepared, values, outside):
-        restored[first : first + len(slab)] = slab
-    return restored
+        return maps
+    return np.concatenate([slab for _, slab in _slabs(prepared, maps, [0.0] * maps.shape[-1])])
 
 
-def restore_slabs(prepared: Prepared, values: np.ndarray, outside: Sequence[float]) -> Iterator[tuple[int, np.ndarray]]:
-    """`restore_values` in slabs, for those who don't need them whole: (first plane, (n, H, W, K) float32), in order."""
+def _slabs(prepared: Prepared, values: np.ndarray, outside: Sequence[float]) -> Iterator[tuple[int, np.ndarray]]:
     inside, shape = _inside(prepared, values), prepared.source_grid.shape
     depth, rows, columns = inside
     cropped = prepared.source_grid.crop(*prepared.box)

@@ -198,7 +198,7 @@ def test_prepared_once(shared_root, make_config, monkeypatch, tmp_path):
     open_data(config).prepare_all(progress=lambda done, total: steps.append((done, total)))
     assert steps == [(n, 11) for n in range(1, 12)]
     assert len(list((tmp_path / "runs" / ".cache").glob("*/facts.json"))) == 11
-    monkeypatch.setattr("data.dataset.prepare", None)  # would raise if anything were prepared again
+    monkeypatch.setattr("data.volume_input.prepare", None)  # would raise if anything were prepared again
     open_data(config).prepare_all()
     with pytest.raises(TypeError):
         open_data(make_config(shared_root, percentiles=(1, 2), cache={"folder": None})).prepare_all()
@@ -387,8 +387,9 @@ def test_prediction_returns_to_the_untouched_label(shared_root, make_config):
     probabilities = np.eye(3, dtype=np.float32)[prepared.label]
     label, spacing_mm = data.read_label(case)
     assert spacing_mm == pytest.approx((1.5, 1.0, 1.0))
-    np.testing.assert_array_equal(data.restore(case, probabilities), label)
-    np.testing.assert_array_equal(data.restore_probabilities(prepared, probabilities).argmax(-1), label)
+    np.testing.assert_array_equal(data.restore(prepared, probabilities), label)
+    slabs = [slab for _, slab in data.restore_slabs(prepared, probabilities)]
+    np.testing.assert_array_equal(np.concatenate(slabs).argmax(-1), label)
 
 
 def test_merged_labels_train_and_score(shared_root, make_config):

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from data.files.grid import Grid
-from data.prepare.resample import axis_map, resample_argmax, resample_image, resample_probabilities
+from data.prepare.resample import axis_map, resample_argmax, resample_image, resample_slabs
 from data.prepare.resample_labels import resample_label
 
 OBLIQUE = np.array([[0.9, -0.1, 0.05, -20.0], [0.1, 0.95, -0.2, 7.0], [-0.02, 0.2, 2.4, 3.0], [0, 0, 0, 1.0]])
+
+
+def resample_probabilities(probabilities, source, target):
+    return np.concatenate([slab for _, slab in resample_slabs(probabilities, source, target)])
 
 
 def square_grid(shape, spacing_mm=(1.0, 1.0, 1.0)):
