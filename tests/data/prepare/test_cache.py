@@ -126,7 +126,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path, request):
     program = f"""
 import numpy as np, os, signal
 from pathlib import Path
-from data import cache
+from data.prepare import cache
 c = cache.Cache(Path({str(folder)!r}), 1e9)
 c.put("whole", {{"volume": np.zeros(1000)}}, {{}})
 cache.disk.flush_folder = lambda _: os.kill(os.getpid(), signal.SIGKILL)
@@ -169,7 +169,7 @@ def test_processes_that_race_for_one_entry(tmp_path, request):
 import sys
 import numpy as np
 from pathlib import Path
-from data.cache import Cache
+from data.prepare.cache import Cache
 cache = Cache(Path(sys.argv[1]), 300_000)
 for i in range(60):
     key = f"k{i % 7}"
