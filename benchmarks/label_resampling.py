@@ -19,7 +19,7 @@ from configs.schema.data import DataConfig
 from data.files.grid import Grid, Spacing
 from data.files.volumes import read_label
 from data.layouts.registry import find_cases
-from data.prepare.resample import interpolated_slabs, linear_taps, resample_argmax
+from data.prepare.resample import interpolated_slabs, linear_taps, resample_slabs
 from data.prepare.resample_labels import resample_label
 from data.prepare.volumes import working_grid
 from engine.metrics.segmentation import dice_per_class
@@ -61,7 +61,8 @@ def measure(
         before += np.bincount(label.reshape(-1), minlength=num_classes) * grid.voxel_volume_mm3
         after += np.bincount(result.reshape(-1), minlength=num_classes) * target.voxel_volume_mm3
         perfect = np.eye(num_classes, dtype=np.float32)[result]
-        scores.append(dice_per_class(resample_argmax(perfect, target, grid), label, num_classes))
+        restored = np.concatenate([slab.argmax(-1) for _, slab in resample_slabs(perfect, target, grid)])
+        scores.append(dice_per_class(restored, label, num_classes))
     kept = [after[1:].sum() / before[1:].sum(), *(after[1:] / before[1:])]
     return [float(share) for share in kept], float(np.nanmean(scores))
 

@@ -20,7 +20,7 @@ from data.prepare.statistics import Statistics, agreed_class_names, fingerprint
 from data.prepare.to_source_grid import restore_labels, restore_maps, restore_slabs
 from data.prepare.volumes import map_labels
 from data.sampling.order import occurrences
-from data.sampling.targets import Classes, LabelVolume, Target
+from data.sampling.targets import Classes, Target
 from data.splits import make_splits
 from data.usable_cases import Progress, Roster
 from data.volume_input import ArchiveVolumes, LabelledVolumes, Volumes
@@ -68,7 +68,7 @@ def _choose(
 ) -> tuple[Input, Target]:
     """What the network sees of a case, and what it is to say: from here on nobody asks for the task."""
     if listing.labels == "volume":
-        return LabelledVolumes(config, store, len(class_names), listing.channel_names), LabelVolume()
+        return LabelledVolumes(config, store, len(class_names), listing.channel_names), Target()
     target = Classes(class_names, listing.multi_label, config.data.balance == "classes")
     if config.data.clip is not None:
         limit = config.data.cache.limit_gb * 1e9 if cached else math.inf  # then each is decoded for its views alone

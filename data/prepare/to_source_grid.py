@@ -4,24 +4,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data.prepare.resample import resample_argmax, resample_slabs
+from data.prepare.resample import resample_slabs
 from data.prepare.volumes import Prepared
 
 
 def restore_labels(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
     """Labels (D, H, W) on the source file's RAS+ grid, uint8 (int16 beyond 256 classes).
 
-    `probabilities` (d, h, w, K) lie on the prepared grid. They are resampled class by class, then the largest
-    wins; what was cropped away is background. Extra memory: the result and a slab.
+    The largest of the probabilities that `restore_slabs` gives wins (ties: the first class).
     """
-    inside = _inside(prepared, probabilities)
-    cropped = prepared.source_grid.crop(*prepared.box)
-    labels = resample_argmax(probabilities, prepared.grid, cropped)
-    if cropped.shape == prepared.source_grid.shape:
-        return labels
-    restored = np.zeros(prepared.source_grid.shape, labels.dtype)
-    restored[inside] = labels
-    return restored
+    dtype = np.uint8 if probabilities.shape[-1] <= 256 else np.int16
+    return np.concatenate([slab.argmax(-1).astype(dtype) for _, slab in restore_slabs(prepared, probabilities)])
 
 
 def restore_slabs(prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

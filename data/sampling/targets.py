@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -13,48 +13,31 @@ from data.sampling.order import balanced_order, epoch_order
 log = logging.getLogger("mlx_volumes")
 
 
-class Target(Protocol):
-    """Turns a case's label into arrays, and decides how often a case is drawn."""
+class Target:
+    """What becomes of a case's label: here of a label volume, whose patch y (D, H, W) uint8 or int32 is cut with x."""
 
     def check(self, splits: Mapping[str, Sequence[Case]]) -> None:
-        """Warns where a split lacks a class."""
+        """Warns where a split lacks a class; in label volumes that shows only in the voxels."""
 
     def statistics(self) -> dict[str, Any]:
         """What a run must know of the labels beside their names, JSON-able."""
-
-    def count(self, cases: Sequence[Case]) -> list[int]:
-        """Cases of each class; unlabelled ones count nowhere. Empty for label volumes."""
-
-    def order(self, cases: Sequence[Case], seed: int, epoch: int) -> list[int]:
-        """The cases' indices in the order of an epoch."""
-
-    def encode(self, case: Case, labels: np.ndarray | None) -> np.ndarray:
-        """y of a sample; `labels` are those that were cut with it."""
-
-    def join(self, case: Case, loaded: Any) -> Any:
-        """What the input loaded for evaluation, with the label."""
-
-
-class LabelVolume:
-    """A class for each voxel: y (D, H, W) uint8 or int32 is cut with its patch, evaluation reads `Prepared.label`."""
-
-    def check(self, splits: Mapping[str, Sequence[Case]]) -> None:
-        pass  # which classes a label volume holds shows only in its voxels
-
-    def statistics(self) -> dict[str, Any]:
         return {}
 
     def count(self, cases: Sequence[Case]) -> list[int]:
+        """Cases of each class; unlabelled ones count nowhere. Empty for label volumes."""
         return []
 
     def order(self, cases: Sequence[Case], seed: int, epoch: int) -> list[int]:
+        """The cases' indices in the order of an epoch."""
         return epoch_order(len(cases), seed, epoch)
 
     def encode(self, case: Case, labels: np.ndarray | None) -> np.ndarray:
+        """y of a sample; `labels` are those that were cut with it."""
         assert labels is not None, f"case {case.id} has no label volume"
         return labels
 
     def join(self, case: Case, loaded: Any) -> Any:
+        """What the input loaded for evaluation, with the label: a `Prepared` has it."""
         return loaded
 
 
@@ -68,7 +51,7 @@ class Views:
     group: str | None
 
 
-class Classes:
+class Classes(Target):
     """A class for each case, y () int32; or, `multi_label`, classes that may coincide, y (K,) float32 of 0 and 1.
 
     `balanced`: an epoch draws as many cases of each class (data.balance=classes).
@@ -96,7 +79,7 @@ class Classes:
 
     def order(self, cases: Sequence[Case], seed: int, epoch: int) -> list[int]:
         if not self._balanced:
-            return epoch_order(len(cases), seed, epoch)
+            return super().order(cases, seed, epoch)
         return balanced_order([int(self.encode(case)) for case in cases], seed, epoch)
 
     def encode(self, case: Case, labels: np.ndarray | None = None) -> np.ndarray:
