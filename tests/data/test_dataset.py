@@ -10,6 +10,13 @@ import pytest
 from configs import Config
 from data.dataset import open_data, open_images
 from data.files.volumes import read_label
+from tests.data.batches import (
+    assert_an_epoch_goes_on,
+    assert_processes_share_batches_of_four,
+    assert_same,
+    assert_too_few_cases,
+    batches,
+)
 
 AUGMENT = {
     "flip": {"probability": 0.5},
@@ -81,22 +88,6 @@ def make_config(tmp_path, cache_folder):
     return make
 
 
-def batches(data, epoch=0, first_batch=0):
-    with data.train_stream(epoch, first_batch) as stream:
-        found = []
-        while (batch := stream.next()) is not None:
-            found.append(batch)
-        return found
-
-
-def assert_same(first, second):
-    assert len(first) == len(second)
-    for a, b in zip(first, second, strict=True):
-        assert a.keys() == b.keys() == {"x", "y", "index"}
-        for key in a:
-            np.testing.assert_array_equal(a[key], b[key])
-
-
 def test_facts_of_a_data_set(shared_root, make_config):
     data = open_data(make_config(shared_root))
     assert data.class_names == ("background", "bright", "dark")
@@ -153,25 +144,15 @@ def test_epochs_and_seeds_differ(shared_root, make_config):
 
 @pytest.mark.parametrize("first_batch", [1, 3, 4])
 def test_resumed_epoch_goes_on_where_it_stopped(shared_root, make_config, first_batch):
-    data = open_data(make_config(shared_root, workers=2))
-    assert_same(batches(data, 2, first_batch), batches(data, 2)[first_batch:])
+    assert_an_epoch_goes_on(open_data(make_config(shared_root, workers=2)), 2, first_batch)
 
 
 def test_processes_share_each_batch(shared_root, make_config):
-    config = make_config(shared_root, batch_size=4)
-    whole = batches(open_data(config))
-    parts = [batches(open_data(config, rank=rank, world=2)) for rank in range(2)]
-    for batch, first, second in zip(whole, *parts, strict=True):
-        np.testing.assert_array_equal(batch["index"][0::2], first["index"])
-        np.testing.assert_array_equal(batch["x"][1::2], second["x"])
-    with pytest.raises(ValueError, match=r"train\.batch_size=4 must be divisible by the number of processes, 3"):
-        open_data(config, world=3)
+    assert_processes_share_batches_of_four(make_config(shared_root, batch_size=4))
 
 
 def test_batch_size_beyond_the_cases(shared_root, make_config):
-    data = open_data(make_config(shared_root, batch_size=9))
-    with pytest.raises(ValueError, match=r"train\.batch_size=9 is more than the 8 training cases"):
-        _ = data.batches_per_epoch
+    assert_too_few_cases(make_config(shared_root, batch_size=9), "9 is more than the 8 training cases")
 
 
 def test_whole_volumes_are_padded(shared_root, make_config):
