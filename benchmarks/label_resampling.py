@@ -19,7 +19,7 @@ from configs.schema.data import DataConfig
 from data.files.grid import Grid, Spacing
 from data.files.volumes import read_label
 from data.layouts.registry import find_cases
-from data.prepare.resample import interpolated_slabs, linear_taps, resample_argmax
+from data.prepare.resample import interpolated_slabs, linear_taps, resample_slabs
 from data.prepare.resample_labels import resample_label
 from data.prepare.volumes import working_grid
 from engine.metrics.segmentation import dice_per_class
@@ -61,7 +61,8 @@ def measure(
         before += np.bincount(label.reshape(-1), minlength=num_classes) * grid.voxel_volume_mm3
         after += np.bincount(result.reshape(-1), minlength=num_classes) * target.voxel_volume_mm3
         perfect = np.eye(num_classes, dtype=np.float32)[result]
-        scores.append(dice_per_class(resample_argmax(perfect, target, grid), label, num_classes))
+        restored = np.concatenate([slab.argmax(-1) for _, slab in resample_slabs(perfect, target, grid)])
+        scores.append(dice_per_class(restored, label, num_classes))
     kept = [after[1:].sum() / before[1:].sum(), *(after[1:] / before[1:])]
     return [float(share) for share in kept], float(np.nanmean(scores))
 
@@ -71,11 +72,8 @@ def main() -> int:
     parser.add_argument("root", metavar="FOLDER", help="a data set of volumes with label volumes")
     parser.add_argument("--cases", type=int, help="only the first so many")
     arguments = parser.parse_args()
-    paths = [
-        case.label
-        for case in find_cases(DataConfig(source="msd", root=Path(arguments.root))).cases
-        if case.label is not None
-    ]
+    cases = find_cases(DataConfig(source="msd", root=Path(arguments.root))).cases
+    paths = [case.label_file for case in cases if case.label_file is not None]
     labels = [read_label(path)[:2] for path in paths[: arguments.cases]]
     methods = {"ours": resample_label, "largest share": largest_share, "ties to foreground": half_a_voxel}
     print(f"{len(labels)} cases; volume after / before: foreground, then each class; Dice of the restored labels")

@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from data.dataset import open_data
 from data.files.videos import read_clip
-from data.labelled import open_labelled
 from engine.config import check_config
 from engine.runs.run_folder import RunFolder
 
@@ -50,7 +50,7 @@ def main() -> int:
     for folder in arguments.runs:
         run = RunFolder.open(folder)
         config = check_config(run.read_config_tree(), where=str(run.config_path))
-        data = open_labelled(config, statistics=run.read_json("statistics"), splits=run.read_json("splits"))
+        data = open_data(config, statistics=run.read_json("statistics"), splits=run.read_json("splits"))
         parts = {split: data.cases(split) for split in ("train", "val")}
         for case in (*parts["train"], *parts["val"]):
             if case.id not in statistics:

@@ -10,11 +10,13 @@ import numpy as np
 from configs.schema.clip import Clip
 from data.files.errors import FileProblem
 from data.files.videos import MAX_CLIP_BYTES, ClipHeader, Footage, read_clip, read_frames, read_header, resized
-from data.layouts.cases import LabelledCase
+from data.input import Input
+from data.layouts.cases import Case
 from data.prepare.cache import Entry
 from data.prepare.case_checks import Problem
 from data.prepare.copies import voxel_digest
 from data.prepare.prepared_cases import Store
+from data.prepare.statistics import Statistics
 from data.sampling.clip_transforms import (
     Box,
     change_colours,
@@ -27,19 +29,21 @@ from data.sampling.clip_transforms import (
     place_segments,
     span,
 )
-from data.usable_cases import Roster
+from data.usable_cases import Progress, Roster
 
 
-class Clips:
-    """The input of `data.clip`: x (D, H, W, C) float32, D being time.
+class Clips(Input):
+    """Clips with a class, as `data.clip` has them: x (D, H, W, C) float32, D being time.
 
     Frames beyond `limit_bytes`, all clips together, are not stored: theirs are decoded when they are needed,
     from the keyframe before. Which clips that are depends on the cases' order alone, and batches do not
     depend on it.
     """
 
+    in_memory = False  # frames stay memory maps
+
     def __init__(self, clip: Clip, store: Store, limit_bytes: float) -> None:
-        self.num_channels = clip.num_channels
+        self.num_channels = self.file_channels = clip.num_channels
         self._clip = clip
         self._store = store
         self._limit_bytes = limit_bytes
@@ -48,14 +52,14 @@ class Clips:
         # Slow motion takes frames nearer to each other.
         self._rate = None if clip.frame_rate is None else clip.frame_rate / min(clip.augment.speed[0], 1.0)
 
-    def check(self, roster: Roster[LabelledCase]) -> None:
+    def check(self, roster: Roster, statistics: Statistics | None) -> None:
         """Rejects clips that do not open, and decides whose frames are stored."""
         problems = []
         for case in roster.cases.values():
             try:
                 self._headers[case.id] = read_header(_path(case))
             except FileProblem as problem:
-                problems.append(Problem(case.id, problem.path, f"{problem.reason}; {problem.mend}"))
+                problems.append(Problem.of(case.id, problem))
         roster.reject(problems)
         total = 0.0
         for case_id, header in self._headers.items():
@@ -64,17 +68,17 @@ class Clips:
                 self._stored.add(case_id)
 
     def parameters(self) -> dict[str, Any]:
-        """What decides how clips are stored."""
         clip = self._clip
         return {"short_side": clip.short_side_pixels, "colour": clip.colour, "rate": self._rate}
 
-    def bytes_each(self, cases: Iterable[LabelledCase]) -> int:
-        """Memory that preparing the longest of these clips takes, by estimate."""
+    def fit(self, roster: Roster, statistics: Statistics | None, progress: Progress | None = None) -> None:
+        pass  # nothing is measured on the training split
+
+    def bytes_each(self, cases: Iterable[Case]) -> int:
         sizes = (self._num_bytes(self._headers[case.id]) for case in cases)
         return 2 * int(min(max(sizes, default=0), MAX_CLIP_BYTES))  # frames, and their stack
 
-    def prepare(self, case: LabelledCase) -> tuple[int, tuple[str, ...]]:
-        """Decodes the clip into the store; returns what it takes, in bytes, and its digests. Raises FileProblem."""
+    def prepare(self, case: Case) -> tuple[int, tuple[str, ...]]:
         entry = self._entry(case)
         footage = _footage_of(entry)
         needed = span(self._clip)
@@ -89,7 +93,7 @@ class Clips:
         size = footage.times_s.nbytes + (0 if footage.frames is None else footage.frames.nbytes)
         return size, tuple(entry.facts["digests"])
 
-    def sample(self, case: LabelledCase, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         """A random segment and crop of the clip, augmented."""
         footage, augment = self._footage(case), self._clip.augment
         segment = draw_segment(footage.times_s, footage.duration_s, self._clip, rng)
@@ -97,18 +101,18 @@ class Clips:
         pixels = cut(frames, draw_box(frames.shape, self._clip, rng), self._clip.crop_pixels)
         if rng.random() < augment.flip:
             pixels = pixels[:, :, ::-1]
-        return normalise(change_colours(pixels / np.float32(255), augment, rng), self._clip)
+        return normalise(change_colours(pixels / np.float32(255), augment, rng), self._clip), None
 
-    def views(self, case: LabelledCase) -> np.ndarray:
+    def load(self, case: Case) -> np.ndarray:
         """All segments times crops (V, D, H, W, C), crops of a segment side by side."""
         return np.stack([normalise(pixels / np.float32(255), self._clip) for pixels in self._pictures(case)])
 
-    def pictures(self, case: LabelledCase) -> np.ndarray:
+    def pictures(self, case: Case) -> np.ndarray:
         """The frames of each view as they look, (V, D, H, W, C) uint8; with differences, the later of each two."""
         later = num_needed(self._clip) - self._clip.frames
         return np.stack([pixels[later:] for pixels in self._pictures(case)])
 
-    def _pictures(self, case: LabelledCase) -> list[np.ndarray]:
+    def _pictures(self, case: Case) -> list[np.ndarray]:
         footage, pictures = self._footage(case), []
         for segment in place_segments(footage.times_s, footage.duration_s, self._clip):
             frames = self._frames(case, footage, segment)
@@ -116,7 +120,7 @@ class Clips:
             pictures += [cut(frames, box, self._clip.crop_pixels) for box in boxes]
         return pictures
 
-    def _frames(self, case: LabelledCase, footage: Footage, segment: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _frames(self, case: Case, footage: Footage, segment: Sequence[int] | np.ndarray) -> np.ndarray:
         """The segment's frames (n, h, w, C) uint8."""
         wanted, places = np.unique(segment, return_inverse=True)
         if footage.frames is not None:
@@ -124,15 +128,15 @@ class Clips:
         grey = self._clip.colour == "grey"
         return read_frames(_path(case), footage, wanted.tolist(), self._clip.short_side_pixels, grey)[places]
 
-    def _footage(self, case: LabelledCase) -> Footage:
+    def _footage(self, case: Case) -> Footage:
         return _footage_of(self._entry(case))
 
-    def _entry(self, case: LabelledCase) -> Entry:
+    def _entry(self, case: Case) -> Entry:
         stored = case.id in self._stored
         make = partial(self._make, case, stored)
         return self._store.entry(case.id, case.images, {"clip": self.parameters(), "stored": stored}, make)
 
-    def _make(self, case: LabelledCase, stored: bool) -> Entry:
+    def _make(self, case: Case, stored: bool) -> Entry:
         clip = self._clip
         footage = read_clip(_path(case), clip.short_side_pixels, clip.colour == "grey", self._rate, stored)
         arrays, digests = {"times_s": footage.times_s}, []
@@ -156,5 +160,5 @@ def _footage_of(entry: Entry) -> Footage:
     return Footage(entry.arrays["times_s"], entry.arrays.get("frames"), facts["duration_s"], facts["start_s"])
 
 
-def _path(case: LabelledCase) -> Any:
+def _path(case: Case) -> Any:
     return case.images[0]

@@ -1,39 +1,29 @@
 """A config's data: its cases checked, split and prepared, and training batches of them."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs import Config
+from data.clip_input import Clips
 from data.files.grid import Spacing
-from data.files.volumes import read_header, read_label
+from data.files.volumes import read_label
+from data.input import Input
 from data.layouts.cases import Case, Listing
-from data.layouts.registry import find_cases, find_images
-from data.loader import Sample, Stream, make_stream
-from data.prepare.normalise import foreground_intensities
+from data.layouts.registry import list_cases, list_images
+from data.loader import Sample, Stream
 from data.prepare.prepared_cases import Store, open_cache
-from data.prepare.statistics import Statistics, agreed_class_names, agreed_intensities, fingerprint
-from data.prepare.to_source_grid import restore_labels, restore_probabilities, restore_slabs, restore_values
-from data.prepare.volumes import (
-    Preparation,
-    Prepared,
-    map_labels,
-    prepare,
-    sample_intensities,
-    with_intensities,
-    working_grid,
-)
-from data.sampling.augment import build_augment
-from data.sampling.order import epoch_order
-from data.sampling.patches import draw_sample
+from data.prepare.statistics import Statistics, agreed_class_names, fingerprint
+from data.prepare.to_source_grid import restore_labels, restore_maps, restore_slabs
+from data.prepare.volumes import map_labels
+from data.sampling.order import occurrences
+from data.sampling.targets import Classes, Target
 from data.splits import make_splits
 from data.usable_cases import Progress, Roster
-
-log = logging.getLogger("mlx_volumes")
+from data.volume_input import ArchiveVolumes, LabelledVolumes, Volumes
 
 
 def open_data(
@@ -44,7 +34,7 @@ def open_data(
     rank: int = 0,
     world: int = 1,
     progress: Progress | None = None,
-) -> "VolumeData":
+) -> "Dataset":
     """The data that the config names, its files' headers checked, split, with the training statistics.
 
     `statistics` and `splits` are those of a run, used instead of measuring and drawing them; `splits={}`
@@ -54,34 +44,47 @@ def open_data(
     Raises ValueError for bad cases under data.on_error=stop, listing all of them, and for what does not fit
     together.
     """
-    listing = find_cases(config.data)
-    data = VolumeData(config, listing, f"data.root={config.data.root}", statistics, rank, world)
+    listing = list_cases(config, None if statistics is None else statistics["class_names"])
+    data = Dataset(config, listing, f"data.root={config.data.root}", statistics, rank, world)
     if splits is None:
         splits = make_splits(listing.cases, config.data.split, config.data.fold, config.data.split.seed)
-    data.roster.set_splits({name: list(ids) for name, ids in splits.items()})
-    data.fit(statistics, progress)
+    data.fit(splits, statistics, progress)
     return data
 
 
-def open_images(folder: Path | str, config: Config, statistics: Statistics) -> "VolumeData":
-    """Unlabelled volumes of a folder, as split "images", prepared as the run's training data was.
+def open_images(folder: Path | str, config: Config, statistics: Statistics) -> "Dataset":
+    """The volumes or clips of a folder, without labels, as split "images", prepared as the run's training data was.
 
     Nothing of them is kept in the cache. Raises ValueError as `open_data` does.
     """
-    cases = find_images(folder)
-    data = VolumeData(config, Listing(cases), str(folder), statistics, cached=False)
-    data.roster.set_splits({"images": list(data.roster.cases)})
-    data.fit(statistics)
+    listing = list_images(folder, config, statistics["class_names"], bool(statistics.get("multi_label")))
+    data = Dataset(config, listing, str(folder), statistics, cached=False)
+    data.fit({"images": list(data.roster.cases)}, statistics)
     return data
 
 
-class VolumeData:
+def _choose(
+    config: Config, listing: Listing, class_names: Sequence[str], store: Store, cached: bool
+) -> tuple[Input, Target]:
+    """What the network sees of a case, and what it is to say: from here on nobody asks for the task."""
+    if listing.labels == "volume":
+        return LabelledVolumes(config, store, len(class_names), listing.channel_names), Target()
+    target = Classes(class_names, listing.multi_label, config.data.balance == "classes")
+    if config.data.clip is not None:
+        limit = config.data.cache.limit_gb * 1e9 if cached else math.inf  # then each is decoded for its views alone
+        return Clips(config.data.clip, store, limit), target
+    in_archive = any(case.member is not None for case in listing.cases)
+    return (ArchiveVolumes if in_archive else Volumes)(config, store), target
+
+
+class Dataset:
     """Cases of a config, by split, and what comes of them. Made by `open_data` and `open_images`.
 
-    class_names   by label value; 0 is the background
-    num_channels  of the volumes that the network sees
-    statistics    what prediction needs to know of the training split, JSON-able: for `open_data` later
-    fingerprint   hash of the listed cases' ids and file sizes and of how they are prepared
+    class_names   by label value, where 0 is the background, or by class number
+    multi_label   whether a case may be of several classes, or of none
+    num_channels  of what the network sees
+    statistics    what prediction needs to know of the training data, JSON-able: for `open_data` later
+    fingerprint   hash of the listed cases' ids, labels and file sizes and of how they are prepared
     """
 
     def __init__(
@@ -99,20 +102,16 @@ class VolumeData:
                 f"train.batch_size={config.train.batch_size} must be divisible by the number of processes, {world}"
             )
         self.config = config
+        self._store = Store(open_cache(config) if cached else None)
         self.class_names = agreed_class_names(listing, statistics)
-        self._preparation = Preparation.from_config(config, len(self.class_names))
-        self.fingerprint = fingerprint(listing.cases, self.class_names, self._preparation.to_json())
+        self.multi_label = listing.multi_label
+        self._input, self._target = _choose(config, listing, self.class_names, self._store, cached)
+        self.fingerprint = fingerprint(listing.cases, self.class_names, self._input.parameters())
         self.roster = Roster(listing.cases, config.data.on_error, where)
-        self.file_channels = self.roster.check_headers(None if statistics is None else statistics["file_channels"])
-        chosen = config.data.channels
-        if chosen is not None and max(chosen) >= self.file_channels:
-            raise ValueError(f"data.channels={list(chosen)}: the images have {self.file_channels}, counted from 0")
-        self.num_channels = self.file_channels if chosen is None else len(chosen)
-        self.channel_names = listing.channel_names
+        self._input.check(self.roster, statistics)
+        self.num_channels = self._input.num_channels
         self.statistics: dict[str, Any] = {}
         self._rank, self._world = rank, world
-        self._augment = build_augment(config.data.augment)
-        self._store = Store(open_cache(config) if cached else None)
 
     @property
     def splits(self) -> dict[str, list[str]]:
@@ -126,7 +125,7 @@ class VolumeData:
 
     @property
     def num_outputs(self) -> int:
-        """Classes, background included."""
+        """Classes; of label volumes the background included."""
         return len(self.class_names)
 
     @property
@@ -137,155 +136,109 @@ class VolumeData:
         """
         return self.roster.whole_batches(self.config.train.batch_size)
 
+    @property
+    def class_counts(self) -> dict[str, list[int]]:
+        """Cases of each class in each split; unlabelled ones count nowhere. Empty lists for label volumes."""
+        return {name: self._target.count(self.cases(name)) for name in self.splits}
+
     def cases(self, split: str) -> list[Case]:
         """The cases of a split, in its order; "all" is every case that was not skipped."""
         return self.roster.of(split)
 
-    def fit(self, statistics: Statistics | None, progress: Progress | None = None) -> None:
-        """Settles how cases are prepared: by the run's statistics, or by ones measured on the training split."""
-        self._require_room_for_whole_volumes()
-        intensities = None
-        if statistics is not None:
-            intensities = agreed_intensities(self._preparation, statistics)
-        elif self.config.data.normalisation == "ct":
-            ids = self.splits["train"]
-            samples = self.roster.map(
-                lambda case: sample_intensities(case, self._preparation), ids, self._bytes_each(ids), progress
-            )
-            drawn = [samples[case_id] for case_id in self.splits["train"]]
-            intensities = tuple(foreground_intensities(drawn, self.config.data.percentiles))
-        self._preparation = with_intensities(self._preparation, intensities)
+    def fit(
+        self,
+        splits: Mapping[str, Sequence[str]],
+        statistics: Statistics | None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Takes the splits, and settles how cases are prepared: by the run's statistics, or by ones measured now."""
+        self.roster.set_splits({name: list(ids) for name, ids in splits.items()})
+        self._target.check({name: self.cases(name) for name in self.splits})
+        self._input.fit(self.roster, statistics, progress)
         self.statistics = {
             "class_names": list(self.class_names),
-            "channel_names": None if self.channel_names is None else list(self.channel_names),
-            "file_channels": self.file_channels,
+            **self._target.statistics(),
+            "file_channels": self._input.file_channels,
             "num_channels": self.num_channels,
-            "normalisation": self.config.data.normalisation,
-            "intensities": None if intensities is None else [asdict(channel) for channel in intensities],
+            **self._input.statistics(),
         }
 
     def prepare_all(self, splits: Sequence[str] = ("train", "val"), progress: Progress | None = None) -> None:
         """Prepares the cases of these splits into the cache, so that bad ones show before they are needed.
 
-        A case that its voxels rule out obeys data.on_error, as in `open_data`, and so does a training case that is a
-        copy of one in another of these splits (unless data.split.allow_copies). Training cases stay in memory
-        when all of them fit into data.cache.memory_gb. Processes share the work through the cache.
+        A case that its voxels or frames rule out obeys data.on_error, as in `open_data`, and so does a training case
+        that is a copy of one in another of these splits (unless data.split.allow_copies). Training volumes stay in
+        memory when all of them fit into data.cache.memory_gb. Processes share the work through the cache.
         """
-        ids = [case.id for split in splits for case in self.cases(split)]
-        start = self._rank * len(ids) // self._world
-        order = ids[start:] + ids[:start]
-        found = self.roster.map(lambda case: _size_and_digest(self.load(case)), order, self._bytes_each(ids), progress)
+        cases = [case for split in splits for case in self.cases(split)]
+        start = self._rank * len(cases) // self._world
+        order = [case.id for case in cases[start:] + cases[:start]]
+        found = self.roster.map(self._input.prepare, order, self._input.bytes_each(cases), progress)
         sizes = {case_id: size for case_id, (size, _) in found.items()}
         self.roster.reject_copies(
-            {case_id: (digest,) for case_id, (_, digest) in found.items()}, self.config.data.split.allow_copies
+            {case_id: digests for case_id, (_, digests) in found.items()}, self.config.data.split.allow_copies
         )
-        training = self.cases("train") if "train" in splits else []
-        if sum(sizes[case.id] for case in training) <= self.config.data.cache.memory_gb * 1e9:
-            self._store.hold(case.id for case in training)
+        training = [case.id for case in self.cases("train")] if "train" in splits else []
+        if self._input.in_memory and sum(sizes[i] for i in training) <= self.config.data.cache.memory_gb * 1e9:
+            self._store.hold(training)
 
-    def load(self, case: Case | str) -> Prepared:
-        """The case as the network sees it, from memory or the cache, else prepared now. Raises FileProblem."""
+    def load(self, case: Case | str) -> Any:
+        """The case as evaluation sees it, from memory or the cache, else prepared now. Raises FileProblem.
+
+        A `data.prepare.volumes.Prepared` with label volumes, `data.sampling.targets.Views` with classes.
+        """
         case = self._case(case)
-        files = [*case.images, *([case.label] if case.label else [])]
-        parameters = {"id": case.id, **self._preparation.to_json()}
-        entry = self._store.entry(case.id, files, parameters, lambda: self._prepare(case).to_entry())
-        return Prepared.from_entry(entry)
+        return self._target.join(case, self._input.load(case))
+
+    def pictures(self, case: Case | str) -> np.ndarray:
+        """The views of a case with a class as they look, (V, D, H, W, 1 or 3) uint8: for people."""
+        return self._input.pictures(self._case(case))
 
     def train_stream(self, epoch: int, first_batch: int = 0) -> Stream:
         """One epoch's batches from `first_batch` on, this process' share of each; close it after use.
 
-        A batch is x (B, D, H, W, C) float32, y (B, D, H, W) uint8 or int32, index (B,) int64, which counts in
-        `cases("train")`. Every training case comes once, in an order that depends on the seed and the epoch,
-        up to whole batches. Samples depend on (seed, epoch, index) alone, so neither the number of threads
-        nor resuming changes them.
+        A batch is x (B, D, H, W, C) float32, y, and index (B,) int64, which counts in `cases("train")`. y is
+        (B, D, H, W) uint8 or int32 of label volumes, (B,) int32 of classes, or (B, K) float32 of 0 and 1 of classes
+        that may coincide. Every training case comes once, in an order that depends on the seed and the epoch, or,
+        with data.balance=classes, as many times as evens out the classes; up to whole batches. Samples depend on
+        seed, epoch, case and how often it came before alone, so neither the number of threads nor resuming changes
+        them.
         """
         batch_size, cases = self.config.train.batch_size, self.cases("train")
-        order = epoch_order(len(cases), self.config.seed, epoch)
-        plan = order[first_batch * batch_size : self.batches_per_epoch * batch_size]
-        return make_stream(
-            plan[self._rank :: self._world],
-            lambda index: self._sample(cases[index], index, epoch),
+        order = self._target.order(cases, self.config.seed, epoch)
+        repeats = occurrences(order)
+        positions = range(first_batch * batch_size, self.batches_per_epoch * batch_size)
+        return Stream(
+            positions[self._rank :: self._world],
+            lambda position: self._sample(cases[order[position]], order[position], epoch, repeats[position]),
             batch_size // self._world,
             self.config.data.workers,
             self.config.data.prefetch_batches,
-            lambda index: f"case {cases[index].id} ({cases[index].images[0]})",
+            lambda position: f"case {cases[order[position]].id} ({cases[order[position]].images[0]})",
         )
 
-    def restore(self, case: Case | str | Prepared, probabilities: np.ndarray) -> np.ndarray:
-        """Labels (D, H, W) on the source file's grid; see `restore_labels`."""
-        return restore_labels(case if isinstance(case, Prepared) else self.load(case), probabilities)
-
-    def restore_probabilities(self, case: Case | str | Prepared, probabilities: np.ndarray) -> np.ndarray:
-        """Probabilities (D, H, W, K) on the source file's grid; see `data.restore`."""
-        return restore_probabilities(case if isinstance(case, Prepared) else self.load(case), probabilities)
-
-    def restore_slabs(self, prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """`restore_probabilities` in slabs of planes, in order: (first plane, (d, H, W, K))."""
-        return restore_slabs(prepared, probabilities, [1.0] + [0.0] * (probabilities.shape[-1] - 1))
-
-    def restore_maps(self, prepared: Prepared, maps: np.ndarray) -> np.ndarray:
-        """Maps (d, h, w, M) of the prepared grid on the source file's, (D, H, W, M), 0 where cropped away."""
-        return restore_values(prepared, maps, [0.0] * maps.shape[-1])
+    # A prediction back on the grid of the file that its case came from; functions of (Prepared, probabilities or maps).
+    restore = staticmethod(restore_labels)
+    restore_slabs = staticmethod(restore_slabs)
+    restore_maps = staticmethod(restore_maps)
 
     def read_label(self, case: Case | str) -> tuple[np.ndarray, Spacing]:
         """The label file (D, H, W) in RAS+, its values as data.label_map has them, and its spacing in mm.
 
         Raises ValueError without one.
         """
-        case = self._case(case)
-        if case.label is None:
+        case, mapped = self._case(case), self.config.data.label_map
+        if case.label_file is None:
             raise ValueError(f"case {case.id} has no label file; predict it without metrics")
-        label, grid, _ = read_label(case.label)
-        return map_labels(label, self._preparation.label_map), grid.spacing_mm
+        label, grid, _ = read_label(case.label_file)
+        return map_labels(label, None if mapped is None else tuple(mapped.items())), grid.spacing_mm
 
     def _case(self, case: Case | str) -> Case:
         return self.roster.cases[case] if isinstance(case, str) else case
 
-    def _sample(self, case: Case, index: int, epoch: int) -> Sample:
-        prepared, data = self.load(case), self.config.data
-        assert prepared.label is not None
-        x, y = draw_sample(
-            prepared.volume,
-            prepared.label,
-            prepared.foreground,
-            np.random.default_rng([self.config.seed, epoch, index, 0]),
-            patch_size=data.patch_size_voxels,
-            foreground_rate=data.foreground_rate,
-            sampling=data.sampling,
-            augment=self._augment,
-            spacing_mm=prepared.grid.spacing_mm,
-        )
-        return {"x": x, "y": y, "index": np.array(index, np.int64)}
-
-    def _prepare(self, case: Case) -> Prepared:
-        prepared = prepare(case, self._preparation)
-        for note in prepared.notes:
-            log.warning("%s: %s", case.images[0], note)
-        return prepared
-
-    def _require_room_for_whole_volumes(self) -> None:
-        data = self.config.data
-        if data.sampling != "whole" or data.crop_nonzero or "train" not in self.splits:
-            return  # cropped sizes show only in the voxels: `draw_sample` checks them again
-        grids = [working_grid(read_header(case.images[0]).grid, data.spacing_mm) for case in self.cases("train")]
-        needed = np.max([grid.shape for grid in grids], axis=0).tolist()
-        if any(n > p for n, p in zip(needed, data.patch_size_voxels, strict=True)):
-            raise ValueError(
-                f"data.sampling=whole needs data.patch_size_voxels of at least {needed}, the largest training "
-                f"volume; got {list(data.patch_size_voxels)}; enlarge it, or use data.sampling=random"
-            )
-
-    def _bytes_each(self, ids: Sequence[str]) -> int:
-        """Memory that preparing the largest of these cases takes, by estimate."""
-        voxels = 0
-        for case_id in ids:
-            grid = read_header(self.roster.cases[case_id].images[0]).grid
-            target = working_grid(grid, self._preparation.spacing_mm)
-            voxels = max(voxels, int(np.prod(grid.shape)) + int(np.prod(target.shape)))
-        return voxels * 4 * (self.file_channels + 2)  # float32 before and after, temporaries of image and label
+    def _sample(self, case: Case, index: int, epoch: int, repeat: int) -> Sample:
+        x, labels = self._input.sample(case, np.random.default_rng([self.config.seed, epoch, index, repeat]))
+        return {"x": x, "y": self._target.encode(case, labels), "index": np.array(index, np.int64)}
 
 
-def _size_and_digest(prepared: Prepared) -> tuple[int, str]:
-    label = 0 if prepared.label is None else prepared.label.nbytes
-    foreground = sum(voxels.nbytes for voxels in prepared.foreground.values())
-    return prepared.volume.nbytes + label + foreground, prepared.digest
+VolumeData = Dataset  # another name, as in data.labelled

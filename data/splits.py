@@ -3,20 +3,20 @@
 import difflib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from configs import Config
 from configs.schema.data import Split
-from data.layouts.cases import Case, LabelledCase, some
-from data.layouts.registry import find_cases, find_labelled
+from data.layouts.cases import Case, some
+from data.layouts.registry import list_cases
 
 LOG = logging.getLogger("mlx_volumes")
-Cases = Sequence[Case] | Sequence[LabelledCase]
 Splits = dict[str, list[str]]  # "train", "val", "test" -> case ids, sorted
 
 
-def make_splits(cases: Cases, split: Split, fold: int, seed: int) -> Splits:
+def make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> Splits:
     """Case ids by split, sorted, the same for a seed whatever the order of the cases.
 
     For `kfold` and `ratio`, cases without a label and those that the source calls `test` are never drawn:
@@ -35,13 +35,12 @@ def count_validation_cases(config: Config) -> int:
 
     Raises ValueError where cases are not found, or cannot be split so.
     """
-    data = config.data
-    cases: Cases = (find_labelled(data) if config.task == "classification" else find_cases(data)).cases
-    validating = set(make_splits(cases, data.split, data.fold, data.split.seed)["val"])
+    cases = list_cases(config).cases
+    validating = set(make_splits(cases, config.data.split, config.data.fold, config.data.split.seed)["val"])
     return sum(case.id in validating and case.label is not None for case in cases)
 
 
-def _make_splits(cases: Cases, split: Split, fold: int, seed: int) -> Splits:
+def _make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> Splits:
     if split.kind == "lists":
         return _checked(_listed(cases, split), cases, "data.split.train")
     if split.kind == "given":
@@ -71,7 +70,7 @@ def _make_splits(cases: Cases, split: Split, fold: int, seed: int) -> Splits:
     return {"train": sorted(parts[0]), "val": sorted(parts[1]), "test": sorted(test + parts[2])}
 
 
-def _units(cases: Iterable[Case | LabelledCase], by_group: bool) -> list[list[str]]:
+def _units(cases: Iterable[Case], by_group: bool) -> list[list[str]]:
     """What moves as one: the cases of a group, or a case of its own; sorted, so that file order is nothing."""
     groups: dict[tuple[bool, str], list[str]] = {}
     for case in cases:
@@ -80,12 +79,15 @@ def _units(cases: Iterable[Case | LabelledCase], by_group: bool) -> list[list[st
     return [sorted(groups[key]) for key in sorted(groups)]
 
 
-def _counted(cases: Sequence[Case | LabelledCase]) -> dict[str, np.ndarray]:
+def _counted(cases: Sequence[Case]) -> dict[str, np.ndarray]:
     """For each case 1, and 1 for each class that it is of: what is to be shared out evenly."""
-    labels = [case.label if isinstance(case, LabelledCase) else None for case in cases]
-    highest = max((label for label in labels if isinstance(label, int)), default=-1)
-    rows = [label if isinstance(label, tuple) else np.eye(highest + 1)[label] for label in labels if label is not None]
-    return {case.id: np.array([1, *row]) for case, row in zip(cases, rows or [()] * len(cases), strict=True)}
+    highest = max((case.label for case in cases if isinstance(case.label, int)), default=-1)
+    one_hot = np.eye(highest + 1)
+
+    def classes(label: Any) -> Iterable[float]:
+        return label if isinstance(label, tuple) else one_hot[label] if isinstance(label, int) else ()
+
+    return {case.id: np.array([1, *classes(case.label)]) for case in cases}
 
 
 def _deal(
@@ -118,7 +120,7 @@ def _counts(total: int, ratio: Sequence[float]) -> list[int]:
     return counts.tolist()
 
 
-def _listed(cases: Cases, split: Split) -> Splits:
+def _listed(cases: Sequence[Case], split: Split) -> Splits:
     known = [case.id for case in cases]
     seen: dict[str, str] = {}
     for name in ("train", "val", "test"):
@@ -132,7 +134,7 @@ def _listed(cases: Cases, split: Split) -> Splits:
     return {name: sorted(getattr(split, name)) for name in ("train", "val", "test")}
 
 
-def _given(cases: Cases) -> Splits:
+def _given(cases: Sequence[Case]) -> Splits:
     splits: Splits = {"train": [], "val": [], "test": []}
     for case in cases:
         if case.split is not None:
@@ -142,7 +144,7 @@ def _given(cases: Cases) -> Splits:
     return {name: sorted(ids) for name, ids in splits.items()}
 
 
-def _warn_of_torn_groups(cases: Cases, splits: Splits) -> None:
+def _warn_of_torn_groups(cases: Sequence[Case], splits: Splits) -> None:
     """A group's cases are alike: what is learned from some tells of the others."""
     found: dict[str, set[str]] = {}
     placed = {case_id: name for name, ids in splits.items() for case_id in ids}
@@ -159,7 +161,7 @@ def _warn_of_torn_groups(cases: Cases, splits: Splits) -> None:
         )
 
 
-def _checked(splits: Splits, cases: Cases, where: str) -> Splits:
+def _checked(splits: Splits, cases: Sequence[Case], where: str) -> Splits:
     """Training needs cases, and they and those of validation need labels."""
     unlabelled = {case.id for case in cases if case.label is None}
     if not splits["train"]:

@@ -4,10 +4,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from data.files.volumes import FileProblem, read_header
-from data.layouts.cases import AnyCase, Case, some
+from data.layouts.cases import Case, some
 from data.prepare.case_checks import Problem, check_case
 from machine.resources import available_threads
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 _MEMORY_BYTES = 3 << 30  # that cases worked on at a time may take
 
 
-class Roster(Generic[AnyCase]):
+class Roster:
     """The usable cases by id, the splits made of them, and those skipped.
 
     `on_error` decides what `reject` does with a bad case: "stop" raises ValueError, with every fault of every
@@ -27,14 +27,14 @@ class Roster(Generic[AnyCase]):
     file, reason). `where` names the data in messages.
     """
 
-    def __init__(self, cases: Sequence[AnyCase], on_error: Literal["stop", "skip"], where: str) -> None:
-        self.cases: dict[str, AnyCase] = {case.id: case for case in cases}
+    def __init__(self, cases: Sequence[Case], on_error: Literal["stop", "skip"], where: str) -> None:
+        self.cases: dict[str, Case] = {case.id: case for case in cases}
         self.splits: dict[str, list[str]] = {}
         self.skipped: list[tuple[str, str, str]] = []
         self._on_error = on_error
         self._where = where
 
-    def of(self, split: str) -> list[AnyCase]:
+    def of(self, split: str) -> list[Case]:
         """The cases of a split, in its order; "all" is every case that was not skipped."""
         if split == "all":
             return list(self.cases.values())
@@ -54,17 +54,18 @@ class Roster(Generic[AnyCase]):
 
         Every image must have `num_channels`, or, where that is None, as many as most have.
         """
-        scans = [case if isinstance(case, Case) else case.scan for case in self.cases.values()]
-        problems = {case.id: check_case(case) for case in scans}
+        problems = {case_id: check_case(case) for case_id, case in self.cases.items()}
         channels = {
-            case.id: sum(read_header(path).channels for path in case.images) for case in scans if not problems[case.id]
+            case_id: sum(read_header(path).channels for path in case.images)
+            for case_id, case in self.cases.items()
+            if not problems[case_id]
         }
         if num_channels is None:
             num_channels = Counter(channels.values()).most_common(1)[0][0] if channels else 0
-        for case in scans:
-            if channels.get(case.id, num_channels) != num_channels:
-                problems[case.id] = check_case(case, num_channels)
-        self.reject([problem for found in problems.values() for problem in found])
+        for case_id, found in channels.items():
+            if found != num_channels:
+                problems[case_id] = check_case(self.cases[case_id], num_channels)
+        self.reject([problem for faults in problems.values() for problem in faults])
         return num_channels
 
     def set_splits(self, splits: dict[str, list[str]]) -> None:
@@ -81,7 +82,7 @@ class Roster(Generic[AnyCase]):
 
     def map(
         self,
-        work: Callable[[AnyCase], Result],
+        work: Callable[[Case], Result],
         ids: Sequence[str],
         bytes_each: int,
         progress: Progress | None = None,
@@ -100,7 +101,7 @@ class Roster(Generic[AnyCase]):
                 try:
                     results[case_id] = future.result()
                 except FileProblem as problem:
-                    problems.append(Problem(case_id, problem.path, f"{problem.reason}; {problem.mend}"))
+                    problems.append(Problem.of(case_id, problem))
                 if progress is not None:
                     progress(done, len(futures))
         finally:

@@ -1,133 +1,204 @@
-"""Volumes with a class as a network's input: prepared as for segmentation, without labels."""
+"""Volumes as a network's input: with label volumes, with a class, or, with a class, as rows of an archive."""
 
 import logging
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from configs import Config
 from data.files.errors import FileProblem
-from data.files.grid import Spacing
+from data.files.grid import Grid, Shape, Source
 from data.files.volumes import read_header
-from data.layouts.cases import LabelledCase
+from data.input import Input
+from data.layouts.cases import Case
 from data.layouts.medmnist import read_member
 from data.prepare.cache import Entry
 from data.prepare.copies import voxel_digest
 from data.prepare.crop import crop
-from data.prepare.normalise import normalise
+from data.prepare.normalise import foreground_intensities, normalise
 from data.prepare.prepared_cases import Store
-from data.prepare.volumes import Preparation, Prepared, nonzero_box, prepare, working_grid
-from data.sampling.augment import build_augment
-from data.sampling.patches import draw_offset
-from data.usable_cases import Roster
+from data.prepare.statistics import Statistics, agreed_intensities
+from data.prepare.volumes import Preparation, Prepared, nonzero_box, prepare, sample_intensities, working_grid
+from data.sampling.augment import Augment
+from data.sampling.patches import draw_sample
+from data.usable_cases import Progress, Roster
 
 log = logging.getLogger("mlx_volumes")
 
 
-class Volumes:
-    """The input of volumes: x (D, H, W, C) float32 of `data.patch_size_voxels`.
+class Volumes(Input):
+    """Volumes with a class: x (D, H, W, C) float32 of `data.patch_size_voxels`.
 
     Training takes a random patch of the volume, evaluation the one at its centre; smaller volumes are padded
     with 0 on all sides.
     """
 
-    def __init__(self, config: Config, store: Store) -> None:
+    in_memory = True
+
+    def __init__(self, config: Config, store: Store, num_classes: int = 0) -> None:
         self.num_channels = 0  # until `check`
         self.file_channels = 0
         self._config = config
         self._store = store
-        self._preparation = Preparation.from_config(config, num_classes=0)
-        self._augment = build_augment(config.data.augment)
+        self._preparation = Preparation.from_config(config, num_classes)
+        self._augment = Augment(config.data.augment)
 
-    def check(self, roster: Roster[LabelledCase], file_channels: int | None = None) -> None:
-        """Rejects volumes that their headers rule out, and those of other than `file_channels`."""
-        members = [case for case in roster.cases.values() if case.member is not None]
-        if members:
-            data = self._config.data
-            if data.spacing_mm is not None:
-                raise ValueError("data.spacing_mm: MedMNIST's volumes have no spacing; set it to null")
-            shape = self._rows(members[0]).shape[1:]
-            self.file_channels = shape[3] if len(shape) == 4 else 1
-        else:
-            self.file_channels = roster.check_headers(file_channels)
+    def check(self, roster: Roster, statistics: Statistics | None) -> None:
+        self.file_channels = self._count_channels(roster, None if statistics is None else statistics["file_channels"])
         chosen = self._config.data.channels
         if chosen is not None and max(chosen) >= self.file_channels:
-            raise ValueError(f"data.channels={list(chosen)}: the volumes have {self.file_channels}, counted from 0")
+            raise ValueError(f"data.channels={list(chosen)}: the images have {self.file_channels}, counted from 0")
         self.num_channels = self.file_channels if chosen is None else len(chosen)
-        self._say_what_is_cropped(roster)
 
     def parameters(self) -> dict[str, Any]:
-        """What decides how volumes are prepared."""
         return self._preparation.to_json()
 
-    def bytes_each(self, cases: Iterable[LabelledCase]) -> int:
-        """Memory that preparing the largest of these volumes takes, by estimate."""
-        voxels = max((np.prod(self._shape(case)) for case in cases), default=0)
-        return int(voxels) * 8 * (self.file_channels + 1)  # float32 before and after, a channel of temporaries
+    def fit(self, roster: Roster, statistics: Statistics | None, progress: Progress | None = None) -> None:
+        data = self._config.data
+        largest = self._largest(roster.cases.values())
+        if any(n > p for n, p in zip(largest, data.patch_size_voxels, strict=True)) and not data.crop_nonzero:
+            log.warning(
+                "data.patch_size_voxels=%s is less than the largest volume, %s: evaluation sees its centre alone",
+                list(data.patch_size_voxels),
+                largest,
+            )
 
-    def prepare(self, case: LabelledCase) -> tuple[int, tuple[str, ...]]:
-        """Prepares the volume into the store; returns what it takes, in bytes, and its digest. Raises FileProblem."""
-        if case.member is not None:
-            return 0, (voxel_digest(self._rows(case)[case.member[1]]),)
+    def bytes_each(self, cases: Iterable[Case]) -> int:
+        voxels = max((sum(int(np.prod(shape)) for shape in self._shapes(case)) for case in cases), default=0)
+        return voxels * 4 * (self.file_channels + 2)  # float32 before and after, temporaries of image and label
+
+    def prepare(self, case: Case) -> tuple[int, tuple[str, ...]]:
         prepared = self._prepared(case)
-        return prepared.volume.nbytes, (prepared.digest,)
+        return prepared.num_bytes, (prepared.digest,)
 
-    def sample(self, case: LabelledCase, rng: np.random.Generator) -> np.ndarray:
-        """A random patch, augmented."""
-        volume, spacing_mm = self._load(case)
-        size = self._config.data.patch_size_voxels
-        offset = draw_offset(volume.shape[:3], {}, rng, size, 0.0, self._config.data.sampling)
-        patch = self._augment.draw_cut(offset, size, volume.shape, rng, spacing_mm).image(volume, 0.0)
-        return self._augment.change_intensities(patch, rng)
+    def sample(self, case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+        prepared, data = self._prepared(case), self._config.data
+        return draw_sample(
+            prepared.volume,
+            prepared.label,
+            prepared.foreground,
+            rng,
+            patch_size=data.patch_size_voxels,
+            foreground_rate=data.foreground_rate,
+            sampling=data.sampling,
+            augment=self._augment,
+            spacing_mm=prepared.grid.spacing_mm,
+        )
 
-    def views(self, case: LabelledCase) -> np.ndarray:
-        """The centre (1, D, H, W, C)."""
-        volume, _ = self._load(case)
-        size = self._config.data.patch_size_voxels
+    def load(self, case: Case) -> Any:
+        volume, size = self._prepared(case).volume, self._config.data.patch_size_voxels
         d, h, w = ((n - p) // 2 if n >= p else -((p - n) // 2) for n, p in zip(volume.shape[:3], size, strict=True))
         return crop(volume, (d, h, w), size, 0.0, np.float32)[None]
 
-    def pictures(self, case: LabelledCase) -> np.ndarray:
+    def pictures(self, case: Case) -> np.ndarray:
         """The centre as it looks, (1, D, H, W, 1) uint8: the first channel, its percentiles 0.5 to 99.5."""
-        volume = self.views(case)[..., :1]
+        volume = self.load(case)[..., :1]
         low, high = np.percentile(volume, (0.5, 99.5))
         return (np.clip((volume - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
-    def _load(self, case: LabelledCase) -> tuple[np.ndarray, Spacing]:
-        if case.member is not None:
-            return self._prepare_row(case), (1.0, 1.0, 1.0)
-        prepared = self._prepared(case)
-        return prepared.volume, prepared.grid.spacing_mm
+    def _count_channels(self, roster: Roster, expected: int | None) -> int:
+        return roster.check_headers(expected)
 
-    def _prepared(self, case: LabelledCase) -> Prepared:
+    def _prepared(self, case: Case) -> Prepared:
         parameters = {"id": case.id, **self.parameters()}
-        return Prepared.from_entry(self._store.entry(case.id, case.images, parameters, lambda: self._make(case)))
+        return Prepared.from_entry(self._store.entry(case.id, case.files, parameters, lambda: self._make(case)))
 
-    def _make(self, case: LabelledCase) -> Entry:
-        prepared = prepare(case.scan, self._preparation)
+    def _make(self, case: Case) -> Entry:
+        prepared = prepare(case, self._preparation)
         for note in prepared.notes:
             log.warning("%s: %s", case.images[0], note)
         return prepared.to_entry()
 
-    def _prepare_row(self, case: LabelledCase) -> np.ndarray:
-        """A row of the archive, normalised: cheap enough to be done each time."""
-        assert case.member is not None
-        row = self._rows(case)[case.member[1]]
-        volume = row.reshape(*row.shape[:3], -1).astype(np.float32)
+    def _shapes(self, case: Case) -> tuple[Shape, Shape]:
+        """Of the volume in the file, and once resampled."""
+        grid = read_header(case.images[0]).grid
+        return grid.shape, working_grid(grid, self._config.data.spacing_mm).shape
+
+    def _largest(self, cases: Iterable[Case]) -> list[int]:
+        """The size that holds each of the volumes, once resampled."""
+        return np.max([self._shapes(case)[1] for case in cases], axis=0).tolist()
+
+
+class LabelledVolumes(Volumes):
+    """Volumes with label volumes: patches of both, drawn by `data.sampling`; evaluation sees the `Prepared` case."""
+
+    def __init__(
+        self, config: Config, store: Store, num_classes: int, channel_names: tuple[str, ...] | None = None
+    ) -> None:
+        super().__init__(config, store, num_classes)
+        self._channel_names = channel_names
+
+    def fit(self, roster: Roster, statistics: Statistics | None, progress: Progress | None = None) -> None:
+        """Takes a run's intensities, or measures them where data.normalisation=ct asks for them."""
+        self._require_room_for_whole_volumes(roster)
+        intensities = None
+        if statistics is not None:
+            intensities = agreed_intensities(self._preparation, statistics)
+        elif self._config.data.normalisation == "ct":
+            size = self.bytes_each(roster.of("train"))
+            found = roster.map(
+                lambda case: sample_intensities(case, self._preparation), roster.splits["train"], size, progress
+            )
+            drawn = [found[case_id] for case_id in roster.splits["train"]]
+            intensities = tuple(foreground_intensities(drawn, self._config.data.percentiles))
+        self._preparation = replace(self._preparation, intensities=intensities)
+
+    def statistics(self) -> dict[str, Any]:
+        intensities = self._preparation.intensities
+        return {
+            "channel_names": None if self._channel_names is None else list(self._channel_names),
+            "normalisation": self._preparation.normalisation,
+            "intensities": None if intensities is None else [asdict(channel) for channel in intensities],
+        }
+
+    def load(self, case: Case) -> Prepared:
+        return self._prepared(case)
+
+    def _require_room_for_whole_volumes(self, roster: Roster) -> None:
         data = self._config.data
+        if data.sampling != "whole" or data.crop_nonzero or "train" not in roster.splits:
+            return  # cropped sizes show only in the voxels: `draw_sample` checks them again
+        needed = self._largest(roster.of("train"))
+        if any(n > p for n, p in zip(needed, data.patch_size_voxels, strict=True)):
+            raise ValueError(
+                f"data.sampling=whole needs data.patch_size_voxels of at least {needed}, the largest training "
+                f"volume; got {list(data.patch_size_voxels)}; enlarge it, or use data.sampling=random"
+            )
+
+
+class ArchiveVolumes(Volumes):
+    """Volumes with a class that are rows of MedMNIST's arrays: unpacked once, normalised each time."""
+
+    in_memory = False
+
+    def prepare(self, case: Case) -> tuple[int, tuple[str, ...]]:
+        return 0, (voxel_digest(self._row(case)),)
+
+    def _count_channels(self, roster: Roster, expected: int | None) -> int:
+        if self._config.data.spacing_mm is not None:
+            raise ValueError("data.spacing_mm: MedMNIST's volumes have no spacing; set it to null")
+        shape = self._row(next(iter(roster.cases.values()))).shape
+        return shape[3] if len(shape) == 4 else 1
+
+    def _prepared(self, case: Case) -> Prepared:
+        row, data = self._row(case), self._config.data
+        volume = row.reshape(*row.shape[:3], -1).astype(np.float32)
         if data.channels is not None:
             volume = np.ascontiguousarray(volume[..., list(data.channels)])
+        box = nonzero_box(volume) if data.crop_nonzero else ((0, 0, 0), volume.shape[:3])
         if data.crop_nonzero:
-            offset, shape = nonzero_box(volume)
-            volume = crop(volume, offset, shape)
+            volume = crop(volume, *box)
         normalise(volume, data.normalisation, data.percentiles)
-        return volume
+        d, h, w = row.shape[:3]
+        grid, source = Grid((d, h, w), np.eye(4)), Source(case.images[0], "numpy", (w, h, d), np.eye(4))
+        return Prepared(case.id, volume, None, {}, grid.crop(*box), grid, box, source)
 
-    def _rows(self, case: LabelledCase) -> np.ndarray:
-        """The array (N, D, H, W[, C]) that the case is a row of: unpacked once, as a memory map where cached."""
+    def _row(self, case: Case) -> np.ndarray:
+        """The case's volume (D, H, W[, C]), as a memory map where the array that it is a row of is cached."""
         assert case.member is not None
-        path, name = case.images[0], case.member[0]
+        path, (name, row) = case.images[0], case.member
 
         def make() -> Entry:
             volumes = read_member(path, name)
@@ -135,20 +206,8 @@ class Volumes:
                 raise FileProblem(path, f"{name} holds {volumes.dtype}", "volumes are numbers")
             return Entry({"volumes": volumes}, {})
 
-        return self._store.entry(f"{path}:{name}", [path], {"array": name}, make).arrays["volumes"]
+        return self._store.entry(f"{path}:{name}", [path], {"array": name}, make).arrays["volumes"][row]
 
-    def _shape(self, case: LabelledCase) -> tuple[int, ...]:
-        if case.member is not None:
-            return self._rows(case).shape[1:4]
-        return working_grid(read_header(case.images[0]).grid, self._config.data.spacing_mm).shape
-
-    def _say_what_is_cropped(self, roster: Roster[LabelledCase]) -> None:
-        data = self._config.data
-        largest = np.max([self._shape(case) for case in roster.cases.values()], axis=0).tolist()
-        cropped = any(n > p for n, p in zip(largest, data.patch_size_voxels, strict=True))
-        if cropped and not data.crop_nonzero:
-            log.warning(
-                "data.patch_size_voxels=%s is less than the largest volume, %s: evaluation sees its centre alone",
-                list(data.patch_size_voxels),
-                largest,
-            )
+    def _shapes(self, case: Case) -> tuple[Shape, Shape]:
+        d, h, w = self._row(case).shape[:3]
+        return (d, h, w), (d, h, w)

@@ -31,14 +31,14 @@ checkpoint: {{every_steps: 2, keep: 2}}
 PATCHED = """
 import os, sys, time
 import train
-from data.dataset import VolumeData
+from data.dataset import Dataset
 from data.files.errors import FileProblem
-own = VolumeData._sample
-def sample(self, case, index, epoch):
+own = Dataset._sample
+def sample(self, case, index, epoch, repeat):
     if epoch > 0 and os.environ.get("MLX_RANK") == "1":
         {fault}
-    return own(self, case, index, epoch)
-VolumeData._sample = sample
+    return own(self, case, index, epoch, repeat)
+Dataset._sample = sample
 sys.exit(train.main(sys.argv[1:]))
 """
 

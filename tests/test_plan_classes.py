@@ -8,7 +8,7 @@ import pytest
 import plan
 import train
 from configs import Config
-from data.labelled import open_labelled
+from data.dataset import open_data
 from engine.config import load_config
 from engine.runs.run_folder import RunFolder
 from tests.data.clip_files import numbered, write_clip
@@ -99,7 +99,7 @@ def test_clips_train_as_planned(tmp_path: Path, capsys: Capture) -> None:
     assert (clip.short_side_pixels, clip.crop_pixels, clip.clips, clip.crops) == (24, (16, 16), 1, 3)
     assert clip.augment.flip == 0.5
     assert "fold 0 trains on 16 cases, validates on 4; 10 groups stay whole" in file.read_text()
-    splits = open_labelled(config).splits
+    splits = open_data(config).splits
     assert not {i[-1] for i in splits["train"]} & {i[-1] for i in splits["val"]}
 
 
@@ -116,7 +116,7 @@ def test_classes_that_may_coincide(tmp_path: Path, capsys: Capture) -> None:
     images = np.random.default_rng(0).integers(1, 99, (20, 8, 8, 8)).astype(np.uint8)
     np.savez(tmp_path / "organ.npz", train_images=images, train_labels=labels, val_images=images, val_labels=labels)
     config = load_config(planned(tmp_path / "organ.npz", capsys), [f"run.dir={tmp_path / 'runs'}"])
-    assert open_labelled(config).class_counts["train"] == [10, 20, 10]
+    assert open_data(config).class_counts["train"] == [10, 20, 10]
     assert (config.loss.name, config.data.balance) == ("binary_cross_entropy", "none")
 
 

@@ -15,7 +15,6 @@ from mlx.utils import tree_flatten
 
 import evaluate
 from data.dataset import open_data
-from data.labelled import open_labelled
 from data.synthetic.phantoms import write_phantoms
 from engine.config import check_config
 from engine.evaluation.members import sample_seed
@@ -42,7 +41,7 @@ def make_run(folder: Path, tree: dict[str, Any], seed: int) -> RunFolder:
     run = RunFolder(config.run_folder)
     run.path.mkdir(parents=True)
     run.write_config(config)
-    data: Any = open_data(config) if config.task == "segmentation" else open_labelled(config)
+    data: Any = open_data(config)
     facts: dict[str, Any] = {"splits": data.splits, "statistics": data.statistics, "skipped": []}
     for name, value in facts.items():
         run.write_json(name, value)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal
 
 from data.files import nifti, npy
 
@@ -14,59 +14,52 @@ SHOWN = 5  # names listed in a message
 
 @dataclass(frozen=True)
 class Case:
-    """One scan. `images` are one file a channel, or one file that may hold several channels.
+    """One scan or clip. `images` are one file a channel, or one file that may hold several channels.
 
-    `label` is None where there is none to be had; `split` ("train", "val", "test") and `group` are what the
-    source says about the case, if anything. `id` is unique in a listing and safe as a file name.
+    `label` is the file of a label volume; or the number of the case's class; or, for classes that may coincide, a 0
+    or 1 for each; None where there is none to be had. `split` ("train", "val", "test") and `group` are what the
+    source says about the case, if anything. A case that is a row of an array in an `.npz` has the array's name and
+    the row in `member`. `id` is unique in a listing and safe as a file name.
     """
 
     id: str
     images: tuple[Path, ...]
-    label: Path | None = None
-    split: str | None = None
-    group: str | None = None
-
-
-@dataclass(frozen=True)
-class LabelledCase:
-    """One volume or clip with a class, or with several that may coincide; otherwise as `Case`.
-
-    `label` is the class number, or, for classes that may coincide, a 0 or 1 for each; None where it is not
-    known. A case that is a row of an array in an `.npz` has the array's name and the row in `member`.
-    """
-
-    id: str
-    images: tuple[Path, ...]
-    label: int | tuple[int, ...] | None = None
+    label: Path | int | tuple[int, ...] | None = None
     split: str | None = None
     group: str | None = None
     member: tuple[str, int] | None = None
 
     @property
-    def scan(self) -> Case:
-        """The files alone."""
-        return Case(self.id, self.images, None, self.split, self.group)
+    def label_file(self) -> Path | None:
+        """The file of its label volume, None where its label is none, or no volume."""
+        return self.label if isinstance(self.label, Path) else None
 
-
-AnyCase = TypeVar("AnyCase", Case, LabelledCase)
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its images, then its label volume, if any."""
+        return self.images if self.label_file is None else (*self.images, self.label_file)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The cases of a source, sorted by id, with its names of classes (index: label value) and channels."""
+    """The cases of a source, sorted by id, with its names of classes and channels.
+
+    `class_names` are by label value, or by class number; None where the source has none. `labels` tells what the
+    cases' labels are: label volumes, a class, or several classes, which may coincide.
+    """
 
     cases: tuple[Case, ...]
     class_names: tuple[str, ...] | None = None
     channel_names: tuple[str, ...] | None = None
+    labels: Literal["volume", "class", "classes"] = "volume"
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a case may be of several classes, or of none."""
+        return self.labels == "classes"
 
 
-@dataclass(frozen=True)
-class LabelledListing:
-    """The cases of a source, sorted by id, and its classes (index: class number), which may coincide or not."""
-
-    cases: tuple[LabelledCase, ...]
-    class_names: tuple[str, ...]
-    multi_label: bool = False
+LabelledCase = Case  # its name where callers still tell the two tasks apart
 
 
 def strip_suffix(name: str) -> str:
@@ -99,9 +92,9 @@ def safe_id(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text.strip()).lstrip(".-") or "_"
 
 
-def with_safe_ids(cases: Iterable[AnyCase], where: Path) -> tuple[AnyCase, ...]:
+def with_safe_ids(cases: Iterable[Case], where: Path) -> tuple[Case, ...]:
     """The cases sorted by their safe ids; raises ValueError where two would share one."""
-    taken: dict[str, AnyCase] = {}
+    taken: dict[str, Case] = {}
     for case in cases:
         case = replace(case, id=safe_id(case.id))
         key = case.id.casefold()  # on some file systems A.nii and a.nii are one file

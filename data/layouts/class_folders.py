@@ -3,17 +3,18 @@
 import difflib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from configs.schema.data import DataConfig
-from data.layouts.cases import SUFFIXES, LabelledCase, LabelledListing, describe_folder, list_volumes, some, stem
+from data.layouts.cases import SUFFIXES, Case, Listing, describe_folder, list_volumes, some, stem
 from data.layouts.table import SPLITS, read_table
 
 # What lies beside clips in class folders; anything else is tried as a clip.
 NOT_CLIPS = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".yaml", ".yml", ".html", ".pdf", ".py", ".zip", ".srt")
 
 
-def find_classes(config: DataConfig, class_names: Sequence[str] | None) -> LabelledListing:
+def find_classes(config: DataConfig, class_names: Sequence[str] | None) -> Listing:
     """Cases of `root/<class>/<file>`, or of `root/<split>/<class>/<file>` with split folders named train, val, test.
 
     Each file is a case: a volume, or with `data.clip` a clip. Classes are the folders' names in alphabetical
@@ -39,11 +40,11 @@ def find_classes(config: DataConfig, class_names: Sequence[str] | None) -> Label
         if not files:
             kind = "clips" if config.clip is not None else "volumes (for video, set data.clip)"
             raise ValueError(f"{folder}: no {kind}; found {describe_folder(folder)}")
-        cases += [LabelledCase(stem(path), (path,), names.index(folder.name), split) for path in files]
-    return LabelledListing(_told_apart(cases), names)
+        cases += [Case(stem(path), (path,), names.index(folder.name), split) for path in files]
+    return Listing(_told_apart(cases), names, labels="class")
 
 
-def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -> LabelledListing:
+def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -> Listing:
     """Cases of a table whose label column holds class names or numbers; an empty cell is no label.
 
     Several label columns (`data.columns.label`), of 0 and 1, are classes that may coincide. Numbers count
@@ -68,22 +69,21 @@ def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -
         lines = [f"{table.path}: row {row.line}" for row in table.rows]
         labels = [class_number(text, names, line) if text else None for text, line in zip(texts, lines, strict=True)]
     cases = [
-        LabelledCase(row.id, row.images, label, row.split, row.group)
-        for row, label in zip(table.rows, labels, strict=True)
+        Case(row.id, row.images, label, row.split, row.group) for row, label in zip(table.rows, labels, strict=True)
     ]
-    return LabelledListing(tuple(cases), names, multi_label=len(table.labels) > 1)
+    return Listing(tuple(cases), names, labels="classes" if len(table.labels) > 1 else "class")
 
 
-def find_unlabelled(folder: Path, clips: bool) -> tuple[LabelledCase, ...]:
+def find_unlabelled(folder: Path, clips: bool) -> tuple[Case, ...]:
     """The volumes or clips right in a folder, or one file, without labels. Raises ValueError where there are none."""
     if folder.is_file():
-        return (LabelledCase(stem(folder), (folder,)),)
+        return (Case(stem(folder), (folder,)),)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder, and no such file")
     files = _list_clips(folder) if clips else list_volumes(folder)
     if not files:
         raise ValueError(f"{folder}: no {'clips' if clips else 'volumes'}; found {describe_folder(folder)}")
-    return tuple(LabelledCase(stem(path), (path,)) for path in files)
+    return tuple(Case(stem(path), (path,)) for path in files)
 
 
 def class_names_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
@@ -114,18 +114,13 @@ def class_number(text: str, names: Sequence[str], where: str) -> int:
     raise ValueError(f"{where} has the label {text!r}, which is no class; {hint}")
 
 
-def _told_apart(cases: list[LabelledCase]) -> tuple[LabelledCase, ...]:
+def _told_apart(cases: list[Case]) -> tuple[Case, ...]:
     """A name that several classes or splits have takes its folders along."""
     repeated = {name for name, count in Counter(case.id for case in cases).items() if count > 1}
     if not repeated:
         return tuple(cases)
     return tuple(
-        LabelledCase(
-            "_".join([*([case.split] if case.split else []), case.images[0].parent.name, case.id]),
-            case.images,
-            case.label,
-            case.split,
-        )
+        replace(case, id="_".join([*filter(None, [case.split]), case.images[0].parent.name, case.id]))
         if case.id in repeated
         else case
         for case in cases

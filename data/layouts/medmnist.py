@@ -10,13 +10,13 @@ from numpy.lib import format as npy
 from configs.schema.data import DataConfig
 from data.files.errors import FileProblem
 from data.files.gzip import RESTORE
-from data.layouts.cases import LabelledCase, LabelledListing, describe_folder, some
+from data.layouts.cases import Case, Listing, describe_folder, some
 from data.layouts.class_folders import class_names_of
 
 SPLITS = ("train", "val", "test")
 
 
-def find_medmnist(config: DataConfig, class_names: tuple[str, ...] | None) -> LabelledListing:
+def find_medmnist(config: DataConfig, class_names: tuple[str, ...] | None) -> Listing:
     """Cases of `<split>_images` (N, D, H, W) and `<split>_labels` (N, 1); splits may be missing.
 
     A case is a row, `train_0007`. Labels of several columns are classes that may coincide. The split is what
@@ -46,8 +46,8 @@ def find_medmnist(config: DataConfig, class_names: tuple[str, ...] | None) -> La
         digits = len(str(len(array) - 1))
         for row, values in enumerate(array.tolist()):
             label = tuple(values) if columns > 1 else values[0]
-            cases.append(LabelledCase(f"{name}_{row:0{digits}}", (path,), label, name, member=(f"{name}_images", row)))
-    return LabelledListing(tuple(cases), names, multi_label=columns > 1)
+            cases.append(Case(f"{name}_{row:0{digits}}", (path,), label, name, member=(f"{name}_images", row)))
+    return Listing(tuple(cases), names, labels="classes" if columns > 1 else "class")
 
 
 def read_labels(path: Path, split: str, cases: int) -> np.ndarray:

@@ -5,15 +5,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from configs import Config
 from configs.schema.data import DataConfig
-from data.layouts.cases import Case, LabelledListing, Listing, describe_folder, with_safe_ids
-from data.layouts.class_folders import find_classes, find_labelled_table
+from data.layouts.cases import Case, Listing, describe_folder, with_safe_ids
+from data.layouts.class_folders import find_classes, find_labelled_table, find_unlabelled
 from data.layouts.folders import find_csv, find_folders
 from data.layouts.folders import find_images as _find_images
 from data.layouts.medmnist import find_medmnist
 from data.layouts.msd_nnunet import find_msd, find_nnunet
 
-__all__ = ["SOURCES", "Case", "Layout", "Listing", "find_cases", "find_images", "find_labelled", "volume_layouts"]
+__all__ = [
+    "SOURCES",
+    "Case",
+    "Layout",
+    "Listing",
+    "find_cases",
+    "find_images",
+    "find_labelled",
+    "list_cases",
+    "list_images",
+    "volume_layouts",
+]
 
 
 class Layout(NamedTuple):
@@ -22,7 +34,7 @@ class Layout(NamedTuple):
     looks: str
     volumes: Callable[[DataConfig], Listing] | None = None  # cases with label volumes
     # Cases with classes, of (config, class_names): known ones, in their order, or None.
-    classes: Callable[[DataConfig, tuple[str, ...] | None], LabelledListing] | None = None
+    classes: Callable[[DataConfig, tuple[str, ...] | None], Listing] | None = None
     needs: str | None = None  # a file below data.root
     may_be_file: bool = False  # data.root
     clips: bool = True  # may be of video
@@ -50,6 +62,22 @@ def volume_layouts() -> dict[str, str]:
     return {name: layout.looks for name, layout in SOURCES.items() if layout.volumes is not None}
 
 
+def list_cases(config: Config, trained: Sequence[str] | None = None) -> Listing:
+    """The cases of the config's task: with label volumes (`find_cases`), or with classes (`find_labelled`)."""
+    return find_labelled(config.data, trained) if config.task == "classification" else find_cases(config.data)
+
+
+def list_images(folder: Path | str, config: Config, class_names: Sequence[str], multi_label: bool) -> Listing:
+    """The volumes or clips of a folder as cases of the config's task, without labels. Raises ValueError.
+
+    `class_names` and `multi_label` are those that a run was trained with.
+    """
+    if config.task == "segmentation":
+        return Listing(find_images(folder), tuple(class_names))
+    cases = with_safe_ids(find_unlabelled(Path(folder), clips=config.data.clip is not None), Path(folder))
+    return Listing(cases, tuple(class_names), labels="classes" if multi_label else "class")
+
+
 def find_cases(config: DataConfig) -> Listing:
     """The cases under `config.root`, as `config.source` finds them; no volume is opened.
 
@@ -72,10 +100,10 @@ def find_cases(config: DataConfig) -> Listing:
     cases = with_safe_ids(listing.cases, root)
     if not cases:
         raise ValueError(f"data.root={root}: no cases; data.source={config.source} expects {layout.looks}")
-    return Listing(cases, config.class_names or listing.class_names, listing.channel_names)
+    return replace(listing, cases=cases, class_names=config.class_names or listing.class_names)
 
 
-def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> LabelledListing:
+def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> Listing:
     """The cases with classes under `config.root`; no volume or clip is opened.
 
     Class names are the config's, else those that a run was `trained` with, else the source's. Raises ValueError.
@@ -88,13 +116,9 @@ def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> L
         raise ValueError(f"data.root={config.root}: data.source={config.source} needs a folder, this is a file")
     names = config.class_names or (None if trained is None else tuple(trained))
     listing = layout.classes(config, names)
-    if trained is not None and listing.class_names != tuple(trained):
-        raise ValueError(
-            f"the data's classes are {list(listing.class_names)}, the run was trained with {list(trained)}; "
-            "evaluate data of the same classes"
-        )
-    if len(listing.class_names) < 2 and not listing.multi_label:
-        raise ValueError(f"data.root={config.root}: the classes are {list(listing.class_names)}; two are needed")
+    found = list(listing.class_names or ())
+    if len(found) < 2 and not listing.multi_label:
+        raise ValueError(f"data.root={config.root}: the classes are {found}; two are needed")
     return replace(listing, cases=with_safe_ids(listing.cases, config.root))
 
 

@@ -17,6 +17,11 @@ class Problem:
     path: Path
     reason: str
 
+    @classmethod
+    def of(cls, case_id: str, fault: FileProblem) -> "Problem":
+        """What is wrong with a file of the case."""
+        return cls(case_id, fault.path, f"{fault.reason}; {fault.mend}")
+
 
 def check_case(case: Case, num_channels: int | None = None) -> list[Problem]:
     """All that is wrong with a case as far as headers show; empty for a sound one. Never raises on bad files.
@@ -28,15 +33,15 @@ def check_case(case: Case, num_channels: int | None = None) -> list[Problem]:
     """
     problems: list[Problem] = []
     headers: list[Header] = []
-    for path in (*case.images, *([case.label] if case.label else [])):
+    for path in case.files:
         try:
             header = read_header(path)
             found = header.problems or tuple(filter(None, [gzip_problem(header.voxels_path, header.num_bytes)]))
-            problems += [Problem(case.id, path, f"{problem.reason}; {problem.mend}") for problem in found]
+            problems += [Problem.of(case.id, problem) for problem in found]
             headers.append(header)
         except FileProblem as problem:
-            problems.append(Problem(case.id, path, f"{problem.reason}; {problem.mend}"))
-    if len(headers) < len(case.images) + (case.label is not None):
+            problems.append(Problem.of(case.id, problem))
+    if len(headers) < len(case.files):
         return problems
     images, label = headers[: len(case.images)], headers[len(case.images) :]
     for header in headers[1:]:

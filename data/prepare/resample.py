@@ -64,44 +64,16 @@ def resample_image(
     return out
 
 
-def resample_argmax(probabilities: np.ndarray, source: "Grid", target: "Grid") -> np.ndarray:
-    """Labels uint8 (int16 beyond 256 classes) on the target grid: class by class the probabilities
-    (D, H, W, K) are interpolated linearly and the largest wins (ties: the first class)."""
-    num_classes = probabilities.shape[-1]
-    out = np.zeros(target.shape, np.uint8 if num_classes <= 256 else np.int16)
-    for planes, block, taps in _slabs(probabilities, linear_taps(source, target), target.shape):
-        slab = out[planes]
-        best = np.full(slab.shape, -np.inf, np.float32)
-        for value in range(num_classes):
-            _keep_larger(slab, best, value, _interpolate(block[..., value], taps))
-    return out
-
-
-def resample_probabilities(probabilities: np.ndarray, source: "Grid", target: "Grid") -> np.ndarray:
-    """The probabilities (D, H, W, K) on the target grid, float32, interpolated linearly class by class.
-
-    They still sum to one in each voxel, up to rounding.
-    """
-    out = np.empty((*target.shape, probabilities.shape[-1]), np.float32)
-    for first, slab in resample_slabs(probabilities, source, target):
-        out[first : first + len(slab)] = slab
-    return out
-
-
 def resample_slabs(values: np.ndarray, source: "Grid", target: "Grid") -> Iterator[tuple[int, np.ndarray]]:
-    """`resample_probabilities` of any values (D, H, W, K), in slabs: (first plane, (d, H, W, K) float32)."""
+    """Values (D, H, W, K) on the target grid, interpolated linearly, in slabs: (first plane, (d, H, W, K) float32).
+
+    Probabilities still sum to one in each voxel, up to rounding.
+    """
     for planes, block, taps in _slabs(values, linear_taps(source, target), target.shape):
         slab = np.empty((planes.stop - planes.start, *target.shape[1:], values.shape[-1]), np.float32)
         for channel in range(values.shape[-1]):
             slab[..., channel] = _interpolate(block[..., channel], taps)
         yield planes.start, slab
-
-
-def _keep_larger(labels: np.ndarray, best: np.ndarray, value: int, score: np.ndarray) -> None:
-    """Running argmax, in place: `labels` becomes `value` where `score` beats `best`."""
-    wins = score > best
-    labels[wins] = value
-    np.maximum(best, score, out=best)
 
 
 def smoothing_sigmas(source: "Grid", target: "Grid") -> list[float]:

@@ -3,10 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from data.layouts.cases import Case, LabelledCase, Listing
+from data.layouts.cases import Case, Listing
 from data.prepare.cache import parts_of
 from data.prepare.normalise import Intensities, intensities_from_json
 from data.prepare.volumes import Preparation
@@ -48,22 +47,16 @@ def agreed_intensities(preparation: Preparation, statistics: Statistics) -> tupl
     return None if entries is None else tuple(intensities_from_json(entries))
 
 
-def fingerprint(
-    cases: Sequence[Case] | Sequence[LabelledCase], class_names: Sequence[str], preparation: Mapping[str, Any]
-) -> str:
+def fingerprint(cases: Sequence[Case], class_names: Sequence[str], preparation: Mapping[str, Any]) -> str:
     """Hash of the cases' ids, files' names and sizes, labels, the classes, and how cases are prepared.
 
     Where the files lie and when they were copied does not matter.
     """
-    facts = [[case.id, *_file_sizes(case), *_class_label(case)] for case in cases]
+    facts = [_facts(case) for case in cases]
     text = json.dumps([facts, list(class_names), dict(preparation)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _file_sizes(case: Case | LabelledCase) -> list[list[list[Any]]]:
-    files = [*case.images, *([case.label] if isinstance(case.label, Path) else [])]
-    return [[[path.name, path.stat().st_size if path.exists() else None] for path in parts_of(files)]]
-
-
-def _class_label(case: Case | LabelledCase) -> list[Any]:
-    return [] if case.label is None or isinstance(case.label, Path) else [case.label]
+def _facts(case: Case) -> list[Any]:
+    sizes = [[path.name, path.stat().st_size if path.exists() else None] for path in parts_of(case.files)]
+    return [case.id, sizes, *([] if case.label is None or case.label_file else [case.label])]

@@ -4,48 +4,40 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data.prepare.resample import resample_argmax, resample_slabs
+from data.prepare.resample import resample_slabs
 from data.prepare.volumes import Prepared
 
 
 def restore_labels(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
     """Labels (D, H, W) on the source file's RAS+ grid, uint8 (int16 beyond 256 classes).
 
-    `probabilities` (d, h, w, K) lie on the prepared grid. They are resampled class by class, then the largest
-    wins; what was cropped away is background. Extra memory: the result and a slab.
+    The largest of the probabilities that `restore_slabs` gives wins (ties: the first class).
     """
-    inside = _inside(prepared, probabilities)
-    cropped = prepared.source_grid.crop(*prepared.box)
-    labels = resample_argmax(probabilities, prepared.grid, cropped)
-    if cropped.shape == prepared.source_grid.shape:
-        return labels
-    restored = np.zeros(prepared.source_grid.shape, labels.dtype)
-    restored[inside] = labels
-    return restored
+    dtype = np.uint8 if probabilities.shape[-1] <= 256 else np.int16
+    return np.concatenate([slab.argmax(-1).astype(dtype) for _, slab in restore_slabs(prepared, probabilities)])
 
 
-def restore_probabilities(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities (D, H, W, K) float32 on the source file's RAS+ grid, background where cropped away."""
-    return restore_values(prepared, probabilities, [1.0] + [0.0] * (probabilities.shape[-1] - 1))
+def restore_slabs(prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Probabilities (D, H, W, K) float32 on the source file's RAS+ grid, background where cropped away, in slabs.
+
+    They come in order: (first plane, (n, H, W, K)). `probabilities` (d, h, w, K) are interpolated linearly.
+    """
+    return _slabs(prepared, probabilities, [1.0] + [0.0] * (probabilities.shape[-1] - 1))
 
 
-def restore_values(prepared: Prepared, values: np.ndarray, outside: Sequence[float]) -> np.ndarray:
-    """Values (d, h, w, K) of the prepared grid on the source file's RAS+ grid, (D, H, W, K) float32.
+def restore_maps(prepared: Prepared, maps: np.ndarray) -> np.ndarray:
+    """Maps (d, h, w, M) of the prepared grid on the source file's RAS+ grid, (D, H, W, M) float32.
 
-    They are interpolated linearly; `outside` (K,) is where voxels were cropped away. On the file's own grid they are
+    They are interpolated linearly, and 0 where voxels were cropped away. On the file's own grid they are
     returned as they are.
     """
-    _inside(prepared, values)
+    _inside(prepared, maps)
     if prepared.grid.matches(prepared.source_grid):
-        return values
-    restored = np.empty((*prepared.source_grid.shape, values.shape[-1]), np.float32)
-    for first, slab in restore_slabs(prepared, values, outside):
-        restored[first : first + len(slab)] = slab
-    return restored
+        return maps
+    return np.concatenate([slab for _, slab in _slabs(prepared, maps, [0.0] * maps.shape[-1])])
 
 
-def restore_slabs(prepared: Prepared, values: np.ndarray, outside: Sequence[float]) -> Iterator[tuple[int, np.ndarray]]:
-    """`restore_values` in slabs, for those who don't need them whole: (first plane, (n, H, W, K) float32), in order."""
+def _slabs(prepared: Prepared, values: np.ndarray, outside: Sequence[float]) -> Iterator[tuple[int, np.ndarray]]:
     inside, shape = _inside(prepared, values), prepared.source_grid.shape
     depth, rows, columns = inside
     cropped = prepared.source_grid.crop(*prepared.box)

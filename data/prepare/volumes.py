@@ -5,7 +5,7 @@ The grid is carried through every step, so that `data.restore` can go the way ba
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,12 @@ class Prepared:
     source: Source  # the (first) image file
     digest: str = ""  # of the image's voxels as read: `Roster.reject_copies`
     notes: tuple[str, ...] = ()  # oddities that do not rule the case out
+
+    @property
+    def num_bytes(self) -> int:
+        """That its arrays take."""
+        label = 0 if self.label is None else self.label.nbytes
+        return self.volume.nbytes + label + sum(voxels.nbytes for voxels in self.foreground.values())
 
     def to_entry(self) -> Entry:
         """What the cache stores of it."""
@@ -201,12 +207,13 @@ def read_case_image(case: Case, channels: Sequence[int] | None = None) -> tuple[
 
 def read_case_label(case: Case, image_grid: Grid, preparation: Preparation) -> np.ndarray | None:
     """The case's label (D, H, W) in `preparation.label_dtype`, None without one. Raises FileProblem."""
-    if case.label is None:
+    path = case.label_file
+    if path is None:
         return None
-    label, grid, _ = read_label(case.label)
+    label, grid, _ = read_label(path)
     label = map_labels(label, preparation.label_map)
-    _require_same_grid(case.label, grid, case.images[0], image_grid)
-    require_classes(label, preparation.num_classes, case.label, preparation.ignore_label)
+    _require_same_grid(path, grid, case.images[0], image_grid)
+    require_classes(label, preparation.num_classes, path, preparation.ignore_label)
     return label.astype(preparation.label_dtype, copy=False)
 
 
@@ -267,11 +274,6 @@ def sample_intensities(case: Case, preparation: Preparation) -> np.ndarray:
     if len(found):
         found = np.random.default_rng(zlib.crc32(case.id.encode())).choice(found, MAX_FOREGROUND)
     return volume.reshape(-1, volume.shape[-1])[found]
-
-
-def with_intensities(preparation: Preparation, intensities: Sequence[Intensities] | None) -> Preparation:
-    """The preparation, with the training split's intensities known."""
-    return replace(preparation, intensities=None if intensities is None else tuple(intensities))
 
 
 def _require_same_grid(path: Path, grid: Grid, image: Path, image_grid: Grid) -> None:

@@ -15,13 +15,10 @@ from data.sampling.augment_spatial import (
 )
 
 
-def build_augment(config: AugmentConfig) -> "Augment":
-    """The augmentation that the `data.augment` section describes."""
-    return Augment(config)
-
-
 class Augment:
-    """Random transforms of a volume and its labels; every draw comes from the generator that is passed in.
+    """Random transforms of a volume and its labels, as the `data.augment` section has them.
+
+    Every draw comes from the generator that is passed in.
 
     Rotation, scaling and elastic deformation are interpolated once, together with the patch's cut; flips
     follow. Then, on the image alone and in the order of image formation as nnU-Net keeps it: bias field,
@@ -40,23 +37,23 @@ class Augment:
         spacing_mm: Spacing = (1.0, 1.0, 1.0),
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Augmented copies of volume (D, H, W, C) float32 and of label (D, H, W), or None, on the same grid."""
-        cut = self.draw_cut((0, 0, 0), volume.shape[:3], volume.shape, rng, spacing_mm)
-        return self.change_intensities(cut.image(volume), rng), None if label is None else cut.labels(label)
+        d, h, w = volume.shape[:3]
+        return self.sample(volume, label, (0, 0, 0), rng, patch_size=(d, h, w), spacing_mm=spacing_mm)
 
     def sample(
         self,
         volume: np.ndarray,
-        label: np.ndarray,
+        label: np.ndarray | None,
         offset: Shape3,
         rng: np.random.Generator,
         *,
         patch_size: Shape3,
         spacing_mm: Spacing = (1.0, 1.0, 1.0),
         fill: float = 0.0,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The augmented patch (d, h, w, C) float32 at `offset` and its labels (d, h, w)."""
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The augmented patch (d, h, w, C) float32 at `offset` and its labels (d, h, w), if any."""
         cut = self.draw_cut(offset, patch_size, volume.shape, rng, spacing_mm)
-        return self.change_intensities(cut.image(volume, fill), rng), cut.labels(label)
+        return self.change_intensities(cut.image(volume, fill), rng), None if label is None else cut.labels(label)
 
     def draw_cut(
         self,

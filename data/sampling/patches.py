@@ -14,7 +14,7 @@ Sampling = Literal["random", "whole", "grid"]
 
 def draw_sample(
     volume: np.ndarray,
-    label: np.ndarray,
+    label: np.ndarray | None,
     foreground: Mapping[int, np.ndarray],
     rng: np.random.Generator,
     *,
@@ -24,8 +24,8 @@ def draw_sample(
     augment: Augment | None = None,
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     fill: float = 0.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """One augmented patch x (d, h, w, C) float32 and its labels y (d, h, w), cut from a prepared case.
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """One augmented patch x (d, h, w, C) float32 and its labels y (d, h, w), if any, cut from a prepared case.
 
     `volume` (D, H, W, C) float32 or float16 and `label` (D, H, W) may be memory maps: only the block that
     the patch needs is read. Rotation, scaling and elastic deformation are composed into the cut, so that
@@ -42,7 +42,8 @@ def draw_sample(
     offset = draw_offset(volume.shape[:3], foreground, rng, patch_size, foreground_rate, sampling)
     if augment is not None:
         return augment.sample(volume, label, offset, rng, patch_size=patch_size, spacing_mm=spacing_mm, fill=fill)
-    return crop(volume, offset, patch_size, fill, np.float32), crop(label, offset, patch_size, 0, label_dtype(label))
+    y = None if label is None else crop(label, offset, patch_size, 0, label_dtype(label))
+    return crop(volume, offset, patch_size, fill, np.float32), y
 
 
 def draw_offset(

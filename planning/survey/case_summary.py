@@ -67,7 +67,7 @@ class CaseFacts:
 
 def scan_of(case: Case | LabelledCase) -> Case:
     """The files of a case, whatever its task."""
-    return case if isinstance(case, Case) else case.scan
+    return case if case.label_file is not None else replace(case, label=None)
 
 
 def read_headers(case: Case | LabelledCase) -> CaseFacts:
@@ -76,7 +76,7 @@ def read_headers(case: Case | LabelledCase) -> CaseFacts:
     facts = CaseFacts(case, problems=tuple(check_case(scan)))
     try:
         headers = [read_header(path) for path in scan.images]
-        label = read_header(scan.label) if scan.label else None
+        label = read_header(scan.label_file) if scan.label_file else None
     except FileProblem:
         return facts  # among the problems already
     first: Header = headers[0]
@@ -103,11 +103,11 @@ def read_voxels(
     label: np.ndarray | None = None
     counts: dict[int, int] | None = None
     try:
-        if case.label is not None:
-            label, _, _ = read_label(case.label)
+        if case.label_file is not None:
+            label, _, _ = read_label(case.label_file)
             counts = _count(label)
             if class_names is not None:
-                require_classes(label, len(class_names), case.label, ignore_label)
+                require_classes(label, len(class_names), case.label_file, ignore_label)
     except FileProblem as problem:
         problems.append(_problem(case.id, problem))
     for number, path in enumerate(case.images):

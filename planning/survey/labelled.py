@@ -66,6 +66,7 @@ def take_labelled(
     """Read every file of a classification's cases once; arguments and errors as of `take_survey`."""
     with collected_warnings() as warnings:
         listing = find_labelled(config.data)
+    names = listing.class_names or ()
     volumes: tuple[CaseFacts, ...] = ()
     clips: tuple[ClipFacts, ...] = ()
     total = len(listing.cases)
@@ -87,8 +88,8 @@ def take_labelled(
     else:
         volumes = read_volumes(listing.cases, thumbnails=thumbnails, threads=threads, progress=progress)
     remarks = [Remark(text) for text in warnings]
-    remarks += find_labelled_remarks(config.data, volumes, clips, listing.class_names)
-    return LabelledSurvey(config, volumes, clips, listing.class_names, listing.multi_label, tuple(remarks))
+    remarks += find_labelled_remarks(config.data, volumes, clips, names)
+    return LabelledSurvey(config, volumes, clips, names, listing.multi_label, tuple(remarks))
 
 
 def _read_rows(cases: tuple[LabelledCase, ...], thumbnails: bool) -> Iterator[CaseFacts]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from configs import Config
+from data.dataset import open_data
 from data.files.errors import FileProblem
-from data.labelled import ClassificationData, open_labelled
 from engine.config import config_class
+from tests.data.batches import assert_an_epoch_goes_on, assert_same, batches
 from tests.data.clip_files import brightness, numbered, numbers_of, write_clip
 
 
@@ -47,18 +48,13 @@ def make_config(tmp_path: Path, shared_root: Path) -> Any:
     return make
 
 
-def batches(data: ClassificationData, epoch: int = 0, first_batch: int = 0) -> list[dict[str, np.ndarray]]:
-    with data.train_stream(epoch, first_batch) as stream:
-        return list(iter(stream.next, None))
-
-
 def raw(x: np.ndarray) -> np.ndarray:
     """Undoes the default normalisation."""
     return (x * 0.225 + 0.45) * 255
 
 
 def test_batches(make_config: Any) -> None:
-    data = open_labelled(make_config())
+    data = open_data(make_config())
     assert data.class_names == ("brighter", "darker")
     assert (data.num_channels, data.num_outputs, data.batches_per_epoch) == (3, 2, 3)
     found = batches(data)
@@ -72,7 +68,7 @@ def test_batches(make_config: Any) -> None:
 
 
 def test_random_segments_differ_between_epochs(make_config: Any) -> None:
-    data = open_labelled(make_config())
+    data = open_data(make_config())
     starts = []
     for epoch in range(4):
         first = {int(i): x[0].mean() for b in batches(data, epoch) for i, x in zip(b["index"], b["x"], strict=True)}
@@ -87,21 +83,19 @@ def test_neither_threads_nor_a_full_cache_change_batches(make_config: Any, tmp_p
         "frame_rate": 8,
         "augment": {"flip": 0.5, "zoom": (0.8, 1.3), "brightness": (0.5, 1)},
     }
-    expected = batches(open_labelled(make_config(clip)), epoch=2)
+    expected = batches(open_data(make_config(clip)), epoch=2)
     if "cache" in settings:
         settings["cache"]["folder"] = tmp_path / "small"
-    data = open_labelled(make_config(clip, **settings))
+    data = open_data(make_config(clip, **settings))
     data.prepare_all()
     if "cache" in settings:
         assert not list((tmp_path / "small").glob("*/frames.npy"))
-    for a, b in zip(batches(data, epoch=2), expected, strict=True):
-        for key in a:
-            np.testing.assert_array_equal(a[key], b[key])
+    assert_same(batches(data, epoch=2), expected)
 
 
 def test_part_of_the_clips_is_stored(make_config: Any, tmp_path: Path) -> None:
     each = 16 * 24 * 3 * 12  # the first two clips' frames, or a little more
-    data = open_labelled(make_config(cache={"folder": tmp_path / "part", "limit_gb": 2.5 * each / 1e9}))
+    data = open_data(make_config(cache={"folder": tmp_path / "part", "limit_gb": 2.5 * each / 1e9}))
     data.prepare_all()
     assert len(list((tmp_path / "part").glob("*/frames.npy"))) == 2
     assert len(list((tmp_path / "part").glob("*/times_s.npy"))) == 12
@@ -113,23 +107,21 @@ def test_a_copy_in_another_split_is_found(
 ) -> None:
     """Frames stored, of none, or of the first of the two alone."""
     shutil.copytree(shared_root, tmp_path / "data")
-    whole = open_labelled(make_config())
+    whole = open_data(make_config())
     paths = {name: whole.cases(name)[0].images[0].relative_to(shared_root.resolve()) for name in ("train", "val")}
     shutil.copy(tmp_path / "data" / paths["val"], tmp_path / "data" / paths["train"])
     limit_gb = 2.5 * 16 * 24 * 3 * 12 / 1e9 if limit_gb is None else limit_gb
     config = make_config(root=tmp_path / "data", cache={"folder": tmp_path / "other", "limit_gb": limit_gb})
     with pytest.raises(ValueError, match=rf"{paths['train']}: a copy of case {whole.splits['val'][0]} \(.*put both"):
-        open_labelled(config).prepare_all()
+        open_data(config).prepare_all()
 
 
 def test_an_interrupted_epoch_goes_on(make_config: Any) -> None:
-    data = open_labelled(make_config())
-    for a, b in zip(batches(data, 1, 2), batches(data, 1)[2:], strict=True):
-        np.testing.assert_array_equal(a["x"], b["x"])
+    assert_an_epoch_goes_on(open_data(make_config()), 1, 2)
 
 
 def test_views(make_config: Any) -> None:
-    data = open_labelled(make_config({"clips": 3, "crops": 3, "crop_pixels": (16, 12)}))
+    data = open_data(make_config({"clips": 3, "crops": 3, "crop_pixels": (16, 12)}))
     loaded = data.load("brighter_0")  # 12 frames
     assert loaded.views.shape == (9, 4, 16, 12, 3)
     assert loaded.views.dtype == np.float32
@@ -143,7 +135,7 @@ def test_views(make_config: Any) -> None:
 
 def test_differences(make_config: Any) -> None:
     settings = {"input": "differences", "colour": "grey", "std": (0.1,)}
-    data = open_labelled(make_config(settings))
+    data = open_data(make_config(settings))
     assert data.num_channels == 1
     step = (brightness(1) - brightness(0)) / 255 / 0.1
     for name, sign in (("brighter_2", 1), ("darker_2", -1)):
@@ -157,7 +149,7 @@ def test_differences(make_config: Any) -> None:
 
 
 def test_a_single_frame_shows_no_motion(make_config: Any) -> None:
-    data = open_labelled(make_config({"single_frame": True}))
+    data = open_data(make_config({"single_frame": True}))
     for batch in batches(data):
         assert (batch["x"] == batch["x"][:, :1]).all()
     views = data.load("darker_1").views
@@ -172,7 +164,7 @@ def test_flips(make_config: Any, tmp_path: Path) -> None:
         for number in range(5):
             write_clip(tmp_path / "sides" / name / f"{name}{number}.mp4", picture)
     for probability in (0.0, 1.0):
-        data = open_labelled(make_config({"augment": {"flip": probability}}, root=tmp_path / "sides"))
+        data = open_data(make_config({"augment": {"flip": probability}}, root=tmp_path / "sides"))
         for batch in batches(data):
             left, right = batch["x"][..., :8, :].mean(), batch["x"][..., 8:, :].mean()
             assert (left > right) == (probability == 1)
@@ -194,9 +186,9 @@ def damaged_root(shared_root: Path, tmp_path: Path) -> Path:
 
 def test_bad_clips_stop(make_config: Any, damaged_root: Path) -> None:
     with pytest.raises(ValueError, match=r"(?s)1 of 12 cases cannot be used:\n  .*darker_3\.mp4: no video"):
-        open_labelled(make_config(root=damaged_root))
+        open_data(make_config(root=damaged_root))
     (damaged_root / "darker" / "darker_3.mp4").unlink()
-    data = open_labelled(make_config(root=damaged_root))
+    data = open_data(make_config(root=damaged_root))
     with pytest.raises(ValueError, match=r"(?s)1 of 11 cases cannot be used:\n  .*brighter_4\.mp4: damaged after"):
         data.prepare_all()
 
@@ -204,14 +196,14 @@ def test_bad_clips_stop(make_config: Any, damaged_root: Path) -> None:
 def test_a_bad_clip_is_named_by_the_stream(make_config: Any, damaged_root: Path) -> None:
     (damaged_root / "darker" / "darker_3.mp4").unlink()
     ids = [f"brighter_{number}" for number in range(6)]
-    data = open_labelled(make_config(root=damaged_root, split={"kind": "lists", "train": ids, "val": ["darker_0"]}))
+    data = open_data(make_config(root=damaged_root, split={"kind": "lists", "train": ids, "val": ["darker_0"]}))
     with pytest.raises(FileProblem, match=r"brighter_4\.mp4: damaged after") as caught:
         batches(data)
     assert any("case brighter_4" in note for note in caught.value.__notes__)
 
 
 def test_bad_clips_are_skipped_and_listed(make_config: Any, damaged_root: Path) -> None:
-    data = open_labelled(make_config(root=damaged_root, on_error="skip"))
+    data = open_data(make_config(root=damaged_root, on_error="skip"))
     data.prepare_all()
     assert [case_id for case_id, _, _ in data.skipped] == ["darker_3", "brighter_4"]
     assert data.skipped[1][1].endswith("brighter_4.mp4")
@@ -219,16 +211,16 @@ def test_bad_clips_are_skipped_and_listed(make_config: Any, damaged_root: Path) 
 
 
 def test_short_clips_are_errors_on_request(make_config: Any) -> None:
-    data = open_labelled(make_config({"frames": 13, "short": "error"}))
+    data = open_data(make_config({"frames": 13, "short": "error"}))
     with pytest.raises(ValueError, match=r"2 of 12 cases .*") as caught:
         data.prepare_all()
     assert "brighter_0.mp4: lasts 11 frame steps, a segment of 13 frames takes 12; take fewer frames" in str(
         caught.value
     )
-    data = open_labelled(make_config({"frames": 13, "frame_rate": 10, "short": "error"}, on_error="skip"))
+    data = open_data(make_config({"frames": 13, "frame_rate": 10, "short": "error"}, on_error="skip"))
     data.prepare_all()
     assert data.skipped == []  # 1.2 seconds last as long as 13 frames at 10 a second
-    data = open_labelled(make_config({"frames": 14, "frame_rate": 10, "short": "error"}, on_error="skip"))
+    data = open_data(make_config({"frames": 14, "frame_rate": 10, "short": "error"}, on_error="skip"))
     data.prepare_all()
     assert {reason.split(",")[0] for _, _, reason in data.skipped} == {"lasts 1.2 seconds"}
 
@@ -238,7 +230,7 @@ def test_the_shared_clips(datasets: Path, make_config: Any) -> None:
     if not root.is_dir():
         pytest.skip(f"no clips at {root}")
     config = make_config({"frames": 8, "frame_rate": 8, "clips": 2}, root=root, source="csv")
-    data = open_labelled(config)
+    data = open_data(config)
     assert data.class_names == ("fight", "noFight")
     assert len(data.cases("all")) == 217
     groups = {name: {case.group for case in data.cases(name)} for name in ("train", "val")}

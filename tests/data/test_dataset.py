@@ -10,6 +10,13 @@ import pytest
 from data.dataset import open_data, open_images
 from data.files.volumes import read_label
 from engine.config import config_class
+from tests.data.batches import (
+    assert_an_epoch_goes_on,
+    assert_processes_share_batches_of_four,
+    assert_same,
+    assert_too_few_cases,
+    batches,
+)
 
 AUGMENT = {
     "flip": {"probability": 0.5},
@@ -81,22 +88,6 @@ def make_config(tmp_path, cache_folder):
     return make
 
 
-def batches(data, epoch=0, first_batch=0):
-    with data.train_stream(epoch, first_batch) as stream:
-        found = []
-        while (batch := stream.next()) is not None:
-            found.append(batch)
-        return found
-
-
-def assert_same(first, second):
-    assert len(first) == len(second)
-    for a, b in zip(first, second, strict=True):
-        assert a.keys() == b.keys() == {"x", "y", "index"}
-        for key in a:
-            np.testing.assert_array_equal(a[key], b[key])
-
-
 def test_facts_of_a_data_set(shared_root, make_config):
     data = open_data(make_config(shared_root))
     assert data.class_names == ("background", "bright", "dark")
@@ -153,25 +144,15 @@ def test_epochs_and_seeds_differ(shared_root, make_config):
 
 @pytest.mark.parametrize("first_batch", [1, 3, 4])
 def test_resumed_epoch_goes_on_where_it_stopped(shared_root, make_config, first_batch):
-    data = open_data(make_config(shared_root, workers=2))
-    assert_same(batches(data, 2, first_batch), batches(data, 2)[first_batch:])
+    assert_an_epoch_goes_on(open_data(make_config(shared_root, workers=2)), 2, first_batch)
 
 
 def test_processes_share_each_batch(shared_root, make_config):
-    config = make_config(shared_root, batch_size=4)
-    whole = batches(open_data(config))
-    parts = [batches(open_data(config, rank=rank, world=2)) for rank in range(2)]
-    for batch, first, second in zip(whole, *parts, strict=True):
-        np.testing.assert_array_equal(batch["index"][0::2], first["index"])
-        np.testing.assert_array_equal(batch["x"][1::2], second["x"])
-    with pytest.raises(ValueError, match=r"train\.batch_size=4 must be divisible by the number of processes, 3"):
-        open_data(config, world=3)
+    assert_processes_share_batches_of_four(make_config(shared_root, batch_size=4))
 
 
 def test_batch_size_beyond_the_cases(shared_root, make_config):
-    data = open_data(make_config(shared_root, batch_size=9))
-    with pytest.raises(ValueError, match=r"train\.batch_size=9 is more than the 8 training cases"):
-        _ = data.batches_per_epoch
+    assert_too_few_cases(make_config(shared_root, batch_size=9), "9 is more than the 8 training cases")
 
 
 def test_whole_volumes_are_padded(shared_root, make_config):
@@ -198,7 +179,7 @@ def test_prepared_once(shared_root, make_config, monkeypatch, tmp_path):
     open_data(config).prepare_all(progress=lambda done, total: steps.append((done, total)))
     assert steps == [(n, 11) for n in range(1, 12)]
     assert len(list((tmp_path / "runs" / ".cache").glob("*/facts.json"))) == 11
-    monkeypatch.setattr("data.dataset.prepare", None)  # would raise if anything were prepared again
+    monkeypatch.setattr("data.volume_input.prepare", None)  # would raise if anything were prepared again
     open_data(config).prepare_all()
     with pytest.raises(TypeError):
         open_data(make_config(shared_root, percentiles=(1, 2), cache={"folder": None})).prepare_all()
@@ -387,8 +368,9 @@ def test_prediction_returns_to_the_untouched_label(shared_root, make_config):
     probabilities = np.eye(3, dtype=np.float32)[prepared.label]
     label, spacing_mm = data.read_label(case)
     assert spacing_mm == pytest.approx((1.5, 1.0, 1.0))
-    np.testing.assert_array_equal(data.restore(case, probabilities), label)
-    np.testing.assert_array_equal(data.restore_probabilities(prepared, probabilities).argmax(-1), label)
+    np.testing.assert_array_equal(data.restore(prepared, probabilities), label)
+    slabs = [slab for _, slab in data.restore_slabs(prepared, probabilities)]
+    np.testing.assert_array_equal(np.concatenate(slabs).argmax(-1), label)
 
 
 def test_merged_labels_train_and_score(shared_root, make_config):

@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 
 from configs import Config
-from data.labelled import ClassificationData, open_labelled, open_unlabelled
+from data.dataset import open_data, open_images
 from engine.config import config_class
+from tests.data.batches import (
+    assert_an_epoch_goes_on,
+    assert_processes_share_batches_of_four,
+    assert_too_few_cases,
+    batches,
+)
 
 CASES = {"bright": 8, "dark": 4}
 
@@ -61,27 +67,21 @@ def make_config(tmp_path: Path, shared_root: Path) -> Any:
     return make
 
 
-def batches(data: ClassificationData, epoch: int = 0, first_batch: int = 0) -> list[dict[str, np.ndarray]]:
-    with data.train_stream(epoch, first_batch) as stream:
-        return list(iter(stream.next, None))
-
-
 def test_facts(make_config: Any) -> None:
-    data = open_labelled(make_config())
+    data = open_data(make_config())
     assert data.class_names == ("bright", "dark")
     assert (data.num_channels, data.num_outputs, data.multi_label) == (1, 2, False)
     assert data.class_counts == {"train": [6, 3], "val": [2, 1], "test": [0, 0]}
     assert data.batches_per_epoch == 3
     assert json.loads(json.dumps(data.statistics)) == data.statistics
-    assert data.fingerprint == open_labelled(make_config()).fingerprint
-    assert data.fingerprint != open_labelled(make_config(normalisation="zscore")).fingerprint
-    with pytest.raises(ValueError, match=r"train\.batch_size=20 is more than the 9 training cases"):
-        _ = open_labelled(make_config(20)).batches_per_epoch
+    assert data.fingerprint == open_data(make_config()).fingerprint
+    assert data.fingerprint != open_data(make_config(normalisation="zscore")).fingerprint
+    assert_too_few_cases(make_config(20), "20 is more than the 9 training cases")
 
 
 @pytest.mark.parametrize("prepared", [False, True])
 def test_batches(make_config: Any, prepared: bool) -> None:
-    data = open_labelled(make_config(workers=2))
+    data = open_data(make_config(workers=2))
     if prepared:
         data.prepare_all()
     found = batches(data)
@@ -100,7 +100,7 @@ def test_batches(make_config: Any, prepared: bool) -> None:
 
 
 def test_patches_are_random_in_training_and_central_in_evaluation(make_config: Any) -> None:
-    data = open_labelled(make_config(patch_size_voxels=(4, 4, 4)))
+    data = open_data(make_config(patch_size_voxels=(4, 4, 4)))
     assert data.load("bright0").views.shape == (1, 4, 4, 4, 1)
     assert data.load("bright0").views[0, 2, 2, 2, 0] > 900  # index 8 // 2 of D, less the offset (8 - 4) // 2
     first = [batches(data, epoch)[0]["x"] for epoch in (0, 1)]
@@ -110,7 +110,7 @@ def test_patches_are_random_in_training_and_central_in_evaluation(make_config: A
 
 
 def test_small_volumes_are_padded_on_all_sides(make_config: Any) -> None:
-    views = open_labelled(make_config(patch_size_voxels=(12, 12, 14))).load("dark0").views
+    views = open_data(make_config(patch_size_voxels=(12, 12, 14))).load("dark0").views
     assert views.shape == (1, 12, 12, 14, 1)
     filled = np.argwhere(views[0, ..., 0] != 0)
     assert filled.min(axis=0).tolist() == [2, 1, 1]
@@ -119,28 +119,28 @@ def test_small_volumes_are_padded_on_all_sides(make_config: Any) -> None:
 
 def test_augmentation(make_config: Any) -> None:
     flip = {"flip": {"probability": 1.0, "axes": [2]}}
-    plain, flipped = (batches(open_labelled(make_config(augment=a)))[0] for a in ({}, flip))
+    plain, flipped = (batches(open_data(make_config(augment=a)))[0] for a in ({}, flip))
     np.testing.assert_array_equal(flipped["x"], plain["x"][:, :, :, ::-1])
     assert not np.array_equal(
-        batches(open_labelled(make_config(augment={"noise": {"probability": 1}})))[0]["x"], plain["x"]
+        batches(open_data(make_config(augment={"noise": {"probability": 1}})))[0]["x"], plain["x"]
     )
 
 
 def test_a_crop_is_said(make_config: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "mlx_volumes"):
-        open_labelled(make_config(patch_size_voxels=(8, 10, 11)))
+        open_data(make_config(patch_size_voxels=(8, 10, 11)))
     assert "patch_size_voxels=[8, 10, 11] is less than the largest volume, [8, 10, 12]" in caplog.text
 
 
 def test_normalisation_and_spacing(make_config: Any) -> None:
-    views = open_labelled(make_config(normalisation="zscore", spacing_mm=(2, 2, 2))).load("bright1").views
+    views = open_data(make_config(normalisation="zscore", spacing_mm=(2, 2, 2))).load("bright1").views
     assert (views != 0).sum() == 4 * 5 * 6
     assert views[views != 0].mean() == pytest.approx(0, abs=1e-5)
     assert views[views != 0].std() == pytest.approx(1, abs=1e-4)
 
 
 def test_balanced_epochs(make_config: Any) -> None:
-    data = open_labelled(make_config(1, balance="classes", patch_size_voxels=(4, 4, 4)))
+    data = open_data(make_config(1, balance="classes", patch_size_voxels=(4, 4, 4)))
     for epoch in range(3):
         found = batches(data, epoch)
         counts = np.bincount([int(batch["y"][0]) for batch in found])
@@ -149,31 +149,23 @@ def test_balanced_epochs(make_config: Any) -> None:
         again = [b for b in dark if b["index"][0] == dark[0]["index"][0]]
         if len(again) > 1:
             assert not np.array_equal(again[0]["x"], again[1]["x"])  # another patch of the same case
-    for a, b in zip(batches(data, 1, 4), batches(data, 1)[4:], strict=True):
-        np.testing.assert_array_equal(a["x"], b["x"])
+    assert_an_epoch_goes_on(data, 1, 4)
 
 
 def test_processes_share_each_batch(make_config: Any) -> None:
-    config = make_config(4)
-    whole = batches(open_labelled(config))
-    parts = [batches(open_labelled(config, rank=rank, world=2)) for rank in range(2)]
-    for batch, first, second in zip(whole, *parts, strict=True):
-        np.testing.assert_array_equal(batch["index"][0::2], first["index"])
-        np.testing.assert_array_equal(batch["x"][1::2], second["x"])
-    with pytest.raises(ValueError, match=r"train\.batch_size=4 must be divisible by the number of processes, 3"):
-        open_labelled(config, world=3)
+    assert_processes_share_batches_of_four(make_config(4))
 
 
 def test_prepared_once(make_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[tuple[int, int]] = []
-    data = open_labelled(make_config())
+    data = open_data(make_config())
     data.prepare_all(progress=lambda done, total: steps.append((done, total)))
     assert steps == [(n, 12) for n in range(1, 13)]
     held = {name: entry.arrays["volume"] for name, entry in data._store._memory.items()}
     assert sorted(held) == data.splits["train"]
     assert not any(isinstance(volume, np.memmap) for volume in held.values())
     monkeypatch.setattr("data.volume_input.prepare", None)  # would raise if anything were prepared again
-    open_labelled(make_config()).prepare_all()
+    open_data(make_config()).prepare_all()
 
 
 def test_bad_volumes(make_config: Any, tmp_path: Path) -> None:
@@ -185,8 +177,8 @@ def test_bad_volumes(make_config: Any, tmp_path: Path) -> None:
     nan = np.full((4, 4, 4), np.nan, np.float32)
     nibabel.save(nibabel.Nifti1Image(nan, np.eye(4)), tmp_path / "bad" / "b" / "b2.nii.gz")
     with pytest.raises(ValueError, match=r"(?s)1 of 8 cases cannot be used.*a1\.nii\.gz"):
-        open_labelled(make_config(root=tmp_path / "bad"))
-    data = open_labelled(make_config(root=tmp_path / "bad", on_error="skip"))
+        open_data(make_config(root=tmp_path / "bad"))
+    data = open_data(make_config(root=tmp_path / "bad", on_error="skip"))
     data.prepare_all()
     assert [(case_id, Path(file).name) for case_id, file, _ in data.skipped] == [
         ("a1", "a1.nii.gz"),
@@ -197,18 +189,18 @@ def test_bad_volumes(make_config: Any, tmp_path: Path) -> None:
 
 def test_a_copy_in_another_split_is_found(make_config: Any, shared_root: Path, tmp_path: Path) -> None:
     shutil.copytree(shared_root, tmp_path / "data")
-    whole = open_labelled(make_config())
+    whole = open_data(make_config())
     paths = {name: whole.cases(name)[0].images[0].relative_to(shared_root.resolve()) for name in ("train", "val")}
     shutil.copy(tmp_path / "data" / paths["val"], tmp_path / "data" / paths["train"])
     with pytest.raises(ValueError, match=rf"{paths['train']}: a copy of case {whole.splits['val'][0]} \(.*put both"):
-        open_labelled(make_config(root=tmp_path / "data")).prepare_all()
+        open_data(make_config(root=tmp_path / "data")).prepare_all()
 
 
 def test_classes_that_may_coincide(make_config: Any, shared_root: Path, tmp_path: Path) -> None:
     rows = [f"{shared_root}/bright/bright{n}.nii.gz,{int(n % 2 == 0)},{int(n < 3)}" for n in range(8)]
     (tmp_path / "t.csv").write_text("\n".join(["path,even,small", *rows, f"{shared_root}/dark/dark0.nii.gz,,"]))
     config = make_config(2, root=tmp_path / "t.csv", source="csv", columns={"label": ["even", "small"]})
-    data = open_labelled(config)
+    data = open_data(config)
     assert (data.multi_label, data.class_names) == (True, ("even", "small"))
     assert data.splits["test"] == ["dark0"]  # no label
     for batch in batches(data):
@@ -220,26 +212,26 @@ def test_classes_that_may_coincide(make_config: Any, shared_root: Path, tmp_path
     assert data.load("dark0").label is None
     assert np.sum(list(data.class_counts.values()), axis=0).tolist() == [4, 3]
     with pytest.raises(ValueError, match=r"data\.balance=classes needs one class a case"):
-        open_labelled(
+        open_data(
             make_config(root=tmp_path / "t.csv", source="csv", columns={"label": ["even", "small"]}, balance="classes")
         )
 
 
 def test_other_data_with_a_run_s_classes(make_config: Any, tmp_path: Path) -> None:
-    trained = open_labelled(make_config())
+    trained = open_data(make_config())
     (tmp_path / "other" / "dark").mkdir(parents=True)
     write_volume(tmp_path / "other" / "dark" / "x.nii", -100)
-    data = open_labelled(make_config(root=tmp_path / "other"), statistics=trained.statistics, splits={})
+    data = open_data(make_config(root=tmp_path / "other"), statistics=trained.statistics, splits={})
     assert data.class_names == ("bright", "dark")
     assert data.load("x").label == 1
     (tmp_path / "other" / "grey").mkdir()
     with pytest.raises(ValueError, match="grey: not one of the classes bright, dark"):
-        open_labelled(make_config(root=tmp_path / "other"), statistics=trained.statistics, splits={})
+        open_data(make_config(root=tmp_path / "other"), statistics=trained.statistics, splits={})
 
 
 def test_unlabelled_volumes(make_config: Any, shared_root: Path) -> None:
-    trained = open_labelled(make_config())
-    data = open_unlabelled(shared_root / "dark", make_config(), trained.statistics)
+    trained = open_data(make_config())
+    data = open_images(shared_root / "dark", make_config(), trained.statistics)
     assert data.splits == {"images": ["dark0", "dark1", "dark2", "dark3"]}
     assert data.class_names == ("bright", "dark")
     loaded, known = data.load("dark2"), trained.load("dark2")
@@ -248,7 +240,7 @@ def test_unlabelled_volumes(make_config: Any, shared_root: Path) -> None:
 
 
 def test_pictures(make_config: Any) -> None:
-    pictures = open_labelled(make_config()).pictures("bright0")
+    pictures = open_data(make_config()).pictures("bright0")
     assert pictures.shape == (1, 8, 10, 12, 1)
     assert pictures.dtype == np.uint8
     assert pictures.min() == 0
@@ -275,7 +267,7 @@ class TestMedMnist:
             patch_size_voxels=(6, 7, 8),
             class_names=["no", "yes"],
         )
-        data = open_labelled(config)
+        data = open_data(config)
         assert {name: len(ids) for name, ids in data.splits.items()} == {"train": 8, "val": 4, "test": 0}
         data.prepare_all()
         images = np.load(archive)["val_images"]
@@ -293,11 +285,11 @@ class TestMedMnist:
         split = {"kind": "given"}
         config = make_config(root=archive, source="medmnist", split=split, patch_size_voxels=(6, 7, 8))
         with pytest.raises(ValueError, match=r"tinymnist3d\.npz: a copy of case val_1 \(.*\), which is in val"):
-            open_labelled(config).prepare_all()
+            open_data(config).prepare_all()
 
     def test_normalised(self, make_config: Any, archive: Path) -> None:
         config = make_config(root=archive, source="medmnist", normalisation="zscore", patch_size_voxels=(6, 7, 8))
-        views = open_labelled(config).load("train_3").views
+        views = open_data(config).load("train_3").views
         assert views.mean() == pytest.approx(0, abs=1e-5)
         assert views.std() == pytest.approx(1, abs=1e-4)
 
@@ -305,12 +297,12 @@ class TestMedMnist:
         self, make_config: Any, archive: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.WARNING, "mlx_volumes"):
-            open_labelled(make_config(root=archive.parent, source="medmnist", patch_size_voxels=(6, 7, 8)))
+            open_data(make_config(root=archive.parent, source="medmnist", patch_size_voxels=(6, 7, 8)))
         assert "the source's own split needs data.split.kind=given" in caplog.text
 
     def test_no_spacing(self, make_config: Any, archive: Path) -> None:
         with pytest.raises(ValueError, match=r"data\.spacing_mm: MedMNIST's volumes have no spacing"):
-            open_labelled(make_config(root=archive, source="medmnist", spacing_mm=(1, 1, 1)))
+            open_data(make_config(root=archive, source="medmnist", spacing_mm=(1, 1, 1)))
 
     def test_the_shared_archive(self, datasets: Path, make_config: Any) -> None:
         root = datasets / "adrenal"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from data.preview import fullest_slice, save_labelled_preview, save_preview
+from data.preview import fullest_slice, save_preview
 
 
 def test_the_fullest_slice_else_the_middle_one() -> None:
@@ -39,7 +39,7 @@ def test_a_large_batch_is_cut_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("channels", "y"), [(3, np.array([1, 0])), (1, np.array([[1, 1], [0, 0]], np.float32))])
 def test_samples_with_classes(tmp_path: Path, channels: int, y: np.ndarray) -> None:
     x = np.random.default_rng(0).normal(size=(2, 4, 8, 8, channels)).astype(np.float32)
-    save_labelled_preview(tmp_path / "batch.png", x, y, ("calm", "fight"), ("a", "b"), is_clip=True)
+    save_preview(tmp_path / "batch.png", x, y, ("calm", "fight"), ("a", "b"), is_clip=True)
     picture = imread(tmp_path / "batch.png")
     assert picture.shape[:2] == (380, 900)
     assert (np.ptp(picture[..., :3], axis=-1) > 0.1).any() == (channels == 3)  # colour

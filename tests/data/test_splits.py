@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.schema.data import Split
-from data.layouts.cases import Case, LabelledCase
+from data.layouts.cases import Case
 from data.layouts.registry import find_cases
 from data.splits import make_splits
 from engine.config import load_config
@@ -119,14 +119,14 @@ def test_given() -> None:
     assert splits == {"train": ["train1", "train2"], "val": ["val1"], "test": ["test1"]}
 
 
-def classified(labels: list[int | tuple[int, ...]], groups: list[str] | None = None) -> list[LabelledCase]:
+def classified(labels: list[int | tuple[int, ...]], groups: list[str] | None = None) -> list[Case]:
     return [
-        LabelledCase(f"c{n:03d}", (Path("i.mp4"),), label, group=groups[n] if groups else None)
+        Case(f"c{n:03d}", (Path("i.mp4"),), label, group=groups[n] if groups else None)
         for n, label in enumerate(labels)
     ]
 
 
-def counts(listing: list[LabelledCase], ids: list[str]) -> list[int]:
+def counts(listing: list[Case], ids: list[str]) -> list[int]:
     labels = {case.id: case.label for case in listing}
     return np.bincount([labels[case_id] for case_id in ids], minlength=3).tolist()
 

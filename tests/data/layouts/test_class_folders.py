@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from configs.schema.data import DataConfig
-from data.layouts.cases import LabelledCase
+from data.layouts.cases import Case
 from data.layouts.registry import find_labelled
+from data.prepare.statistics import agreed_class_names
 
 
 def tree(root: Path, *files: str) -> Path:
@@ -31,9 +32,9 @@ class TestClassFolders:
         assert listing.class_names == ("healthy", "sick")
         assert not listing.multi_label
         assert listing.cases == (
-            LabelledCase("a", (tmp_path / "healthy/a.nii",), 0),
-            LabelledCase("b", (tmp_path / "sick/b.nii.gz",), 1),
-            LabelledCase("p", (tmp_path / "sick/p.hdr",), 1),
+            Case("a", (tmp_path / "healthy/a.nii",), 0),
+            Case("b", (tmp_path / "sick/b.nii.gz",), 1),
+            Case("p", (tmp_path / "sick/p.hdr",), 1),
         )
 
     def test_clips_may_have_any_ending(self, tmp_path: Path) -> None:
@@ -84,9 +85,9 @@ class TestTable:
         listing = find_labelled(config(path, "csv", clip={}))
         assert listing.class_names == ("no", "yes")
         assert listing.cases == (
-            LabelledCase("a", (tmp_path / "x/a.mp4",), 1, "train", "g1"),
-            LabelledCase("b", (tmp_path / "x/b.mp4",), 0, "test", "g2"),
-            LabelledCase("c", (tmp_path / "x/c.mp4",), None, None, "g2"),
+            Case("a", (tmp_path / "x/a.mp4",), 1, "train", "g1"),
+            Case("b", (tmp_path / "x/b.mp4",), 0, "test", "g2"),
+            Case("c", (tmp_path / "x/c.mp4",), None, None, "g2"),
         )
 
     def test_numbers(self, tmp_path: Path) -> None:
@@ -150,4 +151,4 @@ def test_a_run_s_classes(tmp_path: Path) -> None:
     listing = find_labelled(config(tmp_path), trained=["b", "a"])
     assert [case.label for case in listing.cases] == [0, 1]
     with pytest.raises(ValueError, match=r"the data's classes are \['a', 'b'\], the run was trained with \['b', 'a'\]"):
-        find_labelled(config(tmp_path, class_names=["a", "b"]), trained=["b", "a"])
+        agreed_class_names(find_labelled(config(tmp_path, class_names=["a", "b"])), {"class_names": ["b", "a"]})

@@ -5,7 +5,7 @@ import pytest
 
 from configs.schema.data import DataConfig
 from data.files.errors import FileProblem
-from data.layouts.cases import LabelledCase
+from data.layouts.cases import Case
 from data.layouts.medmnist import read_member
 from data.layouts.registry import find_labelled
 
@@ -35,8 +35,8 @@ def test_rows_are_cases(tmp_path: Path) -> None:
     assert listing.class_names == ("0", "1", "2")
     assert len(listing.cases) == 12
     path = tmp_path / "setmnist3d.npz"
-    assert listing.cases[0] == LabelledCase("test_0", (path,), 1, "test", None, ("test_images", 0))
-    assert listing.cases[-1] == LabelledCase("train_10", (path,), 2, "train", None, ("train_images", 10))
+    assert listing.cases[0] == Case("test_0", (path,), 1, "test", None, ("test_images", 0))
+    assert listing.cases[-1] == Case("train_10", (path,), 2, "train", None, ("train_images", 10))
     named = find_labelled(config.model_copy(update={"class_names": ("x", "y", "z")}))
     assert named.class_names == ("x", "y", "z")
 

@@ -12,7 +12,7 @@ from data.files.volumes import FileProblem, read_image
 from data.layouts.cases import Case
 from data.prepare.cache import Entry
 from data.prepare.normalise import Intensities
-from data.prepare.to_source_grid import restore_labels, restore_probabilities
+from data.prepare.to_source_grid import restore_labels, restore_maps, restore_slabs
 from data.prepare.volumes import (
     MAX_FOREGROUND,
     Preparation,
@@ -50,6 +50,10 @@ def voxels():
 def case(tmp_path, voxels):
     image, label = voxels
     return Case("c", (save(tmp_path / "image.nii", image),), save(tmp_path / "label.nii", label))
+
+
+def restore_probabilities(prepared, probabilities):
+    return np.concatenate([slab for _, slab in restore_slabs(prepared, probabilities)])
 
 
 def one_hot(label, num_classes):
@@ -166,7 +170,7 @@ def test_position_survives_resampling_and_return(tmp_path):
     expected = (np.stack([w, h, d], -1) @ affine[:3, :3].T + affine[:3, 3]) @ slope
     inner = (slice(3, -3),) * 3
     np.testing.assert_allclose(prepared.volume[..., 0][inner], expected[inner], atol=0.01)
-    back = restore_probabilities(prepared, prepared.volume)[..., 0]
+    back = restore_maps(prepared, prepared.volume)[..., 0]
     source, _, _ = read_image(case.images[0])
     np.testing.assert_allclose(back[inner], source[..., 0][inner], atol=0.02)
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from configs.schema.augment import AugmentConfig
-from data.sampling.augment import Augment, build_augment
+from data.sampling.augment import Augment
 from data.sampling.patches import draw_sample
 
 SPATIAL = ("flip", "rotate", "scale", "elastic")
@@ -26,7 +26,7 @@ INTENSITY = (
 
 def augment(*names: str, probability: float = 1.0, **settings: dict[str, Any]) -> Augment:
     sections = {name: {"probability": probability} for name in names} | settings
-    return build_augment(AugmentConfig.model_validate(sections))
+    return Augment(AugmentConfig.model_validate(sections))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def label(volume: np.ndarray) -> np.ndarray:
 
 
 def test_no_augmentation_is_the_identity(volume: np.ndarray, label: np.ndarray) -> None:
-    x, y = build_augment(AugmentConfig.none())(volume, label, np.random.default_rng(0))
+    x, y = Augment(AugmentConfig.none())(volume, label, np.random.default_rng(0))
     np.testing.assert_array_equal(x, volume)
     np.testing.assert_array_equal(y, label)
     assert not np.shares_memory(x, volume)

@@ -7,7 +7,7 @@ import pytest
 
 from configs.schema.augment import AugmentConfig
 from data.prepare.crop import crop
-from data.sampling.augment import build_augment
+from data.sampling.augment import Augment
 from data.sampling.patches import draw_offset, draw_sample, grid_offsets
 
 
@@ -39,7 +39,7 @@ def test_arrays_can_go_straight_into_a_stream(volume: np.ndarray) -> None:
     for kept, dtype in ((np.uint8, np.uint8), (np.int16, np.int32)):
         label = np.ones(volume.shape[:3], kept)
         label.setflags(write=False)
-        for augment in (None, build_augment(AugmentConfig.model_validate({"flip": {"probability": 1}}))):
+        for augment in (None, Augment(AugmentConfig.model_validate({"flip": {"probability": 1}}))):
             x, y = draw_sample(
                 volume,
                 label,
@@ -131,7 +131,7 @@ def test_a_memory_map_gives_the_same_patch_as_an_array(volume: np.ndarray, tmp_p
     mapped = np.load(tmp_path / "case.npy", mmap_mode="r")
     label = np.zeros(volume.shape[:3], np.uint8)
     options = {"patch_size": (4, 4, 4), "foreground_rate": 0.0}
-    augment = build_augment(AugmentConfig.model_validate({"rotate": {"probability": 1}}))
+    augment = Augment(AugmentConfig.model_validate({"rotate": {"probability": 1}}))
     for transform in (None, augment):
         x, _ = draw_sample(mapped, label, {}, np.random.default_rng(3), augment=transform, **options)
         again, _ = draw_sample(volume, label, {}, np.random.default_rng(3), augment=transform, **options)
