@@ -35,23 +35,6 @@ if TYPE_CHECKING:  # imported where they are needed, so that --help and wrong pa
 
 _log = logging.getLogger("mlx_volumes")
 
-MAY_CHANGE = (
-    "ops",
-    "threads",
-    "memory_limit_gb",
-    "data.source",
-    "data.root",
-    "data.images",
-    "data.labels",
-    "data.columns",
-    "data.class_names",
-    "data.label_map",
-    "data.cache",
-    "train.precision",
-    "evaluate",
-)
-"""Keys that may be set here: where the data and their labels lie, how prediction runs. Training settled the rest."""
-
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -90,7 +73,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "overrides",
         nargs="*",
         metavar="key.path=value",
-        help=f"config keys to set, below {', '.join(MAY_CHANGE)}; e.g. data.root=ELSEWHERE evaluate.overlap=0.25",
+        help="config keys to set: where the data and their labels lie, how prediction runs (docs/configs.md lists "
+        "them); e.g. data.root=ELSEWHERE evaluate.overlap=0.25",
     )
     arguments = parser.parse_intermixed_args(argv)
     if arguments.run:  # which takes all words up to the next option
@@ -215,15 +199,17 @@ def export(run: "RunFolder", config: "Config", checkpoint: Path, arguments: argp
 
 def load_run_config(run: "RunFolder", overrides: Sequence[str]) -> "Config":
     """The run's config with the overrides on top; bad cases are skipped, and reported at the end."""
+    from configs import Config
     from configs.schema.load import ConfigError, apply_overrides, check_config
-    from engine.runs.check_resume import is_within
+    from configs.schema.roles import is_within, keys_where, may_change_in_evaluation
 
+    free = keys_where(Config, may_change_in_evaluation)
     for override in overrides:
         key = override.partition("=")[0]
-        if not is_within(key, MAY_CHANGE):
+        if not is_within(key, free):
             raise ConfigError(
                 f"{override}: {key} was settled when {run.path} was trained; keys that may be set here are "
-                f"{', '.join(MAY_CHANGE)}, and those below them"
+                f"{', '.join(free)}, and those below them"
             )
     tree = apply_overrides(run.read_config_tree(), [*overrides, "data.on_error=skip"])
     return check_config(tree, where=str(run.config_path))

@@ -11,7 +11,9 @@ import mlx.nn as nn
 import numpy as np
 
 from configs import Config
+from configs.schema.data import DataConfig
 from configs.schema.load import check_config
+from configs.schema.roles import keys_where, says_which_data
 from engine.distributed.gather import collect
 from engine.distributed.group import Group
 from engine.evaluation.classification import ClassifiedCase, classify_cases, classify_together
@@ -145,8 +147,9 @@ def keep_temperature(job: Job) -> None:
     metrics, kind = job.metrics, job.metrics["prediction"]["kind"]
     calibration = metrics.get("calibration")
     trained, found = check_config(job.run.read_config_tree(), str(job.run.config_path)).data, job.config.data
+    keys = [key for key in keys_where(DataConfig, says_which_data) if key != "root"]  # which may be spelt otherwise
     are_own = trained.root.resolve() == found.root.resolve()
-    are_own &= all(getattr(trained, key) == getattr(found, key) for key in ("source", "labels", "columns", "label_map"))
+    are_own &= all(getattr(trained, key) == getattr(found, key) for key in keys)
     if calibration is None or kind == "ensemble" or metrics["split"] != "val" or not are_own:
         return
     if job.config.evaluate.temperature == "none" and job.config.evaluate.cases is None:
