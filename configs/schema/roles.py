@@ -54,7 +54,10 @@ def shapes_the_input(key: Key) -> bool:
 
 @cache
 def keys_of(model: type[BaseModel]) -> dict[str, Key]:
-    """Return {dotted path: Key} of all keys of a config or section; a choice between sections (`model`) is one key."""
+    """Return {dotted path: Key} of all keys of a config or section.
+
+    A choice between sections, such as `model`, is one key, and so is a section that declares none.
+    """
     return dict(_walk(model, Key(), ""))
 
 
@@ -64,7 +67,7 @@ def _walk(model: type[BaseModel], inherited: Key, place: str) -> Iterator[tuple[
         key = next((found for found in field.metadata if isinstance(found, Key)), inherited)
         types = get_args(field.annotation) or (field.annotation,)
         sections = [found for found in types if isinstance(found, type) and issubclass(found, BaseModel)]
-        if len(sections) == 1:
+        if len(sections) == 1 and sections[0].model_fields:
             yield from _walk(sections[0], key, f"{path}.")
         else:
             yield path, key
