@@ -18,8 +18,6 @@ import machine  # noqa: F401  # it tells how to start where packages are missing
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    from engine.runs.run_config import MAY_CHANGE
-
     parser = argparse.ArgumentParser(
         description="Evaluate a run's checkpoint, or predict new volumes or clips with it.",
         epilog="Writes metrics.json, cases.csv, report.html and, of volumes, predictions/. Exit code: 0, 1 where a "
@@ -39,7 +37,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--output", metavar="FOLDER", help="default: eval/SPLIT in the run's folder, with _mc_dropout or _ensemble")
     add("--export", metavar="FILE.zip", help="evaluate nothing: pack config, weights and metrics into one file")
     add("--licence", metavar="TEXT", help="of the pack, e.g. CC-BY-4.0 (default: unspecified)")
-    keys = f"config keys to set, below {', '.join(MAY_CHANGE)}; e.g. data.root=ELSEWHERE evaluate.overlap=0.25"
+    keys = "config keys to set: where the data and their labels lie, how prediction runs (docs/configs.md lists them); "
+    keys += "e.g. data.root=ELSEWHERE evaluate.overlap=0.25"
     add("overrides", nargs="*", metavar="key.path=value", help=keys)
     arguments = parser.parse_intermixed_args(argv)
     if arguments.run:  # which takes all words up to the next option

@@ -12,6 +12,8 @@ import mlx.nn as nn
 import numpy as np
 
 from configs import Config
+from configs.schema.data import DataConfig
+from configs.schema.roles import keys_where, says_which_data
 from data.dataset import VolumeData
 from data.files.volumes import write_volume
 from data.layouts.cases import Case
@@ -79,7 +81,7 @@ def evaluate(
     baseline     a classification run, evaluated on the same split, whose scores are set beside these
     mc_dropout   predict the mean of so many draws of the network by its dropout layers
     output       a folder; None is eval/SPLIT in the run's folder, with _mc_dropout or _ensemble
-    overrides    of the keys in `engine.runs.trained.MAY_CHANGE`, {"evaluate.overlap": 0.25}
+    overrides    of the keys that docs/configs.md lists for it, {"evaluate.overlap": 0.25}
 
     Raises ValueError or OSError for what doesn't fit together; a bad case is a failure, and the others go on.
     """
@@ -264,8 +266,9 @@ def keep_temperature(job: Job) -> None:
     metrics, kind = job.metrics, job.metrics["prediction"]["kind"]
     calibration = metrics.get("calibration")
     trained, found = check_config(job.run.read_config_tree(), str(job.run.config_path)).data, job.config.data
+    keys = [key for key in keys_where(DataConfig, says_which_data) if key != "root"]  # which may be spelt otherwise
     are_own = trained.root.resolve() == found.root.resolve()
-    are_own &= all(getattr(trained, key) == getattr(found, key) for key in ("source", "labels", "columns", "label_map"))
+    are_own &= all(getattr(trained, key) == getattr(found, key) for key in keys)
     if calibration is None or kind == "ensemble" or metrics["split"] != "val" or not are_own:
         return
     if job.config.evaluate.temperature == "none" and job.config.evaluate.cases is None:

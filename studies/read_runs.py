@@ -2,25 +2,20 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.runs.check_resume import flatten, is_within
+from configs import Config
+from configs.schema.roles import is_within, keys_where, may_differ_between_runs
+from engine.runs.check_resume import flatten
 from engine.runs.run_folder import RunFolder
 from studies.scores import CaseTable, read_table, whole_score
 
 Curve = list[tuple[float, float]]  # (step, value)
-
-_MAY_DIFFER = (
-    *("name", "run", "resume", "seed", "data.fold", "sweep"),
-    *("data.root", "data.cache", "data.workers", "data.prefetch_batches", "threads"),
-    *("checkpoint.keep", "checkpoint.every_steps"),
-)
-"""Config keys in which all runs may differ: which run it is, and what changes no result."""
 
 
 @dataclass(frozen=True)
@@ -209,18 +204,19 @@ def _check_configs(study: Study, configs: Mapping[str, dict[str, Any]]) -> None:
             if run.folder in configs and (found := configs[run.folder].get(key)) != planned:
                 where = study.folder / run.folder
                 raise ValueError(f"{where}: {key}={found}, but the sweep planned {planned}; {mend}")
+    free = keys_where(Config, may_differ_between_runs)
     first: tuple[Cell, Run] | None = None
     for cell in sorted(study.cells, key=lambda cell: cell.name != study.baseline.source):
         own = [run for run in study.runs if run.cell == cell.name and run.folder in configs]
         for run in own[1:]:
-            _refuse_difference(study, run, configs[run.folder], own[0], configs[own[0].folder], _MAY_DIFFER, mend)
+            _refuse_difference(study, run, configs[run.folder], own[0], configs[own[0].folder], free, mend)
         if own and first is None:
             first = cell, own[0]
         elif own and first is not None:
             paths = {*cell.settings, *first[0].settings}
             # model.name=... brings the arguments of another network with it
             sections = [path.removesuffix(".name") for path in paths if path.endswith(".name")]
-            allowed = [*_MAY_DIFFER, *paths, *sections]
+            allowed = [*free, *paths, *sections]
             pair = configs[own[0].folder], first[1], configs[first[1].folder]
             _refuse_difference(study, own[0], *pair, allowed, mend)
 
@@ -266,7 +262,7 @@ def _refuse_difference(
     mine: Mapping[str, Any],
     other: Run,
     theirs: Mapping[str, Any],
-    allowed: Sequence[str],
+    allowed: Iterable[str],
     mend: str,
 ) -> None:
     for key in sorted(mine.keys() | theirs.keys()):

@@ -9,25 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from configs import Config
+from configs.schema.roles import is_within, keys_where, may_change_in_a_sweep
 from engine.config import check_config
-from engine.runs.check_resume import flatten, is_within
+from engine.runs.check_resume import flatten
 from engine.runs.checkpoints import CheckpointError, read_state
 from engine.runs.run_folder import RunFolder
 from engine.training.loop import Plan, out_of_patience, recalibration_is_due
 from engine.training.progress import Position
 from studies.expand import PlannedRun, SweepPlan, describe
-
-MAY_CHANGE = (
-    "resume",
-    "run",
-    "threads",
-    "memory_limit_gb",
-    "data.root",
-    "data.cache",
-    "data.workers",
-    "data.prefetch_batches",
-)
-"""Keys that may differ when a sweep goes on; besides, cells, seeds and folds may be added."""
 
 _PATIENCE_SECONDS = 120.0  # for a run whose sweep was killed to finish its step
 
@@ -51,10 +41,11 @@ def check_unchanged(plan: SweepPlan) -> None:
         raise ValueError(f"{folder.path}: this is a run, not a sweep; choose another name=...")
     old = flatten(check_config(tree, str(folder.config_path)).model_dump(mode="json", exclude={"sweep"}))
     new = flatten(plan.config.model_dump(mode="json", exclude={"sweep"}))
+    free = keys_where(Config, may_change_in_a_sweep)
     lines = [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not is_within(key, MAY_CHANGE)
+        if old.get(key) != new.get(key) and not is_within(key, free)
     ]
     lines += _lost(folder.read_json("sweep"), json.loads(json.dumps(describe(plan))))
     if lines:

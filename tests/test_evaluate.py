@@ -263,7 +263,15 @@ def test_mistakes_are_told_in_one_message(run: RunFolder, capsys: pytest.Capture
     assert "no such folder of images" in expect_mistake([*here, "--images", "nowhere"], capsys)
     assert "has no test cases" in expect_mistake([*here, "--split", "test"], capsys)
     assert "did you mean" in expect_mistake([*here, "evaluate.overlapp=0.1"], capsys)
-    assert "loss.name was settled when" in expect_mistake([*here, "loss.name=dice"], capsys)
+    settled = expect_mistake([*here, "loss.name=dice"], capsys)
+    assert "loss.name=dice: loss.name was settled when" in settled
+    assert "keys that may be set here are ops, threads, memory_limit_gb, data.source, data.root, " in settled
+    assert "run.dir was settled when" in expect_mistake([*here, "run.dir=elsewhere"], capsys)
+
+
+def test_what_only_the_machine_decides_may_be_set(run: RunFolder) -> None:
+    found = evaluate.load_run_config(run, ["train.compile=never", "data.workers=3", "data.cache={memory_gb: 1}"])
+    assert (found.train.compile, found.data.workers, found.data.cache.memory_gb) == ("never", 3, 1)
 
 
 def test_help_is_fast_and_loads_no_mlx() -> None:

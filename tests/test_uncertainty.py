@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,21 @@ def test_the_temperature_is_stored_and_applied(run: RunFolder, capsys: pytest.Ca
     assert after["calibration"]["nll"] < before["calibration"]["nll"]
     evaluated(run.path, "--split", "train", "evaluate.cases=1")
     assert run.read_json("temperature") == stored  # by neither
+
+
+@pytest.mark.parametrize("key", ["images", "labels"])
+def test_a_temperature_of_other_data_is_not_stored(run: RunFolder, tmp_path: Path, key: str) -> None:
+    folder = {"images": "imagesTr", "labels": "labelsTr"}[key]
+    tree = run.read_config_tree()
+    tree["data"] |= {"source": "folders", "images": "imagesTr", "labels": "labelsTr"}
+    root = shutil.copytree(tree["data"]["root"], tmp_path / "copy")
+    tree["data"]["root"] = str(root)
+    run.write_config(check_config(tree, "test"))
+    shutil.copytree(root / folder, root / "others")
+    evaluated(run.path, f"data.{key}=others")
+    assert not (run.path / "temperature.json").exists()
+    evaluated(run.path)
+    assert (run.path / "temperature.json").exists()
 
 
 def test_unlabelled_images_have_maps(run: RunFolder, phantoms: Path) -> None:

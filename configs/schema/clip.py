@@ -1,11 +1,11 @@
 """The `data.clip` section: which frames of a video become the network's input. For video D is time."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import model_validator
 
 from configs.schema.augment import PositiveRange
-from configs.schema.types import Count, Positive, Probability, Section
+from configs.schema.types import INPUT, Count, Positive, Probability, Section
 
 Colour = tuple[float, ...]  # one for all channels, or one each of red, green and blue
 
@@ -32,18 +32,21 @@ class Clip(Section):
     `crops` places, whose predictions are averaged.
     """
 
-    frames: Count = 16
-    frame_rate: Positive | None = None  # frames a second, by the frames' timestamps; null: as stored, by `stride`
-    stride: Count = 1  # every n-th frame as stored; only where frame_rate is null
-    short_side_pixels: Count = 128  # frames are resized to this, their shape kept
-    crop_pixels: tuple[Count, Count] = (112, 112)  # (H, W)
-    short: Literal["hold", "loop", "error"] = "hold"  # clips shorter than asked: hold the last frame, or begin anew
-    single_frame: bool = False  # one frame, repeated: the baseline that sees no motion
+    frames: Annotated[Count, INPUT] = 16
+    # Frames a second, by the frames' timestamps; null: as stored, by `stride`
+    frame_rate: Annotated[Positive | None, INPUT] = None
+    stride: Annotated[Count, INPUT] = 1  # every n-th frame as stored; only where frame_rate is null
+    short_side_pixels: Annotated[Count, INPUT] = 128  # frames are resized to this, their shape kept
+    crop_pixels: Annotated[tuple[Count, Count], INPUT] = (112, 112)  # (H, W)
+    # Clips shorter than asked: hold the last frame, or begin anew
+    short: Annotated[Literal["hold", "loop", "error"], INPUT] = "hold"
+    single_frame: Annotated[bool, INPUT] = False  # one frame, repeated: the baseline that sees no motion
 
-    input: Literal["frames", "differences"] = "frames"  # differences: each frame less the one before it
-    colour: Literal["rgb", "grey"] = "rgb"
-    mean: Colour = (0.45,)  # taken off pixels of 0..1; differences have none taken off
-    std: Colour = (0.225,)  # then divided by
+    # differences: each frame less the one before it
+    input: Annotated[Literal["frames", "differences"], INPUT] = "frames"
+    colour: Annotated[Literal["rgb", "grey"], INPUT] = "rgb"
+    mean: Annotated[Colour, INPUT] = (0.45,)  # taken off pixels of 0..1; differences have none taken off
+    std: Annotated[Colour, INPUT] = (0.225,)  # then divided by
 
     clips: Count = 1  # segments in evaluation; 1 is the middle one
     crops: Literal[1, 3] = 1  # in evaluation: the centre, or three along the longer side

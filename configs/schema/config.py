@@ -13,6 +13,7 @@ from configs.schema.data import DataConfig
 from configs.schema.freeze import FreezeConfig
 from configs.schema.init import InitConfig
 from configs.schema.model import ModelConfig
+from configs.schema.roles import is_within, keys_where, tells_runs_apart
 from configs.schema.sweep import SweepConfig
 from configs.schema.train import (
     CheckpointConfig,
@@ -22,7 +23,7 @@ from configs.schema.train import (
     OptimConfig,
     TrainConfig,
 )
-from configs.schema.types import Count, Positive, Section
+from configs.schema.types import RUNTIME, Count, Key, Positive, Section
 
 
 class RunConfig(Section):
@@ -34,25 +35,31 @@ class Config(Section):
 
     choices: ClassVar[Choices] = Choices()
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,+-]*(/[A-Za-z0-9][A-Za-z0-9._=,+-]*)*$")]
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,+-]*(/[A-Za-z0-9][A-Za-z0-9._=,+-]*)*$"),
+        Key("place", in_sweeps="a run is named by its cell and seed"),
+    ]
     task: Literal["segmentation", "classification"] = "segmentation"
-    seed: Annotated[int, Field(ge=0)] = 0
-    resume: bool = False
-    ops: Literal["auto", "mlx", "onednn"] = "auto"  # see docs/cpu.md
-    threads: Count | None = None  # of the CPU operators; null: all cores of the affinity mask
-    memory_limit_gb: Positive | None = None  # that MLX may take; null: a share of the device's, see docs/devices.md
-    run: RunConfig = RunConfig()
+    seed: Annotated[int, Field(ge=0), Key(in_sweeps="use sweep.seeds")] = 0
+    resume: Annotated[bool, Key("runtime", in_sweeps="finished runs are kept, others resumed")] = False
+    ops: Annotated[Literal["auto", "mlx", "onednn"], RUNTIME] = "auto"  # see docs/cpu.md
+    threads: Annotated[Count | None, RUNTIME] = None  # of the CPU operators; null: all cores of the affinity mask
+    # That MLX may take; null: a share of the device's, see docs/devices.md
+    memory_limit_gb: Annotated[Positive | None, RUNTIME] = None
+    run: Annotated[RunConfig, Key("place", in_sweeps="all runs lie in the sweep's folder")] = RunConfig()
     data: DataConfig
     model: ModelConfig
-    init: InitConfig | None = None  # null: weights drawn under the seed
-    freeze: FreezeConfig | None = None  # parameters that are not trained, or only later
+    init: Annotated[InitConfig | None, Key(packed=False)] = None  # null: weights drawn under the seed
+    freeze: Annotated[FreezeConfig | None, Key(packed=False)] = None  # parameters that are not trained, or only later
     loss: LossArgs
     optim: OptimConfig = OptimConfig()
     train: TrainConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: Annotated[EvaluateConfig, Key("evaluation")] = EvaluateConfig()
     distributed: DistributedConfig = DistributedConfig()
-    sweep: SweepConfig | None = None  # many runs: see docs/ablations.md
+    # Many runs: see docs/ablations.md
+    sweep: Annotated[SweepConfig | None, Key(in_sweeps="a sweep holds no other", packed=False)] = None
 
     @property
     def run_folder(self) -> Path:
@@ -84,6 +91,14 @@ class Config(Section):
         known = cls.choices.losses_for("classes" if _labels_may_coincide(tree) else "class")
         loss = {"name": known[0], **loss}
         return {**tree, "loss": loss, "checkpoint": {"metric": "auc", **checkpoint}}
+
+    @model_validator(mode="after")
+    def _cells_are_told_apart_by_the_sweep(self) -> "Config":
+        for path in self.sweep.paths() if self.sweep else ():
+            for settled, key in keys_where(type(self), tells_runs_apart).items():
+                if is_within(path, (settled,)):
+                    raise ValueError(f"sweep: {path} cannot be set by a cell: {key.in_sweeps}")
+        return self
 
     @model_validator(mode="after")
     def _task_fits(self) -> "Config":

@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 
 from configs.schema.augment import AugmentConfig
 from configs.schema.clip import Clip
-from configs.schema.types import Count, NonNegative, Positive, Probability, Section, Triple
+from configs.schema.types import INPUT, RUNTIME, Count, Key, NonNegative, Positive, Probability, Section, Triple
+
+Percentile = Annotated[float, Field(ge=0, le=100)]
 
 
 class Columns(Section):
@@ -37,7 +39,7 @@ class Split(Section):
 class Cache(Section):
     """Preprocessed cases, kept as memory-mapped files."""
 
-    folder: Path | None = None  # null: .cache in the run.dir
+    folder: Annotated[Path | None, Key("place")] = None  # null: .cache in the run.dir
     limit_gb: Positive = 50.0  # least recently used entries go beyond it
     memory_gb: NonNegative = 2.0  # cases are held in memory when all of them fit into this
 
@@ -45,38 +47,38 @@ class Cache(Section):
 class DataConfig(Section):
     """Everything between files on disk and batches."""
 
-    source: str  # a layout of data/layouts/registry.py
-    root: Path
-    images: str = "images"  # folders: image folder under root
-    labels: str = "labels"  # folders: label folder under root
-    columns: Columns = Columns()
-    class_names: tuple[str, ...] | None = None  # index is the label value; null: the source's own names
+    source: Annotated[str, Key(about="data")]  # a layout of data/layouts/registry.py
+    root: Annotated[Path, Key("place", about="data")]
+    images: Annotated[str, Key(about="data", packed=False)] = "images"  # folders: image folder under root
+    labels: Annotated[str, Key(about="data", packed=False)] = "labels"  # folders: label folder under root
+    columns: Annotated[Columns, Key(about="data", packed=False)] = Columns()
+    # Their index is the label value; null: the source's own names
+    class_names: Annotated[tuple[str, ...] | None, Key(about="data")] = None
     # Label values to read as others: {2: 1} merges class 2 into 1, {3: 0} drops class 3; the rest stay as they are.
-    label_map: dict[int, int] | None = None  # class_names are those after it
+    label_map: Annotated[dict[int, int] | None, Key(about="data")] = None  # class_names are those after it
     channels: tuple[int, ...] | None = None  # which channels to use; null: all
-    split: Split = Split()
-    fold: Annotated[int, Field(ge=0)] = 0
+    split: Annotated[Split, Key(packed=False)] = Split()
+    fold: Annotated[int, Field(ge=0), Key(in_sweeps="use sweep.folds", packed=False)] = 0
 
-    spacing_mm: tuple[Positive, Positive, Positive] | None = None  # resample to this; null keeps the file's
-    interpolation: Literal["linear", "cubic"] = "linear"
-    crop_nonzero: bool = False
-    normalisation: Literal["zscore", "zscore_nonzero", "percentile", "ct", "none"] = "zscore"
-    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (
-        0.5,
-        99.5,
-    )
+    # Resample to this; null keeps the file's
+    spacing_mm: Annotated[tuple[Positive, Positive, Positive] | None, INPUT] = None
+    interpolation: Annotated[Literal["linear", "cubic"], INPUT] = "linear"
+    crop_nonzero: Annotated[bool, INPUT] = False
+    normalisation: Annotated[Literal["zscore", "zscore_nonzero", "percentile", "ct", "none"], INPUT] = "zscore"
+    percentiles: Annotated[tuple[Percentile, Percentile], INPUT] = (0.5, 99.5)
 
-    sampling: Literal["random", "whole", "grid"] = "random"  # random patches, padded volumes, or a grid of patches
-    patch_size_voxels: Triple = (48, 48, 48)
+    # Random patches, padded volumes, or a grid of patches
+    sampling: Annotated[Literal["random", "whole", "grid"], INPUT] = "random"
+    patch_size_voxels: Annotated[Triple, INPUT] = (48, 48, 48)
     clip: Clip | None = None  # for video, in place of sampling and patch_size_voxels
     balance: Literal["none", "classes"] = "none"  # classes: an epoch draws as many cases of each
     foreground_rate: Probability = 0.33  # share of random patches centred on a voxel of a random foreground class
     augment: AugmentConfig = AugmentConfig()
 
-    cache: Cache = Cache()
-    on_error: Literal["stop", "skip"] = "stop"
-    workers: Count = 1  # threads that read and augment
-    prefetch_batches: Count = 4
+    cache: Annotated[Cache, RUNTIME] = Cache()
+    on_error: Annotated[Literal["stop", "skip"], Key(packed=False)] = "stop"
+    workers: Annotated[Count, RUNTIME] = 1  # threads that read and augment
+    prefetch_batches: Annotated[Count, RUNTIME] = 4
 
     @property
     def input_size(self) -> Triple:

@@ -13,16 +13,6 @@ Settings = dict[str, Any]  # {dotted.path: value}
 Values = tuple[Any, ...] | dict[str, Any]  # of one key; a mapping names each: {all: [encoder, decoder]}
 Seed = Annotated[int, Field(ge=0)]
 
-SETTLED = {
-    "name": "a run is named by its cell and seed",
-    "seed": "use sweep.seeds",
-    "data.fold": "use sweep.folds",
-    "run": "all runs lie in the sweep's folder",
-    "resume": "finished runs are kept, others resumed",
-    "sweep": "a sweep holds no other",
-}
-"""Keys that no cell sets, and why."""
-
 _LONGEST_NAME = 150  # a folder's, on most file systems, may have 255 bytes
 
 
@@ -53,10 +43,6 @@ class SweepConfig(Section):
             raise ValueError(f"zip needs as many values of each key: {lengths}")
         if twice := sorted(self.grid.keys() & self.zip.keys()):
             raise ValueError(f"{twice[0]} is in grid and in zip; leave it in one")
-        for path in self.paths():
-            for key, reason in SETTLED.items():
-                if path == key or path.startswith(f"{key}."):
-                    raise ValueError(f"{path} cannot be set by a cell: {reason}")
         for field, numbers in (("seeds", self.seeds), ("folds", self.folds or ())):
             if len(set(numbers)) < len(numbers):
                 raise ValueError(f"{field}={list(numbers)} names one twice")

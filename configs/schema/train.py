@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.schema.types import Count, NonNegative, Positive, Section, Triple
+from configs.schema.types import BUDGET, RUNTIME, Count, Key, NonNegative, Positive, Section, Triple
 
 
 class LossArgs(Section):
@@ -40,22 +40,23 @@ class OptimConfig(Section):
     # Of the learning rate, by pattern of parameters' names ("head.*": 10); of several that match, the last counts.
     rate_factors: dict[str, Positive] = Field(default_factory=dict)
     # Strength of a decay of loaded kernels towards their start, in place of weight_decay (L2-SP); null: none.
-    decay_to_start: Positive | None = None
+    decay_to_start: Annotated[Positive | None, Key(packed=False)] = None
 
 
 class TrainConfig(Section):
     """Budget and precision. Exactly one of `steps` and `epochs` is set."""
 
-    steps: Count | None = None
-    epochs: Count | None = None
+    steps: Annotated[Count | None, BUDGET] = None
+    epochs: Annotated[Count | None, BUDGET] = None
     batch_size: Count = 2
     accumulate: Count = 1  # batches per optimiser step
     # Of the compute; weights stay float32. auto: bfloat16 where the device computes it natively, else float32.
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    log_every_steps: Count = 10
-    validate_every_steps: Count | None = None  # null: ten times in a run
-    early_stop_validations: Count | None = None  # stop after so many without a better score
-    compile: Literal["auto", "always", "never"] = "auto"  # auto: on a GPU
+    # A run keeps its own: `engine.runs.precision` refuses what it may not become.
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], Key(may_change_in=("resume", "evaluate"))] = "auto"
+    log_every_steps: Annotated[Count, RUNTIME] = 10
+    validate_every_steps: Annotated[Count | None, BUDGET] = None  # null: ten times in a run
+    early_stop_validations: Annotated[Count | None, BUDGET] = None  # stop after so many without a better score
+    compile: Annotated[Literal["auto", "always", "never"], RUNTIME] = "auto"  # auto: on a GPU
     # At the end take batch norms' statistics anew over an epoch, dropout off, for the last checkpoint; costs about a
     # third of an epoch. For dropout before batch norms, whose training statistics do not fit evaluation.
     recalibrate_norms: bool = False
@@ -73,14 +74,15 @@ class TrainConfig(Section):
 class DistributedConfig(Section):
     """Several processes under mlx.launch; see docs/distributed.md. `train.batch_size` is that of all together."""
 
-    timeout_seconds: Positive = 600.0  # a process that waits longer for the others in training ends
+    # A process that waits longer for the others in training ends
+    timeout_seconds: Annotated[Positive, RUNTIME] = 600.0
     # Statistics of all processes' samples, as one process would take them, or local: each of its own share.
     batch_norm: Literal["synchronised", "local"] = "synchronised"
 
 
 class CheckpointConfig(Section):
-    every_steps: Count | None = None  # null: at each validation
-    keep: Count = 2  # the last ones; the best is kept besides
+    every_steps: Annotated[Count | None, RUNTIME] = None  # null: at each validation
+    keep: Annotated[Count, RUNTIME] = 2  # the last ones; the best is kept besides
     metric: str = "dice.mean"  # of the validation: decides which one is best
     mode: Literal["max", "min"] = "max"
 
@@ -93,7 +95,8 @@ class EvaluateConfig(Section):
     window_batch: Count = 2
     validation_overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25  # during training
     validation_cases: Count | None = None  # during training, evenly spaced over the split; null: all
-    cases: Count | None = None  # of a split by evaluate.py, evenly spaced; null: all
+    # Of a split by evaluate.py, evenly spaced; null: all
+    cases: Annotated[Count | None, Key("evaluation", packed=False)] = None
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()  # only axes that training flips
     nsd_tolerance_mm: Positive = 1.0
     weights: Literal["ema", "raw"] = "ema"  # ema where the run has it

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from configs import Config
+from configs.schema.data import DataConfig
+from configs.schema.roles import keys_where, says_which_data
 from engine.evaluation.classification import is_multi_label
 from engine.evaluation.seen import own_splits
 from engine.runs.run_folder import RunFolder
 
 _log = logging.getLogger("mlx_volumes")
-
-_WHERE = ("source", "root", "images", "labels", "columns", "class_names", "label_map")
 
 
 def join_config(config: Config, other: RunFolder, other_config: Config, run: RunFolder) -> Config:
@@ -27,7 +27,7 @@ def join_config(config: Config, other: RunFolder, other_config: Config, run: Run
                 f"--run {other.path}: {name} is {second}, that of {run.path} {first}; an ensemble's members predict "
                 "the same classes from the same channels on one grid"
             )
-    where = {key: getattr(config.data, key) for key in _WHERE}
+    where = {key: getattr(config.data, key) for key in keys_where(DataConfig, says_which_data)}
     return other_config.model_copy(update={"data": other_config.data.model_copy(update=where)})
 
 

@@ -1,37 +1,14 @@
 """Whether a run may be continued with the config and the data at hand."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from configs import Config
+from configs.schema.roles import is_within, keys_where, may_change_on_resume
 from engine.runs.run_folder import RunFolder
 
 _log = logging.getLogger("mlx_volumes")
-
-SAFE_TO_CHANGE = (
-    "resume",
-    "run",
-    "ops",
-    "threads",
-    "memory_limit_gb",
-    "data.root",  # the fingerprint tells whether the data are the same
-    "data.cache",
-    "data.workers",
-    "data.prefetch_batches",
-    "train.steps",
-    "train.epochs",
-    "train.precision",  # a run's own stays; `engine.runs.precision` refuses what it may not become
-    "train.log_every_steps",
-    "train.validate_every_steps",
-    "train.early_stop_validations",
-    "train.compile",
-    "checkpoint.every_steps",
-    "checkpoint.keep",
-    "evaluate",
-    "distributed",
-)
-"""Keys that may differ on --resume: they leave what is trained as it is, or, the budget, only how long."""
 
 
 def check_config_unchanged(run: RunFolder, config: Config) -> None:
@@ -39,7 +16,8 @@ def check_config_unchanged(run: RunFolder, config: Config) -> None:
     old, new = flatten(run.read_config_tree()), flatten(config.model_dump(mode="json"))
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     lines = {key: f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing}
-    unsafe = [line for key, line in lines.items() if not is_within(key, SAFE_TO_CHANGE)]
+    safe = keys_where(Config, may_change_on_resume)  # data.root among them: `check_data_unchanged` follows
+    unsafe = [line for key, line in lines.items() if not is_within(key, safe)]
     if unsafe:
         raise ValueError(
             f"{run.path}: --resume with another config; these keys decide the result and must stay as they were:\n"
@@ -71,8 +49,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
-
-
-def is_within(key: str, sections: Iterable[str]) -> bool:
-    """Whether a dotted key is one of the sections, or lies below one."""
-    return any(key == section or key.startswith(f"{section}.") for section in sections)

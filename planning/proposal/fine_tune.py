@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from configs import Config
+from configs.schema.clip import Clip
+from configs.schema.data import DataConfig
+from configs.schema.roles import keys_where, shapes_the_input
 from planning.proposal.rules import Decision, Plan
 
 RATE = 0.2  # of the run's learning rate
 BUDGET = 0.3  # of the steps or passes that training from drawn weights would take
 LEAST = {"steps": 200, "epochs": 5}
-# What the weights have been trained on, and so see best; of `data`.
-KEPT = ("spacing_mm", "interpolation", "crop_nonzero", "normalisation", "percentiles", "sampling", "patch_size_voxels")
-KEPT_OF_CLIPS = (
-    "frames", "frame_rate", "stride", "short_side_pixels", "crop_pixels", "short", "single_frame", "input", "colour",
-    "mean", "std",
-)  # fmt: skip
+# What the weights have been trained on, and so see best; of `data` and of `data.clip`.
+KEPT_OF_CLIPS = tuple(keys_where(Clip, shapes_the_input))
+KEPT = tuple(key for key in keys_where(DataConfig, shapes_the_input) if not key.startswith("clip."))
 WHY = {
     "spacing_mm": "kept: at another spacing things look larger or smaller to the network",
     "crop_nonzero": "kept, as the intensities depend on it",
@@ -105,9 +105,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_kept(path: str) -> bool:
-    parts = path.split(".")
-    of_clips = len(parts) == 3 and parts[:2] == ["data", "clip"] and parts[2] in KEPT_OF_CLIPS
-    return of_clips or (len(parts) == 2 and parts[0] == "data" and parts[1] in KEPT)
+    return path in keys_where(Config, shapes_the_input)
 
 
 def _model(config: Config) -> Iterator[Decision]:

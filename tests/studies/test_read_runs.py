@@ -117,6 +117,13 @@ def test_refuses_a_cell_that_differs_in_more_than_it_sets(sweep: Path) -> None:
 def test_takes_runs_that_differ_in_what_changes_no_result(sweep: Path) -> None:
     for path, value in (("threads", 4), ("data.root", "elsewhere"), ("data.workers", 8), ("run.dir", "/x")):
         edit_config(sweep / "none" / "seed1", path, value)
+    for path, value in (
+        ("memory_limit_gb", 4),
+        ("ops", "mlx"),
+        ("train.log_every_steps", 1),
+        ("train.compile", "never"),
+    ):
+        edit_config(sweep / "none" / "seed1", path, value)
     assert not reasons(sweep)
 
 

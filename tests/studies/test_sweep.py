@@ -146,12 +146,21 @@ def test_cells_and_seeds_may_be_added(tmp_path, orders) -> None:
     assert [script for script, _ in calls(more)].count("train") == 4
 
 
+def test_what_no_score_depends_on_may_change_when_a_sweep_goes_on(tmp_path, orders) -> None:
+    assert run_sweep(tiny_sweep(tmp_path), "kind=none/seed0") == 0
+    train, checkpoint = {"log_every_steps": 1, "compile": "never"}, {"keep": 1, "every_steps": 2}
+    sections = {"train": train, "checkpoint": checkpoint, "distributed": {"timeout_seconds": 5}, "ops": "mlx"}
+    assert run_sweep(tiny_sweep(tmp_path, **sections), "kind=none/seed1") == 0
+    assert [script for script, _ in calls(tiny_sweep(tmp_path))].count("train") == 2
+
+
 @pytest.mark.parametrize(
     ("sweep", "sections", "message"),
     [
         ({"grid": {KIND: ["none"]}, "seeds": [0, 1]}, {}, "  cell kind=channel: gone"),
         ({"grid": {KIND: ["none", "channel"]}, "seeds": [0]}, {}, "  run kind=channel/seed1: gone"),
         (None, {"optim": {"learning_rate": 0.5}}, r"  optim\.learning_rate: 0\.001 -> 0\.5"),
+        (None, {"evaluate": {"overlap": 0.25}}, r"  evaluate\.overlap: 0\.5 -> 0\.25"),
         (None, {"train": {"steps": 9}}, r"  train\.steps: 4 -> 9"),
         ({"grid": {KIND: ["none", "channel"]}, "seeds": [0, 1], "train_cases": 2}, {}, r"  sweep\.train_cases: 0 -> 2"),
         (

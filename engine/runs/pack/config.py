@@ -1,6 +1,6 @@
 """The config in a pack: what prediction needs and how the network was trained, without where and on which cases.
 
-What stays is named key by key, so that a key of later days stays out until somebody decides.
+A key's role says whether it stays (`configs.schema.roles.is_packed`); a test lists them, so each new one is decided on.
 """
 
 import math
@@ -12,29 +12,11 @@ import yaml
 
 from configs import Config
 from configs.schema.load import ConfigError, check_config, rename_old_keys
+from configs.schema.roles import is_packed, keys_where, pick
 from engine.runs.pack.archive import PackError, printable
 
 NO_ROOT = "NOT-IN-THE-PACK"
 """The packed `data.root`: where labelled data lie is told on the command line."""
-
-KEPT = ("task", "seed", "model", "loss", "optim", "train", "checkpoint", "evaluate")
-DATA_KEPT = (
-    "source",
-    "class_names",
-    "label_map",
-    "channels",
-    "spacing_mm",
-    "interpolation",
-    "crop_nonzero",
-    "normalisation",
-    "percentiles",
-    "sampling",
-    "patch_size_voxels",
-    "clip",
-    "balance",
-    "foreground_rate",
-    "augment",
-)
 
 # A pack's config decides how much prediction takes at a time. These are far beyond what a run has.
 _MAX_VALUES = 1 << 28  # of one input, channels left out: 1 GiB
@@ -60,14 +42,10 @@ class _Loader(yaml.SafeLoader):
 def neutral_config(config: Config) -> Config:
     """The config with every path, case id and machine's matter at its default, and the run's name without folders."""
     tree = config.model_dump(mode="json", by_alias=True)
-    data = {key: value for key, value in tree["data"].items() if key in DATA_KEPT}
-    if isinstance(config.data.columns.label, tuple):  # says that classes may coincide
-        data["columns"] = {"label": tree["data"]["columns"]["label"]}
-    kept = {key: value for key, value in tree.items() if key in KEPT}
-    kept["optim"] = {**kept["optim"], "decay_to_start": None}  # there is no start without init, which is left out
-    kept["evaluate"] = {**kept["evaluate"], "cases": None}  # so many of the run's own
-    name = config.name.rpartition("/")[2]
-    return check_config({"name": name, **kept, "data": {**data, "root": NO_ROOT}}, where="the packed config")
+    labels = ("data.columns.label",) if isinstance(config.data.columns.label, tuple) else ()  # classes may coincide
+    kept = pick(tree, (*keys_where(Config, is_packed), *labels))
+    kept["name"], kept["data"]["root"] = config.name.rpartition("/")[2], NO_ROOT
+    return check_config(kept, where="the packed config")
 
 
 def write_config(config: Config) -> bytes:

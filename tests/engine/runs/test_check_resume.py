@@ -34,3 +34,19 @@ def test_keys_that_decide_the_result_are_refused(tmp_path) -> None:
         check_config_unchanged(run, changed)
     assert "  optim.learning_rate: 0.01 -> 0.5\n  train.batch_size: 2 -> 7\n" in str(error.value)
     assert "workers" not in str(error.value)
+
+
+def test_a_run_in_another_folder_may_go_on_there(tmp_path, caplog) -> None:
+    run = RunFolder.create(tiny_config(tmp_path))
+    moved = RunFolder(run.path.rename(tmp_path / "moved"))
+    with caplog.at_level(logging.INFO, logger="mlx_volumes"):
+        config = tiny_config(tmp_path, distributed={"timeout_seconds": 5})
+        check_config_unchanged(moved, config.model_copy(update={"name": "moved"}))
+    assert "resumed with name: tiny -> moved" in caplog.text
+    assert "resumed with distributed.timeout_seconds: 600.0 -> 5.0" in caplog.text
+
+
+def test_batch_norm_of_several_processes_decides_the_result(tmp_path) -> None:
+    run = RunFolder.create(tiny_config(tmp_path))
+    with pytest.raises(ValueError, match=r"  distributed\.batch_norm: synchronised -> local\n"):
+        check_config_unchanged(run, tiny_config(tmp_path, distributed={"batch_norm": "local"}))

@@ -1,32 +1,15 @@
 from pathlib import Path
-from types import GenericAlias, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from configs import Config
-from configs.schema.data import DataConfig
 from engine.runs.pack.archive import PackError
-from engine.runs.pack.config import DATA_KEPT, KEPT, NO_ROOT, neutral_config, read_config, write_config
+from engine.runs.pack.config import NO_ROOT, neutral_config, read_config, write_config
 from tests.engine.pack.packs import SECRET, make_config
 
 WHERE = Path("model.zip")
-LEFT_OUT = {
-    "name",
-    "resume",
-    "ops",
-    "threads",
-    "memory_limit_gb",
-    "run",
-    "data",
-    "init",
-    "distributed",
-    "sweep",
-    "freeze",
-}
-DATA_LEFT_OUT = {"root", "images", "labels", "columns", "split", "fold", "cache", "on_error", "workers"}
 
 
 def read(tree: Any) -> Config:
@@ -36,39 +19,6 @@ def read(tree: Any) -> Config:
 def packed(tmp_path: Path, **sections: Any) -> dict[str, Any]:
     tree: dict[str, Any] = yaml.safe_load(write_config(make_config(tmp_path, **sections)))
     return tree
-
-
-def fields_of_paths(model: type[BaseModel], place: str = "") -> set[str]:
-    """Dotted paths of the fields that hold files or folders."""
-    found = set()
-    for name, field in model.model_fields.items():
-        for inner in types_in(field.annotation):
-            if inner is Path:
-                found.add(f"{place}{name}")
-            elif isinstance(inner, type) and not isinstance(inner, GenericAlias) and issubclass(inner, BaseModel):
-                found |= fields_of_paths(inner, f"{place}{name}.")
-    return found
-
-
-def types_in(annotation: Any) -> list[Any]:
-    if get_origin(annotation) in (Union, UnionType, Annotated, tuple, dict):
-        return [inner for argument in get_args(annotation) for inner in types_in(argument)]
-    return [annotation]
-
-
-def test_every_key_was_decided_on() -> None:
-    """A new key of the config: does prediction need it, and could it hold a path or a case's name?"""
-    assert set(Config.model_fields) - set(KEPT) <= LEFT_OUT
-    assert set(KEPT) <= set(Config.model_fields)
-    assert set(DataConfig.model_fields) - set(DATA_KEPT) <= DATA_LEFT_OUT | {"prefetch_batches"}
-    assert set(DATA_KEPT) <= set(DataConfig.model_fields)
-
-
-def test_no_kept_section_holds_a_path() -> None:
-    kept = {place for place in fields_of_paths(Config) if place.partition(".")[0] in KEPT}
-    assert kept == set()
-    assert "data.cache.folder" in fields_of_paths(Config)  # the search finds what there is
-    assert {place for place in fields_of_paths(DataConfig) if place.partition(".")[0] in DATA_KEPT} == set()
 
 
 def test_paths_and_cases_are_left_out_and_the_rest_stays(tmp_path: Path) -> None:
@@ -84,6 +34,17 @@ def test_paths_and_cases_are_left_out_and_the_rest_stays(tmp_path: Path) -> None
     assert (found.init, found.ops, found.threads) == (None, "auto", None)
     assert str(found.data.root) == NO_ROOT
     assert found == neutral_config(config)
+
+
+def test_what_is_the_machines_is_left_out_and_what_decides_the_weights_stays(tmp_path: Path) -> None:
+    train = {"steps": 7, "batch_size": 3, "compile": "always", "log_every_steps": 1}
+    checkpoint = {"keep": 9, "every_steps": 5, "metric": "dice.organ"}
+    distributed = {"batch_norm": "local", "timeout_seconds": 5}
+    found = neutral_config(make_config(tmp_path, train=train, checkpoint=checkpoint, distributed=distributed))
+    assert (found.train.steps, found.train.batch_size, found.checkpoint.metric) == (7, 3, "dice.organ")
+    assert (found.train.compile, found.train.log_every_steps) == ("auto", 10)
+    assert (found.checkpoint.keep, found.checkpoint.every_steps) == (2, None)
+    assert (found.distributed.batch_norm, found.distributed.timeout_seconds) == ("local", 600)
 
 
 def test_labels_that_may_coincide_stay_such(tmp_path: Path) -> None:
