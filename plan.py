@@ -68,19 +68,14 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, or 2 for a user's mistake."""
     arguments = parse_arguments(argv)
     from planning.inspect import survey_with_progress
-    from planning.proposal.config import plan_segmentation
+    from planning.proposal.config import plan_config
     from planning.proposal.fine_tune import fine_tune
-    from planning.proposal.labelled_config import plan_classification
-    from planning.survey.labelled import LabelledSurvey
 
     try:
         trained = None if arguments.start is None else read_trained(arguments.start)
         memory_gb = default_memory_gb() if arguments.memory is None else arguments.memory
         survey = survey_with_progress(arguments)
-        if isinstance(survey, LabelledSurvey):
-            plan = plan_classification(survey, memory_gb)
-        else:
-            plan = plan_segmentation(survey, memory_gb)
+        plan = plan_config(survey, memory_gb)
         if trained is not None:
             plan = fine_tune(plan, trained)
     except (ValueError, OSError) as error:

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.layouts.cases import some
 from planning.proposal.classifier import Classifier, design_cnn, design_r3d
-from planning.proposal.labelled_fingerprint import Cohort
+from planning.proposal.cohort import DIRECTIONS, Cohort
 from planning.proposal.rules import Decision
 
 MANY = 2000  # training clips from which on a deep network learns from the frames themselves
@@ -40,10 +40,44 @@ class ClipInput:
     def many(self) -> bool:
         return self.network.name == "r3d_18"
 
+    def decisions(self, cohort: Cohort) -> Iterator[Decision]:
+        """The keys of `data.clip`."""
+        why = f"{self.frames / self.frame_rate:.2g} s at this frame rate; the median clip lasts {self.usual_s:.2g} s"
+        yield Decision("data.clip.frames", self.frames, why)
+        low, high = self.rates
+        stored = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
+        yield Decision("data.clip.frame_rate", self.frame_rate, f"the same for all, by time; stored at {stored}")
+        yield Decision("data.clip.short_side_pixels", self.short_side, "frames are resized to this, their shape kept")
+        yield Decision("data.clip.crop_pixels", [self.crop, self.crop], "random in training")
+        if self.many:
+            yield Decision("data.clip.input", "frames", "clips enough to learn from pictures")
+            yield Decision("data.clip.colour", "rgb")
+        else:
+            why = (
+                "between frames: of few clips, a network learns the scenes by heart; frames where looks tell the class"
+            )
+            yield Decision("data.clip.input", "differences", why)
+            yield Decision("data.clip.colour", "grey")
+            yield Decision("data.clip.std", [0.1], "that differences are divided by")
+        yield Decision("data.clip.clips", self.clips, "segments over the clip, averaged in evaluation")
+        yield Decision(
+            "data.clip.crops", self.crops, "frames are wide: three crops see all of them" if self.crops > 1 else ""
+        )
+        if self.flipped:
+            why = "left/right: no class names a side or a direction; 0 where one tells the class"
+        else:
+            why = f"off: {some(cohort.classes_with(DIRECTIONS))} tell a side or a direction"
+        yield Decision("data.clip.augment.flip", 0.5 if self.flipped else 0.0, why)
+        yield Decision("data.clip.augment.zoom", [0.85, 1.2])
+        yield Decision("data.clip.augment.aspect", [0.8, 1.25])
+        yield Decision("data.clip.augment.speed", [0.8, 1.25])
+        yield Decision("data.clip.augment.brightness", [0.7, 1.3])
+        yield Decision("data.clip.augment.contrast", [0.7, 1.3])
+
 
 def choose_clip_input(c: Cohort, memory_gb: float) -> ClipInput:
     """Frames of what most clips have. Raises ValueError where the memory is too small for the smallest."""
-    read = [facts for facts in c.survey.clips if facts.usable]
+    read = c.survey.usable
     rates = [facts.frame_rate for facts in read]
     lengths = [facts.duration_s for facts in read]
     usual = float(np.median(lengths))
@@ -73,36 +107,5 @@ def choose_clip_input(c: Cohort, memory_gb: float) -> ClipInput:
         batch_size = min(batch_size, 8 if c.num_train < 500 else 16)
     return ClipInput(
         frames, rate, side, crop, clips, 3 if wide > 1.2 else 1, network, batch_size, usual, (min(rates), max(rates)),
-        flipped=not c.sided_classes,
+        flipped=not c.classes_with(DIRECTIONS),
     )  # fmt: skip
-
-
-def clip_decisions(c: Cohort, v: ClipInput) -> Iterator[Decision]:
-    """The keys of `data.clip`."""
-    why = f"{v.frames / v.frame_rate:.2g} s at this frame rate; the median clip lasts {v.usual_s:.2g} s"
-    yield Decision("data.clip.frames", v.frames, why)
-    low, high = v.rates
-    stored = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
-    yield Decision("data.clip.frame_rate", v.frame_rate, f"the same for all, by time; stored at {stored}")
-    yield Decision("data.clip.short_side_pixels", v.short_side, "frames are resized to this, their shape kept")
-    yield Decision("data.clip.crop_pixels", [v.crop, v.crop], "random in training")
-    if v.many:
-        yield Decision("data.clip.input", "frames", "clips enough to learn from pictures")
-        yield Decision("data.clip.colour", "rgb")
-    else:
-        why = "between frames: of few clips, a network learns the scenes by heart; frames where looks tell the class"
-        yield Decision("data.clip.input", "differences", why)
-        yield Decision("data.clip.colour", "grey")
-        yield Decision("data.clip.std", [0.1], "that differences are divided by")
-    yield Decision("data.clip.clips", v.clips, "segments over the clip, averaged in evaluation")
-    yield Decision("data.clip.crops", v.crops, "frames are wide: three crops see all of them" if v.crops > 1 else "")
-    if v.flipped:
-        why = "left/right: no class names a side or a direction; 0 where one tells the class"
-    else:
-        why = f"off: {some(c.sided_classes)} tell a side or a direction"
-    yield Decision("data.clip.augment.flip", 0.5 if v.flipped else 0.0, why)
-    yield Decision("data.clip.augment.zoom", [0.85, 1.2])
-    yield Decision("data.clip.augment.aspect", [0.8, 1.25])
-    yield Decision("data.clip.augment.speed", [0.8, 1.25])
-    yield Decision("data.clip.augment.brightness", [0.7, 1.3])
-    yield Decision("data.clip.augment.contrast", [0.7, 1.3])

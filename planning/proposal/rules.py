@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from machine.resources import available_threads
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -30,6 +32,24 @@ class Plan:
     def text(self) -> str:
         """The YAML."""
         return render(self.head, self.decisions)
+
+
+PRECISION = Decision("train.precision", "auto", "bfloat16 where the device computes it, which is faster; else float32")
+
+
+def average_weights(decay: float) -> Decision:
+    return Decision("optim.ema_decay", decay, f"weights are averaged over about the last {1 / (1 - decay):.0f} steps")
+
+
+def mirror_axes(flipped: bool) -> Decision:
+    why = "flipping W at test time as well ([2]) costs twice the time" if flipped else "training flips none"
+    return Decision("evaluate.mirror_axes", [], why)
+
+
+def count_workers() -> Decision:
+    """Threads that read and augment."""
+    cores = available_threads()
+    return Decision("data.workers", max(1, min(8, cores - 1)), f"threads that augment; planned on {cores} cores")
 
 
 def render(head: Iterable[str], decisions: Sequence[Decision]) -> str:

@@ -1,6 +1,5 @@
 """What a classifier sees of a volume: spacing, crop, intensities and augmentation."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,11 +8,9 @@ import numpy as np
 from data.files.grid import Shape, Spacing
 from data.layouts.cases import some
 from planning.proposal.classifier import BATCHES, Classifier, design_resnet
-from planning.proposal.fingerprint import CROP_GAIN
-from planning.proposal.labelled_fingerprint import Cohort
-from planning.proposal.network import ANISOTROPIC, target_spacing
+from planning.proposal.cohort import CROP_GAIN, DIRECTIONS, Cohort, box_share, coarse_axis, median_minimum
+from planning.proposal.network import target_spacing
 from planning.proposal.rules import Decision
-from planning.survey.case_summary import CaseFacts
 
 STEP = 8  # voxels that patches are whole multiples of
 COARSER = 1.25  # each try, where volumes do not fit
@@ -35,22 +32,56 @@ class VolumeInput:
     batch_size: int
     num_channels: int
     lowest: float  # the median volume's least value
-    flipped: bool = False
+
+    flipped = False
+
+    def decisions(self, cohort: Cohort) -> Iterator[Decision]:
+        """The keys of `data` that say what the network sees of a volume."""
+        cases = cohort.survey.usable
+        if self.spacing_mm is None:
+            yield Decision("data.spacing_mm", None, "an archive's volumes have none")
+        else:
+            spacings = np.array([facts.spacing_mm for facts in cases])
+            all_same = np.allclose(spacings, self.spacing_mm, rtol=1e-3, atol=0)
+            why = f"that of all {len(cases)} cases" if all_same else "the median of the cases'"
+            why = "as fine as whole volumes fit the memory" if self.coarsened else why
+            yield Decision("data.spacing_mm", list(self.spacing_mm), f"(D, H, W): {why}")
+        share = f"{100 * self.box_share:.0f} % of the median volume is left without its empty border"
+        same = "all volumes are of one shape, cut alike already" if self.same else share
+        yield Decision("data.crop_nonzero", self.crop, same)
+        yield Decision("data.normalisation", *_normalisation(self))
+        if self.coarsened and self.spacing_mm is None:
+            why = f"what fits the memory of {_times(self.shape)} voxels: evaluation sees the centre alone"
+        elif self.same and self.patch != self.shape:
+            why = f"of {_times(self.shape)} voxels: training shifts the crop, evaluation takes the centre"
+        else:
+            why = f"holds nine volumes in ten whole, padded with 0: up to {_times(self.shape)} voxels"
+        yield Decision("data.patch_size_voxels", list(self.patch), why)
+        sided = cohort.classes_with(DIRECTIONS)
+        sides = f"{some(sided)} tell sides" if sided else "left and right may tell classes apart"
+        yield Decision(
+            "data.augment.flip", {"probability": 0.0}, f"off: {sides}; 0.5 where a mirror image is one of them"
+        )
+        coarse = coarse_axis(self.spacing_mm)
+        degrees = [[-15, 15] if coarse in (None, axis) else [0, 0] for axis in range(3)]
+        why = "about D, H, W" if coarse is None else f"about {'DHW'[coarse]} alone: slices are thick"
+        yield Decision("data.augment.rotate", {"probability": 0.5, "degrees": degrees}, why)
+        yield Decision("data.augment.scale", {"probability": 0.3, "factor": [0.9, 1.1]})
+        for name in ("noise", "brightness", "contrast"):
+            yield Decision(f"data.augment.{name}", {"probability": 0.15})
 
 
 def choose_volume_input(c: Cohort, memory_gb: float) -> VolumeInput:
     """Volumes whole, at the spacing that fits the memory. Raises ValueError where not even small ones do."""
-    cases = [facts for facts in c.survey.volumes if facts.usable]
+    cases = c.survey.usable
     in_space = c.survey.config.data.source != "medmnist"
     shapes = {facts.shape for facts in cases}
-    shares = [math.prod(facts.box or facts.shape) / math.prod(facts.shape) for facts in cases]
-    box_share = float(np.median(shares))
-    crop = box_share < CROP_GAIN and len(shapes) > 1
+    share = box_share(cases)
+    crop = share < CROP_GAIN and len(shapes) > 1
     boxes = np.array([facts.box if crop and facts.box else facts.shape for facts in cases])
     spacings = np.array([facts.spacing_mm for facts in cases])
     spacing = target_spacing(spacings)
-    channels = c.survey.config.data.channels
-    num_channels = cases[0].num_channels if channels is None else len(channels)
+    num_channels = c.num_channels()
     least, factor, shrunk = BATCHES[-2], 1.0, 0
     while True:
         mm = np.array(spacing) * factor
@@ -66,42 +97,9 @@ def choose_volume_input(c: Cohort, memory_gb: float) -> VolumeInput:
         factor, shrunk = (factor * COARSER, 0) if in_space else (1.0, shrunk + STEP)
     a, b, e = (float(f"{n:.4g}") for n in mm)
     return VolumeInput(
-        (a, b, e) if in_space else None, crop, box_share, (d, h, w), len(shapes) == 1, patch, factor > 1 or shrunk > 0,
-        network, network.largest_batch(memory_gb, c.num_train), num_channels, _lowest(cases),
+        (a, b, e) if in_space else None, crop, share, (d, h, w), len(shapes) == 1, patch, factor > 1 or shrunk > 0,
+        network, network.largest_batch(memory_gb, c.num_train), num_channels, median_minimum(cases),
     )  # fmt: skip
-
-
-def volume_decisions(c: Cohort, v: VolumeInput) -> Iterator[Decision]:
-    """The keys of `data` that say what the network sees of a volume."""
-    cases = [facts for facts in c.survey.volumes if facts.usable]
-    if v.spacing_mm is None:
-        yield Decision("data.spacing_mm", None, "an archive's volumes have none")
-    else:
-        spacings = np.array([facts.spacing_mm for facts in cases])
-        all_same = np.allclose(spacings, v.spacing_mm, rtol=1e-3, atol=0)
-        why = f"that of all {len(cases)} cases" if all_same else "the median of the cases'"
-        why = "as fine as whole volumes fit the memory" if v.coarsened else why
-        yield Decision("data.spacing_mm", list(v.spacing_mm), f"(D, H, W): {why}")
-    share = f"{100 * v.box_share:.0f} % of the median volume is left without its empty border"
-    same = "all volumes are of one shape, cut alike already" if v.same else share
-    yield Decision("data.crop_nonzero", v.crop, same)
-    yield Decision("data.normalisation", *_normalisation(v))
-    if v.coarsened and v.spacing_mm is None:
-        why = f"what fits the memory of {_times(v.shape)} voxels: evaluation sees the centre alone"
-    elif v.same and v.patch != v.shape:
-        why = f"of {_times(v.shape)} voxels: training shifts the crop, evaluation takes the centre"
-    else:
-        why = f"holds nine volumes in ten whole, padded with 0: up to {_times(v.shape)} voxels"
-    yield Decision("data.patch_size_voxels", list(v.patch), why)
-    sides = f"{some(c.sided_classes)} tell sides" if c.sided_classes else "left and right may tell classes apart"
-    yield Decision("data.augment.flip", {"probability": 0.0}, f"off: {sides}; 0.5 where a mirror image is one of them")
-    coarse = _coarse_axis(v.spacing_mm)
-    degrees = [[-15, 15] if coarse in (None, axis) else [0, 0] for axis in range(3)]
-    why = "about D, H, W" if coarse is None else f"about {'DHW'[coarse]} alone: slices are thick"
-    yield Decision("data.augment.rotate", {"probability": 0.5, "degrees": degrees}, why)
-    yield Decision("data.augment.scale", {"probability": 0.3, "factor": [0.9, 1.1]})
-    for name in ("noise", "brightness", "contrast"):
-        yield Decision(f"data.augment.{name}", {"probability": 0.15})
 
 
 def _patch(shape: Shape, same: bool, shrunk: int) -> Shape:
@@ -120,16 +118,6 @@ def _normalisation(v: VolumeInput) -> tuple[str, str]:
     if v.lowest < -500:
         return "percentile", f"the median minimum of {v.lowest:.0f} looks like CT: its outliers are clipped"
     return "zscore", "each volume by its own mean and deviation"
-
-
-def _lowest(cases: list[CaseFacts]) -> float:
-    return float(np.median([min(channel.low for channel in facts.voxels or ()) for facts in cases]))
-
-
-def _coarse_axis(spacing_mm: Spacing | None) -> int | None:
-    if spacing_mm is None or max(spacing_mm) <= ANISOTROPIC * min(spacing_mm):
-        return None
-    return int(np.argmax(spacing_mm))
 
 
 def _times(values: Shape) -> str:
