@@ -1,10 +1,23 @@
 """What holds for every test."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from ops import backend
 
 NO_BFLOAT16 = "this CPU has no bfloat16 arithmetic (AVX512-BF16 or AMX)"
+
+
+@pytest.fixture
+def datasets() -> Path:
+    """The folder of shared data sets: MLX_VOLUMES_DATASETS, or shared/datasets beside the clone."""
+    beside = Path(__file__).parents[2] / "shared" / "datasets"
+    folder = Path(os.environ.get("MLX_VOLUMES_DATASETS", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder}; set MLX_VOLUMES_DATASETS to their folder")
+    return folder
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import train
 from configs import Config, load_config
 from data.dataset import open_data
 from ops import memory
-from tests.data.layouts import write_folders, write_layout, write_volume
+from tests.data.write_layouts import write_folders, write_layout, write_volume
 
 
 def planned(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Path, str]:

@@ -11,7 +11,7 @@ from configs import Config, load_config
 from data.labelled import open_labelled
 from engine.runs.run_folder import RunFolder
 from tests.data.clip_files import numbered, write_clip
-from tests.data.layouts import write_folders, write_volume
+from tests.data.write_layouts import write_folders, write_volume
 
 QUICK = ("train.epochs=null", "train.steps=2", "train.validate_every_steps=2", "optim.warmup_steps=1")
 Capture = pytest.CaptureFixture[str]

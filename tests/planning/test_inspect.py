@@ -16,7 +16,7 @@ from planning.survey.layout import read_settings
 from planning.survey.survey import Survey, take_survey
 from planning.survey.text import facts_table
 from planning.survey.thumbnails import colour_of, draw_thumbnail
-from tests.data.layouts import write_folders, write_layout, write_volume
+from tests.data.write_layouts import write_folders, write_layout, write_volume
 
 
 def survey(path: Path, *overrides: str) -> Survey:

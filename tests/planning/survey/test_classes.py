@@ -12,7 +12,7 @@ from planning.survey.layout import read_settings
 from planning.survey.survey import Survey, take_survey
 from planning.survey.text import facts_table
 from tests.data.clip_files import numbered, write_clip
-from tests.data.layouts import write_volume
+from tests.data.write_layouts import write_volume
 
 
 def survey(path: Path, *overrides: str) -> Survey:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from planning.survey.layout import read_settings, recognise
-from tests.data.layouts import write_folders, write_layout, write_volume
+from tests.data.write_layouts import write_folders, write_layout, write_volume
 
 
 @pytest.mark.parametrize("kind", ["msd", "nnunet", "folders", "csv"])
