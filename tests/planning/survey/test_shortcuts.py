@@ -35,9 +35,8 @@ def test_a_frame_rate_that_is_the_class() -> None:
 
 def test_texts_count_too() -> None:
     labels = [n % 3 for n in range(60)]
-    (remark,) = find_shortcuts(
-        [], clips([25.0] * 60, labels, [None] * 60, [("h264", "mpeg4", "vp9")[k] for k in labels]), CLIPS
-    )
+    found = clips([25.0] * 60, labels, [None] * 60, [("h264", "mpeg4", "vp9")[k] for k in labels])
+    (remark,) = find_shortcuts(found, CLIPS)
     assert remark.text.startswith("how the clips were made tells their class: codec (Cramér's V 1.00)")
     assert "balanced accuracy of 1.00 on other cases, guessing gives 0.33" in remark.text
 
