@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from configs.schema.data import Split
-from data.files.grid import Spacing
 from data.splits import make_splits
 from planning.proposal.network import ANISOTROPIC
 from planning.survey.survey import Survey
@@ -90,8 +89,8 @@ def median_minimum(cases: Sequence[VolumeFacts]) -> float:
     return float(np.median([min(channel.low for channel in facts.voxels or ()) for facts in cases]))
 
 
-def coarse_axis(spacing_mm: Spacing | None) -> int | None:
+def coarse_axis(spacing_mm: Sequence[float]) -> int | None:
     """The axis of thick slices, if there is one."""
-    if spacing_mm is None or max(spacing_mm) <= ANISOTROPIC * min(spacing_mm):
+    if max(spacing_mm) <= ANISOTROPIC * min(spacing_mm):
         return None
     return int(np.argmax(spacing_mm))

@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from configs import Config
+from configs.schema.load import check_config
+from engine.runs.pack import open_run
 from planning.proposal.rules import Decision, Plan, average_weights
 
 RATE = 0.2  # of the run's learning rate
@@ -43,6 +45,14 @@ class Trained:
     config: Config
     class_names: tuple[str, ...]
     num_channels: int
+
+
+def read_trained(path: str) -> Trained:
+    """Raises ValueError where there is no run."""
+    run = open_run(path)
+    config = check_config(run.read_config_tree(), where=str(run.config_path))
+    statistics = run.read_json("statistics")
+    return Trained(path, config, tuple(statistics["class_names"]), statistics["num_channels"])
 
 
 def fine_tune(plan: Plan, trained: Trained) -> Plan:

@@ -18,8 +18,18 @@ from planning.proposal.cohort import (
     median_minimum,
     words_of,
 )
+from planning.proposal.common import make_plan
 from planning.proposal.network import Network, design_network, fits, target_spacing, training_gb
-from planning.proposal.rules import PRECISION, Decision, average_weights, count_workers, mirror_axes
+from planning.proposal.rules import (
+    PRECISION,
+    Decision,
+    Plan,
+    average_weights,
+    count_workers,
+    decide,
+    mirror_axes,
+    rotate,
+)
 from planning.survey.format import times
 from planning.survey.label_volumes import count_voxels
 from planning.survey.survey import Survey
@@ -33,7 +43,7 @@ CT_WORDS = {"ct", "cta"}
 
 
 @dataclass(frozen=True)
-class LabelVolumeRules:
+class Measured:
     """The numbers that the decisions follow from."""
 
     cohort: Cohort
@@ -47,18 +57,6 @@ class LabelVolumeRules:
     memory_gb: float  # budget
     network: Network
     batch_size: int
-
-    opening = ()  # what a config begins with
-
-    @property
-    def counted(self) -> str:
-        """What the config is planned from."""
-        return f"{len(self.cohort.cases)} labelled cases"
-
-    @property
-    def held(self) -> str:
-        """What takes memory beside a training step."""
-        return f"{self.held_gb:.2g} GB for the cases, "
 
     @property
     def step_gb(self) -> float:
@@ -76,17 +74,20 @@ class LabelVolumeRules:
         """The classes whose names tell left from right."""
         return self.cohort.classes_with(SIDE_WORDS)
 
-    def decisions(self) -> Iterator[Decision]:
-        """All but where the cases are and how they are split."""
-        for section in (_preparing, _sampling, _augmenting, _model, _training, _evaluating):
-            yield from section(self)
+
+def plan_label_volumes(survey: Survey, memory_gb: float) -> Plan:
+    """A plan, as `plan_config` returns it."""
+    m = _measure(survey, memory_gb)
+    memory = (
+        f"{m.step_gb:.1f} GB for a training step by estimate, {m.held_gb:.2g} GB for the cases, of the {memory_gb:g}"
+    )
+    sections = (_preparing, _sampling, _augmenting, _model, _training, _evaluating)
+    rest = [decision for section in sections for decision in section(m)]
+    return make_plan(m.cohort, f"{len(m.cohort.cases)} labelled cases", memory, m.num_channels, [], rest)
 
 
-def plan_label_volumes(survey: Survey, memory_gb: float) -> LabelVolumeRules:
-    """Choose spacing, shape, network and batch size.
-
-    Raises ValueError where there is nothing to train on: too few labelled cases, no classes, too little memory.
-    """
+def _measure(survey: Survey, memory_gb: float) -> Measured:
+    """Choose spacing, shape, network and batch size."""
     cohort = gather_cohort(survey, LEAST_CASES)
     if len(survey.class_names) < 2:
         values = some(sorted(count_voxels(survey.cases)))
@@ -108,7 +109,7 @@ def plan_label_volumes(survey: Survey, memory_gb: float) -> LabelVolumeRules:
     network = design_network((d, h, w), spacing, num_channels, num_classes, free_gb)
     most = min(MAX_BATCH, max(2, int(MAX_BATCH_SHARE * train_voxels / math.prod(network.patch))), cohort.num_train)
     batches = [n for n in range(1, most + 1) if fits(network, n, num_channels, num_classes, free_gb)]
-    return LabelVolumeRules(
+    return Measured(
         cohort, num_channels, spacing, (d, h, w), crop, share, cases_gb, held_gb, memory_gb, network, batches[-1]
     )
 
@@ -119,7 +120,7 @@ def _is_ct(survey: Survey) -> bool:
     return bool(names) and all(words_of(name) & CT_WORDS for name in names)
 
 
-def _preparing(m: LabelVolumeRules) -> Iterator[Decision]:
+def _preparing(m: Measured) -> Iterator[Decision]:
     spacings = np.array([facts.spacing_mm for facts in m.cohort.cases])
     middle, finest, coarsest = np.median(spacings, axis=0), spacings.min(axis=0), spacings.max(axis=0)
     if np.allclose(spacings, m.spacing_mm, rtol=1e-3, atol=0):
@@ -134,7 +135,7 @@ def _preparing(m: LabelVolumeRules) -> Iterator[Decision]:
     yield Decision("data.normalisation", *_choose_normalisation(m))
 
 
-def _choose_normalisation(m: LabelVolumeRules) -> tuple[str, str]:
+def _choose_normalisation(m: Measured) -> tuple[str, str]:
     names = m.cohort.survey.channel_names
     said = f"the modality is {', '.join(names)}" if names else "no modality is named"
     if _is_ct(m.cohort.survey):
@@ -147,7 +148,7 @@ def _choose_normalisation(m: LabelVolumeRules) -> tuple[str, str]:
     return "zscore", f"{said}: intensities have no common unit"
 
 
-def _sampling(m: LabelVolumeRules) -> Iterator[Decision]:
+def _sampling(m: Measured) -> Iterator[Decision]:
     said = f"the median case has {times(m.shape)} voxels at this spacing"
     why = f"holds it whole: {said}" if m.whole else f"what fits the memory: {said}"
     yield Decision("data.patch_size_voxels", list(m.network.patch), why)
@@ -164,26 +165,22 @@ def _sampling(m: LabelVolumeRules) -> Iterator[Decision]:
     yield count_workers()
 
 
-def _augmenting(m: LabelVolumeRules) -> Iterator[Decision]:
+def _augmenting(m: Measured) -> Iterator[Decision]:
     if m.sided_classes:
         why = f"off: a mirror image swaps the sides of {some(m.sided_classes)}"
         yield Decision("data.augment.flip", {"probability": 0.0}, why)
     else:
         why = "W alone: left and right mirror, but no RAS+ volume stands on its head"
         yield Decision("data.augment.flip", {"probability": 0.5, "axes": [2]}, why)
-    coarse = coarse_axis(m.spacing_mm)
-    degrees = [[-20, 20] if coarse in (None, axis) else [0, 0] for axis in range(3)]
-    why = "about D, H, W"
-    if coarse is not None:
-        ratio = m.spacing_mm[coarse] / min(m.spacing_mm)
-        why = f"about {'DHW'[coarse]} alone: slices are {ratio:.1f} times as thick as wide"
-    yield Decision("data.augment.rotate", {"probability": 0.25, "degrees": degrees}, why)
+    ratio = max(m.spacing_mm) / min(m.spacing_mm)
+    thick = f"slices are {ratio:.1f} times as thick as wide"
+    yield from decide("data", [rotate(coarse_axis(m.spacing_mm), 0.25, 20, thick)])
     yield Decision("data.augment.scale", {"probability": 0.25, "factor": [0.85, 1.2]})
-    for name in ("noise", "brightness", "contrast", "gamma"):
-        yield Decision(f"data.augment.{name}", {"probability": 0.15})
+    names = ("noise", "brightness", "contrast", "gamma")
+    yield from decide("data.augment", {name: {"probability": 0.15} for name in names})
 
 
-def _model(m: LabelVolumeRules) -> Iterator[Decision]:
+def _model(m: Measured) -> Iterator[Decision]:
     network = m.network
     lowest = [p // s for p, s in zip(network.patch, np.prod(network.strides, axis=0), strict=True)]
     yield Decision("model.name", "unet3d")
@@ -198,7 +195,7 @@ def _model(m: LabelVolumeRules) -> Iterator[Decision]:
     yield Decision("model.args.dropout", dropout, "where the network has most weights")
 
 
-def _training(m: LabelVolumeRules) -> Iterator[Decision]:
+def _training(m: Measured) -> Iterator[Decision]:
     yield Decision("loss.name", "dice_ce", "Dice for overlap whatever the size, cross-entropy for smooth gradients")
     yield Decision("loss.batch_dice", True, "one Dice over the batch: a patch may lack a class")
     if m.cohort.survey.config.loss.ignore_label is not None:
@@ -219,7 +216,7 @@ def _training(m: LabelVolumeRules) -> Iterator[Decision]:
     yield PRECISION
 
 
-def _evaluating(m: LabelVolumeRules) -> Iterator[Decision]:
+def _evaluating(m: Measured) -> Iterator[Decision]:
     yield Decision("evaluate.overlap", 0.5, "of neighbouring windows")
     yield mirror_axes(flipped=not m.sided_classes)
     finest = float(f"{min(m.spacing_mm):.2g}")

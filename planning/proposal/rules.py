@@ -1,7 +1,7 @@
 """Decisions written as YAML, each below its reason."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -35,6 +35,20 @@ class Plan:
 
 
 PRECISION = Decision("train.precision", "auto", "bfloat16 where the device computes it, which is faster; else float32")
+
+
+def decide(section: str, decisions: Iterable[Decision] | Mapping[str, Any]) -> Iterator[Decision]:
+    """The decisions, or values by key, with paths that begin at the config's root rather than at `section`."""
+    if isinstance(decisions, Mapping):
+        decisions = [Decision(key, value) for key, value in decisions.items()]
+    return (replace(decision, path=f"{section}.{decision.path}") for decision in decisions)
+
+
+def rotate(coarse_axis: int | None, probability: float, degrees: int, thick: str) -> Decision:
+    """Rotation, of a volume with a coarse axis about that alone, as slices are `thick`."""
+    ranges = [[-degrees, degrees] if coarse_axis in (None, axis) else [0, 0] for axis in range(3)]
+    why = "about D, H, W" if coarse_axis is None else f"about {'DHW'[coarse_axis]} alone: {thick}"
+    return Decision("augment.rotate", {"probability": probability, "degrees": ranges}, why)
 
 
 def average_weights(decay: float) -> Decision:
