@@ -8,7 +8,7 @@ from planning.proposal.classifier import Classifier
 from planning.proposal.clip_input import choose_clip_input
 from planning.proposal.cohort import Cohort, gather_cohort
 from planning.proposal.common import make_plan
-from planning.proposal.rules import PRECISION, Decision, Plan, average_weights, count_workers, mirror_axes
+from planning.proposal.rules import PRECISION, Decision, Plan, average_weights, count_workers, mirror
 from planning.proposal.volume_input import choose_volume_input
 from planning.survey.survey import Survey
 
@@ -33,7 +33,7 @@ def plan_classes(survey: Survey, memory_gb: float) -> Plan:
         count_workers(),
         *_model(chosen.network),
         *_training(cohort, chosen.batch_size, step_gb),
-        mirror_axes(chosen.flipped),
+        mirror(chosen.flipped),
     ]
     memory = f"{step_gb:.1f} GB for a training step by estimate, of the {memory_gb:g}"
     counted = f"{len(survey.cases)} {survey.input.what}"

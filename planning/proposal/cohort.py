@@ -10,7 +10,6 @@ import numpy as np
 
 from configs.schema.data import Split
 from data.splits import make_splits
-from planning.proposal.network import ANISOTROPIC
 from planning.survey.survey import Survey
 from planning.survey.volumes import VolumeFacts
 
@@ -87,10 +86,3 @@ def box_share(cases: Sequence[VolumeFacts]) -> float:
 def median_minimum(cases: Sequence[VolumeFacts]) -> float:
     """The least intensity of the median volume."""
     return float(np.median([min(channel.low for channel in facts.voxels or ()) for facts in cases]))
-
-
-def coarse_axis(spacing_mm: Sequence[float]) -> int | None:
-    """The axis of thick slices, if there is one."""
-    if max(spacing_mm) <= ANISOTROPIC * min(spacing_mm):
-        return None
-    return int(np.argmax(spacing_mm))

@@ -8,28 +8,10 @@ import numpy as np
 
 from data.files.grid import Shape, Spacing
 from data.layouts.cases import some
-from planning.proposal.cohort import (
-    CROP_GAIN,
-    SIDE_WORDS,
-    Cohort,
-    box_share,
-    coarse_axis,
-    gather_cohort,
-    median_minimum,
-    words_of,
-)
+from planning.proposal.cohort import CROP_GAIN, SIDE_WORDS, Cohort, box_share, gather_cohort, median_minimum, words_of
 from planning.proposal.common import make_plan
-from planning.proposal.network import Network, design_network, fits, target_spacing, training_gb
-from planning.proposal.rules import (
-    PRECISION,
-    Decision,
-    Plan,
-    average_weights,
-    count_workers,
-    decide,
-    mirror_axes,
-    rotate,
-)
+from planning.proposal.network import Network, coarse_axis, design_network, fits, target_spacing, training_gb
+from planning.proposal.rules import PRECISION, Decision, Plan, average_weights, count_workers, decide, mirror, rotate
 from planning.survey.format import times
 from planning.survey.label_volumes import count_voxels
 from planning.survey.survey import Survey
@@ -218,7 +200,7 @@ def _training(m: Measured) -> Iterator[Decision]:
 
 def _evaluating(m: Measured) -> Iterator[Decision]:
     yield Decision("evaluate.overlap", 0.5, "of neighbouring windows")
-    yield mirror_axes(flipped=not m.sided_classes)
+    yield mirror(flipped=not m.sided_classes)
     finest = float(f"{min(m.spacing_mm):.2g}")
     yield Decision("evaluate.nsd_tolerance_mm", finest, "a voxel along the finest axis")
     if m.cohort.num_val > 20:

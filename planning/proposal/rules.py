@@ -55,7 +55,7 @@ def average_weights(decay: float) -> Decision:
     return Decision("optim.ema_decay", decay, f"weights are averaged over about the last {1 / (1 - decay):.0f} steps")
 
 
-def mirror_axes(flipped: bool) -> Decision:
+def mirror(flipped: bool) -> Decision:
     why = "flipping W at test time as well ([2]) costs twice the time" if flipped else "training flips none"
     return Decision("evaluate.mirror_axes", [], why)
 

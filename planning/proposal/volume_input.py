@@ -7,8 +7,8 @@ import numpy as np
 from data.files.grid import Shape
 from data.layouts.cases import some
 from planning.proposal.classifier import BATCHES, Classifier, ClassifierInput, design_resnet
-from planning.proposal.cohort import CROP_GAIN, DIRECTIONS, Cohort, box_share, coarse_axis, median_minimum
-from planning.proposal.network import target_spacing
+from planning.proposal.cohort import CROP_GAIN, DIRECTIONS, Cohort, box_share, median_minimum
+from planning.proposal.network import coarse_axis, target_spacing
 from planning.proposal.rules import Decision, decide, rotate
 
 STEP = 8  # voxels that patches are whole multiples of

@@ -12,7 +12,7 @@ from data.files.errors import FileProblem
 from data.files.videos import Footage, read_clip, read_frames, read_header
 from data.prepare.case_checks import Problem
 from data.prepare.copies import voxel_digest
-from planning.survey.facts import AnyCase, Facts, Input, Metadata, Progress, Remark, ids_of, read_each
+from planning.survey.facts import AnyCase, Facts, Input, Metadata, Reading, Remark, ids_of
 from planning.survey.format import counted, span
 from planning.survey.thumbnails import LONG_SIDE, draw_frame
 
@@ -61,11 +61,9 @@ class ClipFacts(Facts):
         return self.change <= _NOISE
 
 
-def read_clips(
-    cases: Sequence[AnyCase], *, thumbnails: bool = False, threads: int | None = None, progress: Progress | None = None
-) -> tuple[ClipFacts, ...]:
+def read_clips(cases: Sequence[AnyCase], how: Reading) -> list[ClipFacts]:
     """Decode each clip once; what keeps it from being decoded is among its problems."""
-    return tuple(read_each(partial(_read_clip, thumbnail=thumbnails), cases, _CLIP_BYTES, threads, progress))
+    return how.each(partial(_read_clip, thumbnail=how.thumbnails), cases, _CLIP_BYTES)
 
 
 def _read_clip(case: AnyCase, thumbnail: bool) -> ClipFacts:

@@ -57,6 +57,30 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How files are read: with pictures or not, in up to `threads` threads, or four, telling `progress`."""
+
+    thumbnails: bool = False
+    threads: int | None = None
+    progress: Progress | None = None
+
+    def each(self, read: Callable[[Any], Read], cases: Sequence[Any], bytes_each: int) -> list[Read]:
+        """Read the cases, as many at a time as cores and memory allow; in their order."""
+        most = max(1, min(self.threads or 4, available_threads(), _MEMORY_BYTES // bytes_each))
+        with ThreadPoolExecutor(most) as pool:
+            return self.count(pool.map(read, cases), len(cases))
+
+    def count(self, found: Iterable[Read], total: int) -> list[Read]:
+        """All that is found, telling of each."""
+        facts = []
+        for done, one in enumerate(found, 1):
+            facts.append(one)
+            if self.progress is not None:
+                self.progress(done, total)
+        return facts
+
+
+@dataclass(frozen=True)
 class ClassTable:
     """(label value or None, class, its numbers) rows below the numbers' headings, these as wide as in a text."""
 
@@ -73,7 +97,7 @@ class Input:
     contents: str
     picture: str
     view: str  # what pictures show
-    read: Callable[..., tuple[Any, ...]]  # (cases, thumbnails=, threads=, progress=) -> facts
+    read: Callable[[Sequence[Any], Reading], Sequence[Any]]
     describe: Callable[[Any], str]
     rows: Callable[[Sequence[Any], Sequence[str] | None], list[tuple[str, str]]]  # (facts, channel names) -> a table
     odd: Callable[[Any], list[str]]  # contents without information
@@ -83,22 +107,3 @@ class Input:
 
 def ids_of(cases: Iterable[Facts]) -> tuple[str, ...]:
     return tuple(facts.case.id for facts in cases)
-
-
-def read_each(
-    read: Callable[[Any], Read], cases: Sequence[Any], bytes_each: int, threads: int | None, progress: Progress | None
-) -> list[Read]:
-    """Read the cases in up to `threads` threads, or four, as long as cores and memory allow; in their order."""
-    most = max(1, min(threads or 4, available_threads(), _MEMORY_BYTES // bytes_each))
-    with ThreadPoolExecutor(most) as pool:
-        return count(pool.map(read, cases), len(cases), progress)
-
-
-def count(found: Iterable[Read], total: int, progress: Progress | None) -> list[Read]:
-    """All that is found, telling `progress` of each."""
-    facts = []
-    for done, one in enumerate(found, 1):
-        facts.append(one)
-        if progress is not None:
-            progress(done, total)
-    return facts

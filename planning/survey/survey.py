@@ -11,7 +11,7 @@ from data.layouts.registry import find_cases, find_labelled
 from data.prepare.case_checks import Problem
 from planning.survey.classes import Classes, find_ignored_files
 from planning.survey.clips import CLIPS
-from planning.survey.facts import Input, Progress, Remark
+from planning.survey.facts import Input, Progress, Reading, Remark
 from planning.survey.label_volumes import LabelVolumes, make_up_names
 from planning.survey.volumes import ROWS, VOLUMES, read_volumes
 from planning.survey.warnings import find_warnings
@@ -56,27 +56,27 @@ def take_survey(
     is broken; a bad case is a problem in the result.
     """
     take = _take_classes if config.task == "classification" else _take_label_volumes  # asked here alone
-    return take(config, thumbnails=thumbnails, threads=threads, progress=progress)
+    return take(config, Reading(thumbnails, threads, progress))
 
 
-def _take_label_volumes(config: Config, **reading: Any) -> Survey:
+def _take_label_volumes(config: Config, how: Reading) -> Survey:
     with _collected_warnings() as remarks:
         listing = find_cases(config.data)
     names, ignore = listing.class_names, config.loss.ignore_label
-    cases = read_volumes(listing.cases, class_names=names, ignore_label=ignore, **reading)
+    cases = read_volumes(listing.cases, how, names, ignore)
     target = LabelVolumes(names or make_up_names(cases, ignore), names is not None, ignore)
     remarks += find_warnings(cases, VOLUMES, target)
-    return Survey(config, VOLUMES, target, cases, listing.channel_names, tuple(remarks))
+    return Survey(config, VOLUMES, target, tuple(cases), listing.channel_names, tuple(remarks))
 
 
-def _take_classes(config: Config, **reading: Any) -> Survey:
+def _take_classes(config: Config, how: Reading) -> Survey:
     with _collected_warnings() as remarks:
         listing = find_labelled(config.data)
     kind = CLIPS if config.data.clip is not None else ROWS if config.data.source == "medmnist" else VOLUMES
-    cases = kind.read(listing.cases, **reading)
+    cases = kind.read(listing.cases, how)
     target = Classes(listing.class_names, listing.multi_label)
     remarks += [*find_ignored_files(config.data, cases), *find_warnings(cases, kind, target)]
-    return Survey(config, kind, target, cases, None, tuple(remarks))
+    return Survey(config, kind, target, tuple(cases), None, tuple(remarks))
 
 
 @contextmanager

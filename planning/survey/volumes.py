@@ -16,7 +16,7 @@ from data.layouts.medmnist import read_member
 from data.prepare.case_checks import Problem, check_case
 from data.prepare.copies import voxel_digest
 from data.prepare.volumes import nonzero_box
-from planning.survey.facts import AnyCase, Facts, Input, Metadata, Progress, Remark, count, ids_of, read_each
+from planning.survey.facts import AnyCase, Facts, Input, Metadata, Reading, Remark, ids_of
 from planning.survey.format import axes, counted, times
 from planning.survey.thumbnails import draw_thumbnail
 
@@ -65,14 +65,8 @@ class VolumeFacts(Facts):
 
 
 def read_volumes(
-    cases: Sequence[AnyCase],
-    *,
-    class_names: Sequence[str] | None = None,
-    ignore_label: int | None = None,
-    thumbnails: bool = False,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> tuple[VolumeFacts, ...]:
+    cases: Sequence[AnyCase], how: Reading, class_names: Sequence[str] | None = None, ignore_label: int | None = None
+) -> list[VolumeFacts]:
     """What the cases' files hold; all must have as many channels as most have.
 
     Label values must be those of `class_names`, where these are known, or `ignore_label`.
@@ -84,28 +78,22 @@ def read_volumes(
             found[case_id] = replace(facts, problems=tuple(check_case(_scan_of(facts.case), usual[0][0])))
     sound = [facts for facts in found.values() if not facts.problems]
     largest = max((int(np.prod(facts.shape)) * (facts.num_channels + 2) for facts in sound), default=1)
-    read = partial(_read_voxels, class_names=class_names, ignore_label=ignore_label, thumbnail=thumbnails)
-    found |= {facts.case.id: facts for facts in read_each(read, sound, 4 * largest, threads, progress)}
-    return tuple(found.values())
+    read = partial(_read_voxels, class_names=class_names, ignore_label=ignore_label, thumbnail=how.thumbnails)
+    found |= {facts.case.id: facts for facts in how.each(read, sound, 4 * largest)}
+    return list(found.values())
 
 
-def read_rows(
-    cases: Sequence[LabelledCase],
-    *,
-    thumbnails: bool = False,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> tuple[VolumeFacts, ...]:
+def read_rows(cases: Sequence[LabelledCase], how: Reading) -> list[VolumeFacts]:
     """What an archive's rows hold, without a place in space; one array of it in memory at a time."""
 
-    def rows() -> Iterator[VolumeFacts]:
+    def read() -> Iterator[VolumeFacts]:
         for (path, name), members in groupby(cases, key=lambda case: (case.images[0], (case.member or ("", 0))[0])):
             array = read_member(path, name)
             for case in members:
                 assert case.member is not None
-                yield _read_row(case, array[case.member[1]], thumbnails)
+                yield _read_row(case, array[case.member[1]], how.thumbnails)
 
-    return tuple(count(rows(), len(cases), progress))
+    return how.count(read(), len(cases))
 
 
 def _scan_of(case: AnyCase) -> Case:
