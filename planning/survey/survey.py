@@ -55,7 +55,7 @@ def take_survey(
     `threads` is at most 4 and the cores there are, where None. Raises ValueError where the layout itself
     is broken; a bad case is a problem in the result.
     """
-    take = _take_classes if config.task == "classification" else _take_label_volumes  # asked here alone
+    take = {"segmentation": _take_label_volumes, "classification": _take_classes}[config.task]  # asked here alone
     return take(config, Reading(thumbnails, threads, progress))
 
 

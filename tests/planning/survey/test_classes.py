@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 
 from planning.inspect import main
-from planning.survey.layout import read_settings
-from planning.survey.survey import Survey, take_survey
 from planning.survey.text import facts_table
 from tests.data.clip_files import numbered, write_clip
 from tests.data.write_layouts import write_volume
-
-
-def survey(path: Path, *overrides: str) -> Survey:
-    return take_survey(read_settings(path, overrides), threads=1)
-
-
-def remarks(path: Path, *overrides: str) -> list[str]:
-    return [str(remark) for remark in survey(path, *overrides).remarks]
+from tests.planning.take import remarks, survey
 
 
 def write_volumes(root: Path, cases: int = 10) -> Path:
@@ -109,7 +100,7 @@ def test_classes_that_may_coincide(tmp_path: Path) -> None:
     np.savez(tmp_path / "organ.npz", train_images=images, train_labels=labels)
     found = survey(tmp_path)
     assert (found.target.multi_label, found.target.counts(found.cases)) == (True, [10, 20, 0])
-    assert [str(remark) for remark in found.remarks] == ["no case of 2"]
+    assert remarks(tmp_path) == ["no case of 2"]
 
 
 def test_rare_classes(tmp_path: Path) -> None:
@@ -237,9 +228,3 @@ def test_the_page_shows_frames(tmp_path: Path) -> None:
     assert page.count('alt="frame of ') == 3
     assert page.count('<figure class="bad">') == 1
     assert "16×16, 12 frames, 1.2 s, 10 fps, h264" in page
-
-
-def test_mistakes_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "cases.csv").write_text("file,label\na.mp4,\n")
-    assert main([str(tmp_path / "cases.csv")]) == 2
-    assert "holds no label; name it in data.columns.label" in capsys.readouterr().err
