@@ -6,12 +6,8 @@ python plan.py PATH --from runs/RUN > configs/mine.yaml
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 import machine  # noqa: F401  # it tells how to start where packages are missing
-
-if TYPE_CHECKING:  # imported where it is needed, so that --help is told at once
-    from planning.proposal.fine_tune import Trained
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,18 +28,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--from", dest="start", metavar="RUN", help="plan to fine-tune this run, a folder that train.py wrote or a pack"
     )
     return parser.parse_intermixed_args(argv)
-
-
-def read_trained(path: str) -> "Trained":
-    """What a config to fine-tune the run has to know of it. Raises ValueError where there is none."""
-    from engine.config import check_config
-    from engine.runs.pack import open_run
-    from planning.proposal.fine_tune import Trained
-
-    run = open_run(path)
-    config = check_config(run.read_config_tree(), where=str(run.config_path))
-    statistics = run.read_json("statistics")
-    return Trained(path, config, tuple(statistics["class_names"]), statistics["num_channels"])
 
 
 def default_memory_gb() -> float:
@@ -68,19 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, or 2 for a user's mistake."""
     arguments = parse_arguments(argv)
     from planning.inspect import survey_with_progress
-    from planning.proposal.config import plan_segmentation
-    from planning.proposal.fine_tune import fine_tune
-    from planning.proposal.labelled_config import plan_classification
-    from planning.survey.labelled import LabelledSurvey
+    from planning.proposal.config import plan_config
+    from planning.proposal.fine_tune import fine_tune, read_trained
 
     try:
         trained = None if arguments.start is None else read_trained(arguments.start)
         memory_gb = default_memory_gb() if arguments.memory is None else arguments.memory
         survey = survey_with_progress(arguments)
-        if isinstance(survey, LabelledSurvey):
-            plan = plan_classification(survey, memory_gb)
-        else:
-            plan = plan_segmentation(survey, memory_gb)
+        plan = plan_config(survey, memory_gb)
         if trained is not None:
             plan = fine_tune(plan, trained)
     except (ValueError, OSError) as error:

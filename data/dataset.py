@@ -239,6 +239,3 @@ class Dataset:
     def _sample(self, case: Case, index: int, epoch: int, repeat: int) -> Sample:
         x, labels = self._input.sample(case, np.random.default_rng([self.config.seed, epoch, index, repeat]))
         return {"x": x, "y": self._target.encode(case, labels), "index": np.array(index, np.int64)}
-
-
-VolumeData = Dataset  # another name, as in data.labelled

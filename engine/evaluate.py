@@ -14,7 +14,7 @@ import numpy as np
 from configs import Config
 from configs.schema.data import DataConfig
 from configs.schema.roles import keys_where, says_which_data
-from data.dataset import VolumeData
+from data.dataset import Dataset, open_data
 from data.files.volumes import write_volume
 from data.layouts.cases import Case
 from data.prepare.volumes import read_case_image
@@ -31,7 +31,7 @@ from engine.evaluation.temperature import choose_temperature, store_temperature
 from engine.evaluation.voxels import VoxelFacts
 from engine.metrics.calibration import Reliability
 from engine.metrics.segmentation import ClassScore
-from engine.predict import join_runs, load_networks, open_folder, openers
+from engine.predict import join_runs, load_networks, open_folder
 from engine.reports import classification_tables as of_classes
 from engine.reports import segmentation_tables as of_volumes
 from engine.reports.classification_report import write_classification_report
@@ -143,7 +143,7 @@ def open_cases(trained: Trained, split: str, images: Path | str | None) -> tuple
     splits = {} if split == "all" else {split: run.read_json("splits").get(split)}
     if splits and not splits[split]:
         raise ValueError(f"{run.path}: the run has no {split} cases; choose another --split")
-    data = openers(config)[0](config, statistics=statistics, splits=splits)
+    data = open_data(config, statistics=statistics, splits=splits)
     own_root = Path(run.read_config_tree()["data"]["root"]).resolve() == config.data.root.resolve()
     skipped = {entry["case"] for entry in run.read_json("skipped")} if own_root else set()
     cases = evenly_spaced([case for case in data.cases(split) if case.id not in skipped], config.evaluate.cases)
@@ -156,7 +156,7 @@ def open_again(trained: Trained, images: Path | str | None) -> Any:
     """The same data, as another member of an ensemble prepares them."""
     if images:
         return open_folder(trained, images)
-    return openers(trained.config)[0](trained.config, statistics=trained.statistics, splits={})
+    return open_data(trained.config, statistics=trained.statistics, splits={})
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Job:
 
     run: RunFolder
     config: Config
-    data: Any  # VolumeData, or ClassificationData
+    data: Dataset
     cases: list[Any]
     faults: list[Failure]  # cases that their headers rule out
     model: nn.Module
@@ -305,7 +305,7 @@ def make_save(output: Path, save_predictions: bool) -> Save:
     return save
 
 
-def make_reader(data: VolumeData, cases: list[Case]) -> Callable[[str], np.ndarray]:
+def make_reader(data: Dataset, cases: list[Case]) -> Callable[[str], np.ndarray]:
     """Case id -> the first channel (D, H, W) of its image, as in the file."""
     by_id = {case.id: case for case in cases}
 

@@ -4,7 +4,7 @@ from engine.predict import load
 labels = load("runs/mine").predict("scan.nii.gz")
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,7 @@ from typing import Any
 import mlx.nn as nn
 import numpy as np
 
-from data.dataset import open_data, open_images
-from data.labelled import open_labelled, open_unlabelled
+from data.dataset import open_images
 from engine.config import Config
 from engine.distributed.group import ALONE, Group
 from engine.evaluation.classification import classify_case
@@ -172,14 +171,9 @@ def export(run: Trained, path: Path | str, licence: str | None = None) -> str:
     return describe(export_run(path, run.run, run.config, model, run.checkpoint, run.checkpoint_name, licence))
 
 
-def openers(config: Config) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """What opens the task's labelled data, and what opens files without labels."""
-    return (open_labelled, open_unlabelled) if config.task == "classification" else (open_data, open_images)
-
-
 def open_folder(run: Trained, path: Path | str) -> Any:
     """Files without labels, a folder's or one, as the run prepares them."""
-    return openers(run.config)[1](path, run.config, run.statistics)
+    return open_images(path, run.config, run.statistics)
 
 
 def _build_model(run: Trained) -> nn.Module:

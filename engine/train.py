@@ -13,8 +13,7 @@ import mlx.core as mx
 
 from configs import Config
 from configs.schema.load import Overrides, apply_overrides
-from data.dataset import VolumeData, open_data
-from data.labelled import ClassificationData, open_labelled
+from data.dataset import Dataset, open_data
 from data.preview import save_labelled_preview, save_preview
 from engine.config import check_config, load_config
 from engine.distributed.group import ALONE, Group
@@ -40,8 +39,6 @@ from engine.training.step import TrainStep
 from models import build_model, count_parameters
 from models.layers.dropout import check_norms, dropout_table, format_table
 from models.layers.norms import synchronise_batch_norms
-
-Data = VolumeData | ClassificationData
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -70,7 +67,7 @@ class Training:
 
     run: RunFolder
     config: Config
-    data: Data
+    data: Dataset
     step: TrainStep
     position: Position
     stop: StopRequest
@@ -147,22 +144,18 @@ def dry_run(config: Config, group: Group = ALONE) -> str:
     return "\n".join([*lines, format_rehearsal(rehearsal, plan), f"batch       {picture}"])
 
 
-def assemble(config: Config, group: Group = ALONE) -> tuple[Data, TrainStep, Start | None]:
+def assemble(config: Config, group: Group = ALONE) -> tuple[Dataset, TrainStep, Start | None]:
     """Return the prepared data, the step of a new run, and the weights that it starts from."""
     start = read_weights(config, group)
     data = prepare_data(config, None, group)
     return data, build_step(config, data, group, start), start
 
 
-def prepare_data(config: Config, run: RunFolder | None, group: Group) -> Data:
+def prepare_data(config: Config, run: RunFolder | None, group: Group) -> Dataset:
     """Open the data and prepare every case; a resumed run, given in rank 0, keeps its splits and statistics."""
     kept = {} if run is None else {name: run.read_json(name) for name in ("statistics", "splits")}
     kept = group.share_json(kept)
-    data: Data
-    if config.task == "classification":
-        data = open_labelled(config, **kept, rank=group.rank, world=group.size)
-    else:
-        data = open_data(config, **kept, rank=group.rank, world=group.size)
+    data = open_data(config, **kept, rank=group.rank, world=group.size)
     data.prepare_all(progress=ShowPreparation())
     group.require_same("the data", f"fingerprint {data.fingerprint}, splits {data.splits}")
     _log.info("cases: %s", ", ".join(f"{len(ids)} {split}" for split, ids in data.splits.items()))
@@ -176,7 +169,7 @@ def read_weights(config: Config, group: Group) -> Start | None:
     return read_start(config.init) if config.init is not None and group.writes else None
 
 
-def build_step(config: Config, data: Data, group: Group, start: Start | None = None) -> TrainStep:
+def build_step(config: Config, data: Dataset, group: Group, start: Start | None = None) -> TrainStep:
     """Build model, loss and optimiser from the config, seeded; the model begins from `start`, where there is one."""
     check_fits_the_data(config, data)
     check_array_sizes(config, data, training=True)
@@ -204,7 +197,7 @@ def build_step(config: Config, data: Data, group: Group, start: Start | None = N
     return TrainStep(model, optimizer, loss, config.train, config.optim, group, freezing, config.seed)
 
 
-def build_validation(config: Config, data: Data, stop: StopRequest, group: Group = ALONE) -> Validate | None:
+def build_validation(config: Config, data: Dataset, stop: StopRequest, group: Group = ALONE) -> Validate | None:
     """What scores the model during training; None without cases for it."""
     cases = [case for case in data.cases("val") if case.label is not None]
     if not cases:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported where it is needed, so that --help is told at once
-    from planning.survey.labelled import LabelledSurvey
     from planning.survey.survey import Survey
 
 
@@ -50,11 +49,10 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_count, metavar="N", help="that read files (default: up to 4)")
 
 
-def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) -> "Survey | LabelledSurvey":
+def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) -> "Survey":
     """The survey of what `add_reading_arguments` took in, with a progress bar on a terminal's stderr."""
     from tqdm import tqdm
 
-    from planning.survey.labelled import take_labelled
     from planning.survey.layout import read_settings
     from planning.survey.survey import take_survey
 
@@ -65,8 +63,7 @@ def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) 
             bar.total = total
             bar.update(done - bar.n)
 
-        take = take_labelled if config.task == "classification" else take_survey
-        return take(config, thumbnails=thumbnails, threads=options.threads, progress=show)
+        return take_survey(config, thumbnails=thumbnails, threads=options.threads, progress=show)
 
 
 def _count(text: str) -> int:

@@ -13,10 +13,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 import evaluate
+from data.dataset import open_data
 from data.synthetic.moving_shapes import write_moving_shapes
 from data.synthetic.phantoms import write_phantoms
 from engine.config import check_config
-from engine.predict import openers
 from engine.runs.checkpoints import save_checkpoint
 from engine.runs.run_folder import RunFolder
 from models import build_model
@@ -35,8 +35,7 @@ def write_run(folder: Path, data: dict[str, Any], **sections: Any) -> Path:
         "evaluate": {"bootstrap_samples": 20, "overlap": 0.0},
     }
     config = check_config({**tree, **sections}, "test")
-    open_split, _ = openers(config)
-    opened = open_split(config)
+    opened = open_data(config)
     run = RunFolder(config.run_folder)
     run.path.mkdir(parents=True)
     run.write_config(config)

@@ -17,31 +17,11 @@ from data.dataset import open_data
 from engine.config import load_config
 from ops import memory
 from tests.data.write_layouts import write_folders, write_layout, write_volume
-
-
-def planned(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Path, str]:
-    """The planned config's file beside the data, and its text."""
-    memory_gb = () if "--memory" in arguments else ("--memory", "4")  # the same network whatever the device
-    assert plan.main([str(path), "--threads", "1", *memory_gb, *arguments]) == 0
-    text = capsys.readouterr().out
-    file = path.parent / "mine.yaml"
-    file.write_text(text)
-    return file, text
-
-
-def config_of(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> Config:
-    return load_config(planned(path, capsys, *arguments)[0])
-
-
-def why(text: str, key: str) -> str:
-    """The comment above a key."""
-    lines = text.splitlines()
-    (number,) = [n for n, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
-    return lines[number - 1].strip()
+from tests.planning.take import config_of, planned, why
 
 
 def test_a_planned_config_trains_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, _ = planned(write_folders(tmp_path / "data"), capsys)
+    file = planned(write_folders(tmp_path / "data"), capsys)
     assert train.main(["--config", str(file), "--dry-run", "ops=mlx", f"run.dir={tmp_path / 'runs'}"]) == 0
     assert (tmp_path / "runs" / "data" / "batch.png").stat().st_size > 10_000
     assert "gradient norm" in capsys.readouterr().out
@@ -49,7 +29,7 @@ def test_a_planned_config_trains_as_it_is(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("kind", ["msd", "nnunet", "folders", "csv"])
 def test_every_layout_gives_batches(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    file, _ = planned(write_layout(kind, tmp_path / "data"), capsys)
+    file = planned(write_layout(kind, tmp_path / "data"), capsys)
     config = load_config(file, [f"run.dir={tmp_path / 'runs'}"])
     assert config.data.source == kind
     batch = first_batch(config)
@@ -67,7 +47,7 @@ def first_batch(config: Config) -> dict[str, np.ndarray]:
 
 
 def test_every_decision_is_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, text = planned(write_folders(tmp_path / "data", cases=6, spacing_mm=(3, 1, 0.5)), capsys)
+    file = planned(write_folders(tmp_path / "data", cases=6, spacing_mm=(3, 1, 0.5)), capsys)
     config = load_config(file)
     assert config.name == "data"
     assert config.data.class_names == ("background", "class_1")
@@ -79,11 +59,11 @@ def test_every_decision_is_in_the_file(tmp_path: Path, capsys: pytest.CaptureFix
     assert config.data.augment.rotate.degrees == ((-20, 20), (0, 0), (0, 0))
     assert config.evaluate.nsd_tolerance_mm == 0.5
     assert (config.train.steps, config.train.batch_size, config.train.precision) == (1000, 2, "auto")
-    assert why(text, "folds") == "kind: kfold"
-    assert why(text, "kind") == "# fold 0 trains on 4 cases, validates on 2"
-    assert why(text, "spacing_mm") == "# (D, H, W): that of all 6 cases"
-    assert why(text, "foreground_rate") == "# patches hold whole cases; 3.7 % of the voxels are foreground"
-    assert "6 times as thick as wide" in why(text, "rotate").replace(".0", "")
+    assert why(file, "folds") == "kind: kfold"
+    assert why(file, "kind") == "# fold 0 trains on 4 cases, validates on 2"
+    assert why(file, "spacing_mm") == "# (D, H, W): that of all 6 cases"
+    assert why(file, "foreground_rate") == "# patches hold whole cases; 3.7 % of the voxels are foreground"
+    assert "6 times as thick as wide" in why(file, "rotate").replace(".0", "")
 
 
 def test_a_small_memory_crops_the_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,12 +74,12 @@ def test_a_small_memory_crops_the_volume(tmp_path: Path, capsys: pytest.CaptureF
         noise = np.random.default_rng(case).integers(1, 99, label.shape).astype(np.uint8)
         write_volume(root / "images" / f"{case}.nii.gz", noise)
         write_volume(root / "labels" / f"{case}.nii.gz", label)
-    file, text = planned(root, capsys, "--memory", "0.6")
+    file = planned(root, capsys, "--memory", "0.6")
     config = load_config(file)
     assert max(config.data.patch_size_voxels) <= 48
     assert config.data.foreground_rate == 0.5  # 4 voxels of 262 144
-    assert "of the 0.6 GB allowed" in text
-    assert load_config(planned(root, capsys, "--memory", "4")[0]).data.patch_size_voxels == (64, 64, 64)
+    assert "of the 0.6 GB allowed" in file.read_text()
+    assert config_of(root, capsys, "--memory", "4").data.patch_size_voxels == (64, 64, 64)
 
 
 def rewrite(root: Path, **facts: Any) -> Path:
@@ -112,9 +92,9 @@ def rewrite(root: Path, **facts: Any) -> Path:
 def test_sides_are_not_mirrored(tmp_path: Path, names: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     root = write_layout("msd", tmp_path / "data", cases=2)
     labels = dict(zip("0123", ("background", *names, "lobe"), strict=True))
-    file, text = planned(rewrite(root, labels=labels), capsys)
+    file = planned(rewrite(root, labels=labels), capsys)
     assert load_config(file).data.augment.flip.probability == 0
-    assert names[0] in why(text, "flip")
+    assert names[0] in why(file, "flip")
 
 
 def test_names_without_sides_are_mirrored_across_w(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,9 +106,9 @@ def test_names_without_sides_are_mirrored_across_w(tmp_path: Path, capsys: pytes
 
 def test_ct_is_normalised_as_ct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = rewrite(write_layout("msd", tmp_path / "data", cases=2), modality={"0": "CT"})
-    file, text = planned(root, capsys)
+    file = planned(root, capsys)
     assert load_config(file).data.normalisation == "ct"
-    assert why(text, "normalisation").startswith("# the modality is CT")
+    assert why(file, "normalisation").startswith("# the modality is CT")
 
 
 def test_an_empty_border_is_cropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,10 +118,10 @@ def test_an_empty_border_is_cropped(tmp_path: Path, capsys: pytest.CaptureFixtur
         voxels = np.asarray(image.dataobj)
         voxels[:3] = 0  # W: 7 of 10 are left
         nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
-    file, text = planned(root, capsys)
+    file = planned(root, capsys)
     data = load_config(file).data
     assert (data.crop_nonzero, data.normalisation, data.patch_size_voxels) == (True, "zscore_nonzero", (8, 8, 7))
-    assert why(text, "crop_nonzero") == "# 70 % of the median volume is left without its empty border"
+    assert why(file, "crop_nonzero") == "# 70 % of the median volume is left without its empty border"
 
 
 def test_the_source_s_own_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,9 +129,9 @@ def test_the_source_s_own_split(tmp_path: Path, capsys: pytest.CaptureFixture[st
     splits = ("train", "train", "val", "test")
     rows = [f"images/case{n}.nii.gz,labels/case{n}.nii.gz,{split}" for n, split in enumerate(splits)]
     (root / "cases.csv").write_text("\n".join(["image,label,split", *rows]))
-    file, text = planned(root / "cases.csv", capsys)
+    file = planned(root / "cases.csv", capsys)
     assert load_config(file).data.split.kind == "given"
-    assert why(text, "kind") == "# the source's own: 2 cases train, 1 validate"
+    assert why(file, "kind") == "# the source's own: 2 cases train, 1 validate"
     (root / "cases.csv").write_text("\n".join(["t1,seg,split", *rows]))
     config = config_of(root / "cases.csv", capsys, "data.columns.image=t1", "data.columns.label=seg")
     assert config.data.columns.image == "t1"
@@ -162,7 +142,7 @@ def test_columns_that_are_channels(tmp_path: Path, capsys: pytest.CaptureFixture
     rows = [f"images/case{n}.nii.gz,images/case{(n + 1) % 4}.nii.gz,labels/case{n}.nii.gz" for n in range(4)]
     (root / "cases.csv").write_text("\n".join(["t1,t2,seg", *rows]))
     columns = ("data.columns.image=[t1, t2]", "data.columns.label=seg", "data.class_names=[background,box]")
-    file, _ = planned(root / "cases.csv", capsys, *columns)
+    file = planned(root / "cases.csv", capsys, *columns)
     config = load_config(file, [f"run.dir={tmp_path / 'runs'}"])
     assert config.data.class_names == ("background", "box")
     assert first_batch(config)["x"].shape == (2, 8, 8, 10, 2)
@@ -176,8 +156,8 @@ def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "plan.py: left out case4: " in captured.err
     tree = yaml.safe_load(captured.out)
     assert tree["data"]["on_error"] == "skip"
-    assert why(captured.out, "on_error").startswith("# 1 cases cannot be used (case4)")
     (tmp_path / "mine.yaml").write_text(captured.out)
+    assert why(tmp_path / "mine.yaml", "on_error").startswith("# 1 cases cannot be used (case4)")
     config = load_config(tmp_path / "mine.yaml", [f"run.dir={tmp_path / 'runs'}"])
     assert first_batch(config)["x"].shape == (2, 8, 8, 10, 1)
 
@@ -188,6 +168,7 @@ def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixt
         ("clips", "video clips (clip.mp4) without classes; move those of each class to a folder of its own"),
         ("unlabelled", "0 labelled cases that can be used, planning needs 2 at least; python -m planning.inspect"),
         ("values", "label values 0, 255 are no classes: number them 0 (background), 1, 2 … first"),
+        ("group", "cases.csv: 1 group of labelled cases to train and validate on, planning needs 2 at least"),
         ("nothing", "no such file or folder"),
     ],
 )
@@ -202,6 +183,10 @@ def test_mistakes_exit_with_2(tmp_path: Path, kind: str, message: str, capsys: p
         for case in "ab":
             write_volume(root / "images" / f"{case}.nii.gz", np.arange(64, dtype=np.uint8).reshape(4, 4, 4))
             write_volume(root / "labels" / f"{case}.nii.gz", np.eye(4, dtype=np.uint8)[..., None].repeat(4, 2) * 255)
+    elif kind == "group":
+        write_folders(root, cases=3)
+        rows = [f"images/case{n}.nii.gz,labels/case{n}.nii.gz,a" for n in range(3)]
+        (root / "cases.csv").write_text("\n".join(["image,label,group", *rows]))
     assert plan.main([str(root), "--threads", "1"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -13,21 +13,12 @@ from engine.config import load_config
 from engine.runs.run_folder import RunFolder
 from tests.data.clip_files import numbered, write_clip
 from tests.data.write_layouts import write_folders, write_volume
+from tests.planning.take import config_of, planned
 
 QUICK = ("train.epochs=null", "train.steps=2", "train.validate_every_steps=2", "optim.warmup_steps=1")
 Capture = pytest.CaptureFixture[str]
 
 pytestmark = pytest.mark.usefixtures("no_figures")
-
-
-def planned(path: Path, capsys: Capture, *arguments: str) -> Path:
-    """The planned config's file beside the data."""
-    capsys.readouterr()
-    memory_gb = () if "--memory" in arguments else ("--memory", "4")  # the same network whatever the device
-    assert plan.main([str(path), "--threads", "1", *memory_gb, *arguments]) == 0
-    file = path.parent / f"{path.stem}{len(arguments)}.yaml"
-    file.write_text(capsys.readouterr().out)
-    return file
 
 
 def write_volumes(root: Path, cases: int, shape: tuple[int, int, int] = (8, 8, 10), rare: int = 2) -> Path:
@@ -122,8 +113,8 @@ def test_classes_that_may_coincide(tmp_path: Path, capsys: Capture) -> None:
 
 def test_volumes_that_do_not_fit_are_made_coarser(tmp_path: Path, capsys: Capture) -> None:
     root = write_volumes(tmp_path / "data", cases=4, shape=(64, 64, 64))
-    assert load_config(planned(root, capsys)).data.patch_size_voxels == (56, 56, 56)
-    config = load_config(planned(root, capsys, "--memory", "0.34"))
+    assert config_of(root, capsys).data.patch_size_voxels == (56, 56, 56)
+    config = config_of(root, capsys, "--memory", "0.34")
     assert config.data.spacing_mm is not None
     assert min(config.data.spacing_mm) > 1
     assert max(config.data.patch_size_voxels) * config.data.spacing_mm[0] == pytest.approx(56, abs=8)

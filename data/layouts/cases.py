@@ -59,9 +59,6 @@ class Listing:
         return self.labels == "classes"
 
 
-LabelledCase = Case  # its name where callers still tell the two tasks apart
-
-
 def strip_suffix(name: str) -> str:
     """A file's name without .nii.gz and the like."""
     ends = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]

@@ -22,7 +22,8 @@ from engine.runs.run_folder import RunFolder
 class PictureData(Protocol):
     """What the report asks of the data."""
 
-    class_names: Sequence[str]
+    @property
+    def class_names(self) -> Sequence[str]: ...
 
     def load(self, case_id: str, /) -> Any:
         """.views: (V, D, H, W, C) float32, what the network saw."""

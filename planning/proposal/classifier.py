@@ -7,6 +7,7 @@ from typing import Any
 
 from data.files.grid import Shape
 from planning.proposal.network import BASE_GB, BYTES_A_WEIGHT
+from planning.proposal.rules import Decision
 
 MAPS = 4.0  # of each convolution's output that a training step holds, by dry runs of four networks, within 10 %
 BATCHES = (16, 8, 4, 2)
@@ -31,6 +32,17 @@ class Classifier:
         """The largest of BATCHES that fits, a quarter of the cases at most; the least if none does."""
         fits = [n for n in BATCHES if n <= max(num_train // 4, 4) and self.training_gb(n) <= memory_gb]
         return min(fits[0] if fits else BATCHES[-1], num_train)
+
+
+@dataclass(frozen=True)
+class ClassifierInput:
+    """What a network sees of cases of one kind: the decisions on it, and the network for it."""
+
+    network: Classifier
+    batch_size: int
+    num_channels: int
+    flipped: bool  # in training
+    decisions: tuple[Decision, ...]
 
 
 def design_resnet(size: Shape, num_channels: int, num_train: int) -> Classifier:

@@ -1,61 +1,70 @@
 """What a classifier sees of a clip: which frames, how large, in which colours, and augmentation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from data.layouts.cases import some
-from planning.proposal.classifier import Classifier, design_cnn, design_r3d
-from planning.proposal.labelled_fingerprint import Cohort
-from planning.proposal.rules import Decision
+from planning.proposal.classifier import Classifier, ClassifierInput, design_cnn, design_r3d
+from planning.proposal.cohort import DIRECTIONS, Cohort
+from planning.proposal.rules import Decision, decide
 
 MANY = 2000  # training clips from which on a deep network learns from the frames themselves
 MOST_FRAMES = 16
 USUAL_RATES = (10.0, 15.0)  # frames a second: actions rarely need more
 SHORT_SIDES = (128, 96, 64)  # pixels
+DIFFERENCES = "between frames: of few clips, a network learns the scenes by heart; frames where looks tell the class"
+AUGMENT = {
+    "zoom": [0.85, 1.2], "aspect": [0.8, 1.25], "speed": [0.8, 1.25], "brightness": [0.7, 1.3], "contrast": [0.7, 1.3],
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ClipInput:
-    """The input, and the network for it."""
-
-    frames: int
-    frame_rate: float
-    short_side: int
-    crop: int
-    clips: int  # segments in evaluation
-    crops: int
-    network: Classifier
-    batch_size: int
-    usual_s: float  # the median clip's length
-    rates: tuple[float, float]  # the lowest and the highest frame rate
-    flipped: bool
-
-    @property
-    def num_channels(self) -> int:
-        return 3 if self.many else 1
-
-    @property
-    def many(self) -> bool:
-        return self.network.name == "r3d_18"
-
-
-def choose_clip_input(c: Cohort, memory_gb: float) -> ClipInput:
+def choose_clip_input(c: Cohort, memory_gb: float) -> ClassifierInput:
     """Frames of what most clips have. Raises ValueError where the memory is too small for the smallest."""
-    read = [facts for facts in c.survey.clips if facts.usable]
-    rates = [facts.frame_rate for facts in read]
-    lengths = [facts.duration_s for facts in read]
+    lengths = [facts.duration_s for facts in c.survey.usable]
+    rates = [facts.frame_rate for facts in c.survey.usable]
     usual = float(np.median(lengths))
     wanted = float(np.clip(MOST_FRAMES / usual, *USUAL_RATES))  # slow enough to see the whole of a usual clip
     rate = float(f"{min(float(np.percentile(rates, 5)), wanted):.3g}")
     whole = round(float(np.percentile(lengths, 10)) * rate)
     frames = int(np.clip(whole // 4 * 4, 4, MOST_FRAMES)) if whole >= 4 else max(whole, 2)
-    span = frames / rate
-    clips = 1 if usual <= 1.1 * span else int(min(5, 1 + np.ceil(usual / span)))
-    stored = int(np.median([min(facts.width, facts.height) for facts in read]))
-    wide = float(np.median([max(f.width, f.height) / min(f.width, f.height) for f in read]))
+    side, crop, network, batch_size = _fit(c, frames, memory_gb)
+    sided = c.classes_with(DIRECTIONS)
+
+    def decisions() -> Iterator[Decision]:
+        span, low, high = frames / rate, f"{min(rates):.3g}", f"{max(rates):.3g}"
+        yield Decision("frames", frames, f"{span:.2g} s at this frame rate; the median clip lasts {usual:.2g} s")
+        stored = low if low == high else f"{low} to {high}"
+        yield Decision("frame_rate", rate, f"the same for all, by time; stored at {stored}")
+        yield Decision("short_side_pixels", side, "frames are resized to this, their shape kept")
+        yield Decision("crop_pixels", [crop, crop], "random in training")
+        if c.num_train >= MANY:
+            yield Decision("input", "frames", "clips enough to learn from pictures")
+            yield Decision("colour", "rgb")
+        else:
+            yield Decision("input", "differences", DIFFERENCES)
+            yield Decision("colour", "grey")
+            yield Decision("std", [0.1], "that differences are divided by")
+        clips = 1 if usual <= 1.1 * span else int(min(5, 1 + np.ceil(usual / span)))
+        yield Decision("clips", clips, "segments over the clip, averaged in evaluation")
+        shapes = [max(f.width, f.height) / min(f.width, f.height) for f in c.survey.usable]
+        wide = float(np.median(shapes)) > 1.2
+        yield Decision("crops", 3 if wide else 1, "frames are wide: three crops see all of them" if wide else "")
+        if sided:
+            yield Decision("augment.flip", 0.0, f"off: {some(sided)} tell a side or a direction")
+        else:
+            why = "left/right: no class names a side or a direction; 0 where one tells the class"
+            yield Decision("augment.flip", 0.5, why)
+        yield from decide("augment", AUGMENT)
+
+    num_channels = 3 if c.num_train >= MANY else 1
+    return ClassifierInput(network, batch_size, num_channels, not sided, tuple(decide("data.clip", decisions())))
+
+
+def _fit(c: Cohort, frames: int, memory_gb: float) -> tuple[int, int, Classifier, int]:
+    """Short side and crop in pixels, the network for them, and the batch size."""
     many = c.num_train >= MANY
+    stored = int(np.median([min(facts.width, facts.height) for facts in c.survey.usable]))
     sides = [side for side in SHORT_SIDES if side <= stored] or [stored]
     if not many and len(sides) > 1 and sides[0] == SHORT_SIDES[0]:
         sides = sides[1:]
@@ -64,45 +73,6 @@ def choose_clip_input(c: Cohort, memory_gb: float) -> ClipInput:
         network = (design_r3d if many else design_cnn)((frames, crop, crop), 3 if many else 1, c.num_train)
         batch_size = network.largest_batch(memory_gb, c.num_train)
         if network.training_gb(batch_size) <= memory_gb:
-            break
-    else:
-        raise ValueError(
-            f"--memory {memory_gb:g}: the smallest clips need about {network.training_gb(batch_size):.1f} GB"
-        )
-    if not many:
-        batch_size = min(batch_size, 8 if c.num_train < 500 else 16)
-    return ClipInput(
-        frames, rate, side, crop, clips, 3 if wide > 1.2 else 1, network, batch_size, usual, (min(rates), max(rates)),
-        flipped=not c.sided_classes,
-    )  # fmt: skip
-
-
-def clip_decisions(c: Cohort, v: ClipInput) -> Iterator[Decision]:
-    """The keys of `data.clip`."""
-    why = f"{v.frames / v.frame_rate:.2g} s at this frame rate; the median clip lasts {v.usual_s:.2g} s"
-    yield Decision("data.clip.frames", v.frames, why)
-    low, high = v.rates
-    stored = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
-    yield Decision("data.clip.frame_rate", v.frame_rate, f"the same for all, by time; stored at {stored}")
-    yield Decision("data.clip.short_side_pixels", v.short_side, "frames are resized to this, their shape kept")
-    yield Decision("data.clip.crop_pixels", [v.crop, v.crop], "random in training")
-    if v.many:
-        yield Decision("data.clip.input", "frames", "clips enough to learn from pictures")
-        yield Decision("data.clip.colour", "rgb")
-    else:
-        why = "between frames: of few clips, a network learns the scenes by heart; frames where looks tell the class"
-        yield Decision("data.clip.input", "differences", why)
-        yield Decision("data.clip.colour", "grey")
-        yield Decision("data.clip.std", [0.1], "that differences are divided by")
-    yield Decision("data.clip.clips", v.clips, "segments over the clip, averaged in evaluation")
-    yield Decision("data.clip.crops", v.crops, "frames are wide: three crops see all of them" if v.crops > 1 else "")
-    if v.flipped:
-        why = "left/right: no class names a side or a direction; 0 where one tells the class"
-    else:
-        why = f"off: {some(c.sided_classes)} tell a side or a direction"
-    yield Decision("data.clip.augment.flip", 0.5 if v.flipped else 0.0, why)
-    yield Decision("data.clip.augment.zoom", [0.85, 1.2])
-    yield Decision("data.clip.augment.aspect", [0.8, 1.25])
-    yield Decision("data.clip.augment.speed", [0.8, 1.25])
-    yield Decision("data.clip.augment.brightness", [0.7, 1.3])
-    yield Decision("data.clip.augment.contrast", [0.7, 1.3])
+            most = batch_size if many else 8 if c.num_train < 500 else 16
+            return side, crop, network, min(batch_size, most)
+    raise ValueError(f"--memory {memory_gb:g}: the smallest clips need about {network.training_gb(batch_size):.1f} GB")

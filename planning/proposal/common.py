@@ -1,17 +1,37 @@
-"""Decisions that every plan begins with: the run's name, where the cases are, and who trains."""
+"""What every planned config says: its head, where the cases are, and how they are split."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from configs.schema.data import Split
 from data.layouts.cases import some
-from machine.resources import available_threads
-from planning.proposal.rules import Decision
-from planning.survey.labelled import LabelledSurvey
+from planning.proposal.cohort import Cohort
+from planning.proposal.rules import Decision, Plan
 from planning.survey.survey import Survey
 
 
-def run_name(survey: Survey | LabelledSurvey) -> str:
+def make_plan(
+    cohort: Cohort, counted: str, memory: str, num_channels: int, opening: Iterable[Decision], rest: Iterable[Decision]
+) -> Plan:
+    """The plan of `counted` cases: the run's name, `opening`, where the cases are, and the `rest`.
+
+    `memory` says what training takes, `num_channels` is that of the network's input.
+    """
+    survey, name = cohort.survey, _run_name(cohort.survey)
+    head = (
+        f"Planned from {counted} of {survey.config.data.root}; every value can be changed.",
+        "  python train.py --config FILE --dry-run    checks it, shows a batch, tells memory and time",
+        "  python train.py --config FILE",
+        f"  python evaluate.py --run runs/{name}",
+        f"Memory: about {memory} GB allowed.",
+        *(f"To beat: {remark.brief}." for remark in survey.remarks if remark.brief and not remark.case_ids),
+        "Result: not yet measured.",
+    )
+    named = Decision("name", name, "the run's folder is runs/NAME")
+    decisions = (named, *opening, *_describe_source(survey), *_share_out(cohort), *rest)
+    return Plan(head, decisions, survey.target.task, num_channels, cohort.num_train, survey.class_names)
+
+
+def _run_name(survey: Survey) -> str:
     """A name for the run, of the data's path."""
     root = survey.config.data.root.resolve()
     name = root.stem if root.is_file() else root.name
@@ -20,7 +40,7 @@ def run_name(survey: Survey | LabelledSurvey) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "planned"
 
 
-def describe_source(survey: Survey | LabelledSurvey) -> Iterator[Decision]:
+def _describe_source(survey: Survey) -> Iterator[Decision]:
     """The keys that find the cases and name their classes."""
     data = survey.config.data
     yield Decision("data.source", data.source, "the layout found")
@@ -31,21 +51,22 @@ def describe_source(survey: Survey | LabelledSurvey) -> Iterator[Decision]:
     columns = data.columns.model_dump(mode="json", exclude_none=True)
     if columns:
         yield Decision("data.columns", columns)
-    unnamed = "made up from the label values found" if isinstance(survey, Survey) else "the numbers found"
-    why = "as the source names them" if survey.named else f"{unnamed}: put in your own"
+    target = survey.target
+    why = "as the source names them" if target.named else f"{target.unnamed}: put in your own"
     yield Decision("data.class_names", list(survey.class_names), why)
     if data.channels is not None:
         yield Decision("data.channels", list(data.channels))
 
 
-def share_out(survey: Survey | LabelledSurvey, split: Split, num_train: int, num_val: int) -> Iterator[Decision]:
+def _share_out(c: Cohort) -> Iterator[Decision]:
     """How cases are split, and what becomes of bad ones."""
+    survey, split = c.survey, c.split
     if split.kind == "given":
-        yield Decision("data.split.kind", "given", f"the source's own: {num_train} cases train, {num_val} validate")
+        yield Decision("data.split.kind", "given", f"the source's own: {c.num_train} cases train, {c.num_val} validate")
     else:
         groups = len({facts.case.group for facts in survey.cases if facts.case.group})
         whole = f"; {groups} groups stay whole" if groups else ""
-        why = f"fold 0 trains on {num_train} cases, validates on {num_val}{whole}"
+        why = f"fold 0 trains on {c.num_train} cases, validates on {c.num_val}{whole}"
         yield Decision("data.split.kind", "kfold", why)
         yield Decision("data.split.folds", split.folds)
     if bad := sorted({problem.case_id for problem in survey.problems}):
@@ -53,9 +74,3 @@ def share_out(survey: Survey | LabelledSurvey, split: Split, num_train: int, num
         yield Decision("data.on_error", "skip", why)
     else:
         yield Decision("data.on_error", "stop", "no case has a problem today")
-
-
-def count_workers() -> Decision:
-    """Threads that read and augment."""
-    cores = available_threads()
-    return Decision("data.workers", max(1, min(8, cores - 1)), f"threads that augment; planned on {cores} cores")

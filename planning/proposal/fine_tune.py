@@ -5,18 +5,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from configs import Config
 from configs.schema.clip import Clip
 from configs.schema.data import DataConfig
 from configs.schema.roles import keys_where, shapes_the_input
-from planning.proposal.rules import Decision, Plan
+from engine.config import check_config
+from engine.runs.pack import open_run
+from planning.proposal.rules import Decision, Plan, average_weights
 
 RATE = 0.2  # of the run's learning rate
 BUDGET = 0.3  # of the steps or passes that training from drawn weights would take
 LEAST = {"steps": 200, "epochs": 5}
-# What the weights have been trained on, and so see best; of `data` and of `data.clip`.
-KEPT_OF_CLIPS = tuple(keys_where(Clip, shapes_the_input))
-KEPT = tuple(key for key in keys_where(DataConfig, shapes_the_input) if not key.startswith("clip."))
+# What the weights have been trained on, and so see best.
+KEPT = {
+    "data": tuple(key for key in keys_where(DataConfig, shapes_the_input) if not key.startswith("clip.")),
+    "data.clip": tuple(keys_where(Clip, shapes_the_input)),
+}
 WHY = {
     "spacing_mm": "kept: at another spacing things look larger or smaller to the network",
     "crop_nonzero": "kept, as the intensities depend on it",
@@ -39,6 +45,14 @@ class Trained:
     num_channels: int
 
 
+def read_trained(path: str) -> Trained:
+    """Raises ValueError where there is no run."""
+    run = open_run(path)
+    config = check_config(run.read_config_tree(), where=str(run.config_path))
+    statistics = run.read_json("statistics")
+    return Trained(path, config, tuple(statistics["class_names"]), statistics["num_channels"])
+
+
 def fine_tune(plan: Plan, trained: Trained) -> Plan:
     """The plan with the run's network and preparation, its weights to begin with, a lower rate and fewer steps.
 
@@ -59,15 +73,13 @@ def fine_tune(plan: Plan, trained: Trained) -> Plan:
         if decision.path == "name":
             decisions.append(replace(decision, value=name))
         elif decision.path == "data.root":
-            decisions += [decision, *([] if clips else _kept(plan, config))]
+            decisions += [decision, *([] if clips else _kept(plan, config.data, "data"))]
         elif section == "model":
             if decision.path == "model.name":
                 decisions += [*_model(config), *_init(trained, plan.class_names, num_channels)]
-        elif decision.path == "data.clip.frames":
-            decisions += _kept_clip(config)
-        elif _is_kept(decision.path):
-            pass
-        else:
+        elif decision.path == "data.clip.frames" and config.data.clip is not None:
+            decisions += _kept(plan, config.data.clip, "data.clip")
+        elif decision.path not in {f"{where}.{key}" for where, keys in KEPT.items() for key in keys}:
             decisions.append(_trained_on(decision, plan, config))
     head = [line.replace(f"runs/{_value(plan, 'name')}", f"runs/{name}") for line in plan.head]
     head = [line for line in head if not line.startswith("Memory: ")]
@@ -78,34 +90,16 @@ def fine_tune(plan: Plan, trained: Trained) -> Plan:
     return replace(plan, head=tuple(head), decisions=tuple(decisions))
 
 
-def _kept(plan: Plan, config: Config) -> Iterator[Decision]:
-    """How the run prepared its volumes: what the plan decides too, and what is not a default."""
-    planned = {decision.path for decision in plan.decisions}
-    values = config.data.model_dump(mode="json", include=set(KEPT))
-    chosen = config.data.model_dump(mode="json", include=set(KEPT), exclude_defaults=True)
-    for key in KEPT:
-        value = values[key]
+def _kept(plan: Plan, section: BaseModel, where: str) -> Iterator[Decision]:
+    """How the run prepared its cases: what every plan decides too, and what is not a default."""
+    keys = KEPT[where]
+    values = section.model_dump(mode="json", include=set(keys))
+    chosen = section.model_dump(mode="json", include=set(keys), exclude_defaults=True)
+    for key in keys:
         if key == "spacing_mm" and _value(plan, "data.source") == "medmnist":
             yield Decision("data.spacing_mm", None, "an archive's volumes have none")
-        elif key in chosen or f"data.{key}" in planned:
-            yield Decision(f"data.{key}", value, WHY.get(key, "kept"))
-
-
-def _kept_clip(config: Config) -> Iterator[Decision]:
-    assert config.data.clip is not None
-    values = config.data.clip.model_dump(mode="json", include=set(KEPT_OF_CLIPS))
-    for key in KEPT_OF_CLIPS:
-        default = type(config.data.clip).model_fields[key].default
-        if key in WHY or values[key] != _plain(default):
-            yield Decision(f"data.clip.{key}", values[key], WHY.get(key, "kept"))
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _is_kept(path: str) -> bool:
-    return path in keys_where(Config, shapes_the_input)
+        elif key in chosen or key in WHY:
+            yield Decision(f"{where}.{key}", values[key], WHY.get(key, "kept"))
 
 
 def _model(config: Config) -> Iterator[Decision]:
@@ -137,14 +131,13 @@ def _trained_on(decision: Decision, plan: Plan, config: Config) -> Decision:
     decay = 0.99 if steps >= 500 else 0.95
     rate = float(f"{RATE * config.optim.learning_rate:.2g}")
     gentle = f"a fifth of the run's {config.optim.learning_rate:g}, so that its weights are not swept away"
-    averaged = f"weights are averaged over about the last {1 / (1 - decay):.0f} steps"
     drawn = f"{_value(plan, f'train.{budget}')} are planned for drawn weights; fewer will do"
     changed: dict[str, tuple[Any, str]] = {
         "data.foreground_rate": (config.data.foreground_rate, "the run's, as are its patches"),
         "optim.name": (config.optim.name, "the run's"),
         "optim.learning_rate": (rate, f"{gentle}; falls to 0 along a cosine"),
         "optim.warmup_steps": (min(_value(plan, "optim.warmup_steps"), max(1, steps // 10)), decision.why),
-        "optim.ema_decay": (decay, averaged),
+        "optim.ema_decay": (decay, average_weights(decay).why),
         f"train.{budget}": (count, drawn),
         "train.batch_size": (batch_size, "the run's: network and patches are its, and so is the memory they take"),
     }

@@ -5,6 +5,7 @@ median case, an axis is halved while it has voxels enough, and a coarse axis wai
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,13 @@ def target_spacing(spacings: np.ndarray) -> Spacing:
         middle[coarse] = max(np.percentile(spacings[:, coarse], 10), others.max())
     d, h, w = (float(f"{mm:.4g}") for mm in middle)
     return d, h, w
+
+
+def coarse_axis(spacing_mm: Sequence[float]) -> int | None:
+    """The axis of thick slices, if there is one."""
+    if max(spacing_mm) <= ANISOTROPIC * min(spacing_mm):
+        return None
+    return int(np.argmax(spacing_mm))
 
 
 def design_network(shape: Shape, spacing_mm: Spacing, num_channels: int, num_classes: int, memory_gb: float) -> Network:

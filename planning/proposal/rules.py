@@ -1,10 +1,12 @@
 """Decisions written as YAML, each below its reason."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
+
+from machine.resources import available_threads
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,38 @@ class Plan:
     def text(self) -> str:
         """The YAML."""
         return render(self.head, self.decisions)
+
+
+PRECISION = Decision("train.precision", "auto", "bfloat16 where the device computes it, which is faster; else float32")
+
+
+def decide(section: str, decisions: Iterable[Decision] | Mapping[str, Any]) -> Iterator[Decision]:
+    """The decisions, or values by key, with paths that begin at the config's root rather than at `section`."""
+    if isinstance(decisions, Mapping):
+        decisions = [Decision(key, value) for key, value in decisions.items()]
+    return (replace(decision, path=f"{section}.{decision.path}") for decision in decisions)
+
+
+def rotate(coarse_axis: int | None, probability: float, degrees: int, thick: str) -> Decision:
+    """Rotation, of a volume with a coarse axis about that alone, as slices are `thick`."""
+    ranges = [[-degrees, degrees] if coarse_axis in (None, axis) else [0, 0] for axis in range(3)]
+    why = "about D, H, W" if coarse_axis is None else f"about {'DHW'[coarse_axis]} alone: {thick}"
+    return Decision("augment.rotate", {"probability": probability, "degrees": ranges}, why)
+
+
+def average_weights(decay: float) -> Decision:
+    return Decision("optim.ema_decay", decay, f"weights are averaged over about the last {1 / (1 - decay):.0f} steps")
+
+
+def mirror(flipped: bool) -> Decision:
+    why = "flipping W at test time as well ([2]) costs twice the time" if flipped else "training flips none"
+    return Decision("evaluate.mirror_axes", [], why)
+
+
+def count_workers() -> Decision:
+    """Threads that read and augment."""
+    cores = available_threads()
+    return Decision("data.workers", max(1, min(8, cores - 1)), f"threads that augment; planned on {cores} cores")
 
 
 def render(head: Iterable[str], decisions: Sequence[Decision]) -> str:

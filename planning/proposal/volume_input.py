@@ -1,107 +1,82 @@
 """What a classifier sees of a volume: spacing, crop, intensities and augmentation."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from data.files.grid import Shape, Spacing
+from data.files.grid import Shape
 from data.layouts.cases import some
-from planning.proposal.classifier import BATCHES, Classifier, design_resnet
-from planning.proposal.fingerprint import CROP_GAIN
-from planning.proposal.labelled_fingerprint import Cohort
-from planning.proposal.network import ANISOTROPIC, target_spacing
-from planning.proposal.rules import Decision
-from planning.survey.case_summary import CaseFacts
+from planning.proposal.classifier import BATCHES, Classifier, ClassifierInput, design_resnet
+from planning.proposal.cohort import CROP_GAIN, DIRECTIONS, Cohort, box_share, median_minimum
+from planning.proposal.network import coarse_axis, target_spacing
+from planning.proposal.rules import Decision, decide, rotate
 
 STEP = 8  # voxels that patches are whole multiples of
 COARSER = 1.25  # each try, where volumes do not fit
 MIN_PATCH = 16
 
 
-@dataclass(frozen=True)
-class VolumeInput:
-    """The input, and the network for it."""
-
-    spacing_mm: Spacing | None  # None: rows of an array, which have none
-    crop: bool
-    box_share: float  # of the median volume that is left without its empty border
-    shape: Shape  # of the largest volumes but a tenth, at that spacing
-    same: bool  # all volumes are of that shape
-    patch: Shape
-    coarsened: bool
-    network: Classifier
-    batch_size: int
-    num_channels: int
-    lowest: float  # the median volume's least value
-    flipped: bool = False
-
-
-def choose_volume_input(c: Cohort, memory_gb: float) -> VolumeInput:
+def choose_volume_input(c: Cohort, memory_gb: float) -> ClassifierInput:
     """Volumes whole, at the spacing that fits the memory. Raises ValueError where not even small ones do."""
-    cases = [facts for facts in c.survey.volumes if facts.usable]
-    in_space = c.survey.config.data.source != "medmnist"
-    shapes = {facts.shape for facts in cases}
-    shares = [math.prod(facts.box or facts.shape) / math.prod(facts.shape) for facts in cases]
-    box_share = float(np.median(shares))
-    crop = box_share < CROP_GAIN and len(shapes) > 1
+    cases, in_space = c.survey.usable, c.survey.config.data.source != "medmnist"
+    same = len({facts.shape for facts in cases}) == 1
+    share, spacings = box_share(cases), np.array([facts.spacing_mm for facts in cases])
+    crop = share < CROP_GAIN and not same
     boxes = np.array([facts.box if crop and facts.box else facts.shape for facts in cases])
-    spacings = np.array([facts.spacing_mm for facts in cases])
-    spacing = target_spacing(spacings)
-    channels = c.survey.config.data.channels
-    num_channels = cases[0].num_channels if channels is None else len(channels)
+    mm, shape, patch, network, coarsened = _fit(c, boxes, spacings if in_space else None, memory_gb)
+    spacing = tuple(float(f"{n:.4g}") for n in mm)
+
+    def decisions() -> Iterator[Decision]:
+        if in_space:
+            all_same = np.allclose(spacings, spacing, rtol=1e-3, atol=0)
+            why = f"that of all {len(cases)} cases" if all_same else "the median of the cases'"
+            why = "as fine as whole volumes fit the memory" if coarsened else why
+            yield Decision("spacing_mm", list(spacing), f"(D, H, W): {why}")
+        else:
+            yield Decision("spacing_mm", None, "an archive's volumes have none")
+        why = f"{100 * share:.0f} % of the median volume is left without its empty border"
+        yield Decision("crop_nonzero", crop, "all volumes are of one shape, cut alike already" if same else why)
+        yield _normalise(crop, median_minimum(cases))
+        voxels = f"{'×'.join(map(str, shape))} voxels"
+        if coarsened and not in_space:
+            why = f"what fits the memory of {voxels}: evaluation sees the centre alone"
+        elif same and patch != shape:
+            why = f"of {voxels}: training shifts the crop, evaluation takes the centre"
+        else:
+            why = f"holds nine volumes in ten whole, padded with 0: up to {voxels}"
+        yield Decision("patch_size_voxels", list(patch), why)
+        sided = c.classes_with(DIRECTIONS)
+        why = f"{some(sided)} tell sides" if sided else "left and right may tell classes apart"
+        yield Decision("augment.flip", {"probability": 0.0}, f"off: {why}; 0.5 where a mirror image is one of them")
+        yield rotate(coarse_axis(spacing) if in_space else None, 0.5, 15, "slices are thick")
+        yield Decision("augment.scale", {"probability": 0.3, "factor": [0.9, 1.1]})
+        yield from decide("augment", {name: {"probability": 0.15} for name in ("noise", "brightness", "contrast")})
+
+    batch_size = network.largest_batch(memory_gb, c.num_train)
+    return ClassifierInput(network, batch_size, c.num_channels(), False, tuple(decide("data", decisions())))
+
+
+def _fit(
+    c: Cohort, boxes: np.ndarray, spacings: np.ndarray | None, memory_gb: float
+) -> tuple[np.ndarray, Shape, Shape, Classifier, bool]:
+    """Spacing in mm, shape of the largest volumes but a tenth, patch, network, and whether volumes had to shrink.
+
+    `boxes` (cases, 3) are in voxels; without `spacings` (cases, 3) volumes are cropped rather than resampled.
+    """
+    usual = np.ones(3) if spacings is None else np.array(target_spacing(spacings))
     least, factor, shrunk = BATCHES[-2], 1.0, 0
     while True:
-        mm = np.array(spacing) * factor
-        sizes = np.maximum(np.rint(boxes * spacings / mm), 1) if in_space else boxes.astype(float)
+        mm = usual * factor
+        sizes = boxes.astype(float) if spacings is None else np.maximum(np.rint(boxes * spacings / mm), 1)
         d, h, w = (int(n) for n in np.ceil(np.percentile(sizes, 90, axis=0)))
         patch = _patch((d, h, w), same=len({tuple(size) for size in sizes.tolist()}) == 1, shrunk=shrunk)
-        network = design_resnet(patch, num_channels, c.num_train)
+        network = design_resnet(patch, c.num_channels(), c.num_train)
         if network.training_gb(min(least, c.num_train)) <= memory_gb:
-            break
+            return mm, (d, h, w), patch, network, factor > 1 or shrunk > 0
         if max(patch) <= MIN_PATCH:
             needed = network.training_gb(least)
             raise ValueError(f"--memory {memory_gb:g}: the smallest volumes need about {needed:.1f} GB")
-        factor, shrunk = (factor * COARSER, 0) if in_space else (1.0, shrunk + STEP)
-    a, b, e = (float(f"{n:.4g}") for n in mm)
-    return VolumeInput(
-        (a, b, e) if in_space else None, crop, box_share, (d, h, w), len(shapes) == 1, patch, factor > 1 or shrunk > 0,
-        network, network.largest_batch(memory_gb, c.num_train), num_channels, _lowest(cases),
-    )  # fmt: skip
-
-
-def volume_decisions(c: Cohort, v: VolumeInput) -> Iterator[Decision]:
-    """The keys of `data` that say what the network sees of a volume."""
-    cases = [facts for facts in c.survey.volumes if facts.usable]
-    if v.spacing_mm is None:
-        yield Decision("data.spacing_mm", None, "an archive's volumes have none")
-    else:
-        spacings = np.array([facts.spacing_mm for facts in cases])
-        all_same = np.allclose(spacings, v.spacing_mm, rtol=1e-3, atol=0)
-        why = f"that of all {len(cases)} cases" if all_same else "the median of the cases'"
-        why = "as fine as whole volumes fit the memory" if v.coarsened else why
-        yield Decision("data.spacing_mm", list(v.spacing_mm), f"(D, H, W): {why}")
-    share = f"{100 * v.box_share:.0f} % of the median volume is left without its empty border"
-    same = "all volumes are of one shape, cut alike already" if v.same else share
-    yield Decision("data.crop_nonzero", v.crop, same)
-    yield Decision("data.normalisation", *_normalisation(v))
-    if v.coarsened and v.spacing_mm is None:
-        why = f"what fits the memory of {_times(v.shape)} voxels: evaluation sees the centre alone"
-    elif v.same and v.patch != v.shape:
-        why = f"of {_times(v.shape)} voxels: training shifts the crop, evaluation takes the centre"
-    else:
-        why = f"holds nine volumes in ten whole, padded with 0: up to {_times(v.shape)} voxels"
-    yield Decision("data.patch_size_voxels", list(v.patch), why)
-    sides = f"{some(c.sided_classes)} tell sides" if c.sided_classes else "left and right may tell classes apart"
-    yield Decision("data.augment.flip", {"probability": 0.0}, f"off: {sides}; 0.5 where a mirror image is one of them")
-    coarse = _coarse_axis(v.spacing_mm)
-    degrees = [[-15, 15] if coarse in (None, axis) else [0, 0] for axis in range(3)]
-    why = "about D, H, W" if coarse is None else f"about {'DHW'[coarse]} alone: slices are thick"
-    yield Decision("data.augment.rotate", {"probability": 0.5, "degrees": degrees}, why)
-    yield Decision("data.augment.scale", {"probability": 0.3, "factor": [0.9, 1.1]})
-    for name in ("noise", "brightness", "contrast"):
-        yield Decision(f"data.augment.{name}", {"probability": 0.15})
+        factor, shrunk = (1.0, shrunk + STEP) if spacings is None else (factor * COARSER, 0)
 
 
 def _patch(shape: Shape, same: bool, shrunk: int) -> Shape:
@@ -114,23 +89,10 @@ def _patch(shape: Shape, same: bool, shrunk: int) -> Shape:
     return d, h, w
 
 
-def _normalisation(v: VolumeInput) -> tuple[str, str]:
-    if v.crop:
-        return "zscore_nonzero", "the volumes have an empty border"
-    if v.lowest < -500:
-        return "percentile", f"the median minimum of {v.lowest:.0f} looks like CT: its outliers are clipped"
-    return "zscore", "each volume by its own mean and deviation"
-
-
-def _lowest(cases: list[CaseFacts]) -> float:
-    return float(np.median([min(channel.low for channel in facts.voxels or ()) for facts in cases]))
-
-
-def _coarse_axis(spacing_mm: Spacing | None) -> int | None:
-    if spacing_mm is None or max(spacing_mm) <= ANISOTROPIC * min(spacing_mm):
-        return None
-    return int(np.argmax(spacing_mm))
-
-
-def _times(values: Shape) -> str:
-    return "×".join(map(str, values))
+def _normalise(crop: bool, lowest: float) -> Decision:
+    if crop:
+        return Decision("normalisation", "zscore_nonzero", "the volumes have an empty border")
+    if lowest < -500:
+        why = f"the median minimum of {lowest:.0f} looks like CT: its outliers are clipped"
+        return Decision("normalisation", "percentile", why)
+    return Decision("normalisation", "zscore", "each volume by its own mean and deviation")

@@ -26,6 +26,7 @@ from planning.survey.layout_classes import (
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "volumes", "scans")
 LABEL_FOLDERS = ("labels", "label", "labelstr", "masks", "mask", "segmentations", "segmentation", "segs", "seg", "gt")
 TABLES = (".csv", ".tsv")
+PLACEHOLDERS: dict[Any, Tree] = {"classification": {"model": {"name": "cnn3d"}}}  # that a task's config needs
 READING_KEYS = (
     "task", "data.source", "data.images", "data.labels", "data.columns", "data.class_names", "data.channels",
     "loss.ignore_label",
@@ -55,9 +56,7 @@ def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
         of_classes = source in SOURCES and SOURCES[source].volumes is None
         tree = class_tree(source, path) if of_classes else _tree(source, path)
     tree = {"name": "unnamed", "train": {"steps": 1}, **merge(tree, asked)}
-    if tree.get("task") == "classification":
-        tree["model"] = {"name": "cnn3d"}
-    return check_config(tree, where=str(path))
+    return check_config({**tree, **PLACEHOLDERS.get(tree.get("task"), {})}, where=str(path))
 
 
 def recognise(path: Path) -> Tree:

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from planning.survey.clip_summary import ClipFacts, Facts, classes_of
-from planning.survey.labelled import LabelledSurvey
-from planning.survey.labelled_text import describe_clip, labelled_table, split_table
+from planning.survey.facts import Facts, Input
 from planning.survey.survey import Survey
-from planning.survey.text import class_table, describe_case, facts_table
+from planning.survey.text import facts_table
 from planning.survey.thumbnails import COLOURS
 
 MAX_TILES = 240  # about 1.5 MB of pictures
@@ -35,7 +33,7 @@ figcaption small { display: block; opacity: .75; font-size: 12px } figcaption .w
 """
 
 
-def write_page(path: Path, survey: Survey | LabelledSurvey) -> None:
+def write_page(path: Path, survey: Survey) -> None:
     """Write the page; slices need a survey taken with thumbnails."""
     root = survey.config.data.root.resolve()
     title = f"{root.parent.name}/{root.name}" if root.is_file() else root.name
@@ -44,11 +42,9 @@ def write_page(path: Path, survey: Survey | LabelledSurvey) -> None:
         f"{found} {'thing' if found == 1 else 'things'} to look at" if found else "no problems found"
     )
     body = [f"<h1>{escape(title)}</h1>", f'<p class="facts">{summary}</p>']
-    facts = labelled_table(survey) if isinstance(survey, LabelledSurvey) else facts_table(survey)
-    rows = [f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in facts]
+    rows = [f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in facts_table(survey)]
     body += ['<div class="wide"><table>', *rows, "</table></div>"]
-    classes = _class_counts(survey) if isinstance(survey, LabelledSurvey) else _classes(survey)
-    body += [*classes, *_found(survey), *_cases(survey)]
+    body += [*_classes(survey), *_found(survey), *_cases(survey)]
     head = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -58,29 +54,25 @@ def write_page(path: Path, survey: Survey | LabelledSurvey) -> None:
 
 
 def _classes(survey: Survey) -> list[str]:
+    table = survey.target.class_table(survey.cases, lambda share: f"{100 * share:.3g} %")
     rows = []
-    for row in class_table(survey):
-        colour = COLOURS[(row.value - 1) % len(COLOURS)] if row.value > 0 else "transparent"
-        swatch = f'<span class="swatch" style="background:{colour}"></span>'
-        numbers = f'<td class="number">{100 * row.share:.3g} %</td><td class="number">{row.num_cases}</td>'
-        rows.append(f"<tr><td>{row.value}</td><td>{swatch}{escape(row.name)}</td>{numbers}</tr>")
+    for value, name, numbers in table.rows:
+        cells = "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
+        if value is None:
+            rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
+        else:
+            colour = COLOURS[(value - 1) % len(COLOURS)] if value > 0 else "transparent"
+            swatch = f'<span class="swatch" style="background:{colour}"></span>'
+            rows.append(f"<tr><td>{value}</td><td>{swatch}{escape(name)}</td>{cells}</tr>")
     if not rows:
         return []
-    head = '<tr><th>Label</th><th>Class</th><th class="number">Voxels</th><th class="number">Cases</th></tr>'
-    return ["<h2>Classes</h2>", '<div class="wide"><table>', head, *rows, "</table></div>"]
+    columns = dict.fromkeys([table.what, "class"])
+    head = "".join(f"<th>{column.capitalize()}</th>" for column in columns)
+    head += "".join(f'<th class="number">{heading.strip().capitalize()}</th>' for heading in table.headings)
+    return ["<h2>Classes</h2>", '<div class="wide"><table>', f"<tr>{head}</tr>", *rows, "</table></div>"]
 
 
-def _class_counts(survey: LabelledSurvey) -> list[str]:
-    head, *rows = split_table(survey)
-    cells = [f'<th class="number">{escape(cell.capitalize())}</th>' for cell in head[1:]]
-    lines = [f"<tr><th>Class</th>{''.join(cells)}</tr>"]
-    for name, *numbers in rows:
-        cells = [f'<td class="number">{escape(number)}</td>' for number in numbers]
-        lines.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}</tr>")
-    return ["<h2>Classes</h2>", '<div class="wide"><table>', *lines, "</table></div>"]
-
-
-def _found(survey: Survey | LabelledSurvey) -> list[str]:
+def _found(survey: Survey) -> list[str]:
     body = []
     problems = [f"{problem.case_id}: {problem.path}: {problem.reason}" for problem in survey.problems]
     remarks = [str(remark) for remark in survey.remarks]
@@ -91,7 +83,7 @@ def _found(survey: Survey | LabelledSurvey) -> list[str]:
     return body
 
 
-def _cases(survey: Survey | LabelledSurvey) -> list[str]:
+def _cases(survey: Survey) -> list[str]:
     """A tile a case: its picture, its facts, and what is wrong with it; of many cases a sample of each class."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for problem in survey.problems:
@@ -100,12 +92,7 @@ def _cases(survey: Survey | LabelledSurvey) -> list[str]:
         for case_id in remark.case_ids:
             reasons[case_id].append(remark.brief or remark.text)
     bad = {problem.case_id for problem in survey.problems}
-    clips = isinstance(survey, LabelledSurvey) and bool(survey.clips)
-    note = "The middle frame, upright." if clips else "The middle axial slice. Anterior is up, left is left."
-    if isinstance(survey, Survey):
-        note = "The axial slice with the most labelled voxels, or the middle one. Anterior is up, left is left."
-    elif survey.config.data.source == "medmnist":
-        note = "The middle plane along D; H runs upwards, W to the right."
+    note = survey.target.view or survey.input.view
     by_class: dict[str, list[Facts]] = defaultdict(list)
     for facts in survey.cases:
         by_class[_class_name(survey, facts)].append(facts)
@@ -117,33 +104,29 @@ def _cases(survey: Survey | LabelledSurvey) -> list[str]:
     for name in sorted(shown, key=lambda name: (not name, name)):
         if len(shown) > 1 or name:
             body.append(f"<h3>{escape(name or 'no label')}</h3>")
-        tiles = [_tile(facts, facts.case.id in bad, reasons[facts.case.id]) for facts in shown[name]]
+        tiles = [_tile(survey.input, facts, facts.case.id in bad, reasons[facts.case.id]) for facts in shown[name]]
         body += ['<div class="cases">', *tiles, "</div>"]
     return body
 
 
-def _tile(facts: Facts, bad: bool, reasons: Sequence[str]) -> str:
+def _tile(kind: Input, facts: Facts, bad: bool, reasons: Sequence[str]) -> str:
     case_id = facts.case.id
     picture = "cannot be shown"
     if facts.thumbnail is not None:
         data = base64.b64encode(facts.thumbnail).decode()
-        what = "frame" if isinstance(facts, ClipFacts) else "axial slice"
-        picture = f'<img alt="{what} of {escape(case_id)}" src="data:image/jpeg;base64,{data}">'
+        picture = f'<img alt="{kind.picture} of {escape(case_id)}" src="data:image/jpeg;base64,{data}">'
     why = "".join(f'<small class="why">{escape(reason)}</small>' for reason in reasons)
-    said = describe_clip(facts) if isinstance(facts, ClipFacts) else describe_case(facts)
     label = "" if facts.case.label is not None else "<small>no label</small>"
     where = [f"{key} {value}" for key, value in (("split", facts.case.split), ("group", facts.case.group)) if value]
     where = [f"<small>{escape(', '.join(where))}</small>"] if where else []
-    caption = f"<b>{escape(case_id)}</b><small>{escape(said)}</small>{''.join(where)}{label}{why}"
-    kind = ' class="bad"' if bad else ""
-    return f'<figure{kind}><div class="slice">{picture}</div><figcaption>{caption}</figcaption></figure>'
+    caption = f"<b>{escape(case_id)}</b><small>{escape(kind.describe(facts))}</small>{''.join(where)}{label}{why}"
+    style = ' class="bad"' if bad else ""
+    return f'<figure{style}><div class="slice">{picture}</div><figcaption>{caption}</figcaption></figure>'
 
 
-def _class_name(survey: Survey | LabelledSurvey, facts: Facts) -> str:
-    if isinstance(survey, Survey):
-        return ""
-    names = " + ".join(survey.class_names[number] for number in classes_of(facts.case))
-    return names if survey.named or not names else f"class {names}"
+def _class_name(survey: Survey, facts: Facts) -> str:
+    names = " + ".join(survey.class_names[number] for number in facts.classes)
+    return names if survey.target.named or not names else f"class {names}"
 
 
 def _sample(cases: Sequence[Facts], limit: int, reasons: Mapping[str, Sequence[str]]) -> list[Facts]:

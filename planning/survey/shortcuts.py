@@ -4,28 +4,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planning.survey.case_summary import CaseFacts
-from planning.survey.clip_summary import ClipFacts, Facts, classes_of
-from planning.survey.warnings import Remark
+from planning.survey.facts import Facts, Input, Remark
 
 FEWEST = 20  # units, of a group's cases of one class each: below, chance looks like a rule
 TELLING = 0.2  # Cramér's V, or 2 × AUC - 1: facts that reach it are named
 GAIN = 0.05  # of balanced accuracy over guessing, at least
 FOLDS = 5
 
-Metadata = dict[str, float | str]
 
-
-def find_shortcuts(volumes: Sequence[CaseFacts], clips: Sequence[ClipFacts]) -> list[Remark]:
+def find_shortcuts(surveyed: Sequence[Facts], kind: Input) -> list[Remark]:
     """One remark where metadata alone predict the class, naming the facts that do most.
 
     They predict it if a small decision tree, scored on folds that keep groups whole, is right more often than
     guessing by over two standard errors. Cases of one group and class count as one there: they are alike.
     """
-    cases: list[tuple[Facts, Metadata]] = [(facts, _of_clip(facts)) for facts in clips if facts.digest]
-    cases += [(facts, _of_volume(facts)) for facts in volumes if facts.grid is not None]
-    cases = [(facts, metadata) for facts, metadata in cases if len(classes_of(facts.case)) == 1]
-    labels = np.array([classes_of(facts.case)[0] for facts, _ in cases])
+    found = [(facts, kind.metadata(facts)) for facts in surveyed if len(facts.classes) == 1]
+    cases = [(facts, metadata) for facts, metadata in found if metadata]
+    labels = np.array([facts.classes[0] for facts, _ in cases], int)
     groups = [f"group {facts.case.group}" if facts.case.group else facts.case.id for facts, _ in cases]
     classes, units = np.unique(labels), len(set(zip(groups, labels.tolist(), strict=True)))
     if len(classes) < 2 or units < FEWEST or np.bincount(labels)[classes].min() < FOLDS or len(set(groups)) < FOLDS:
@@ -38,34 +33,13 @@ def find_shortcuts(volumes: Sequence[CaseFacts], clips: Sequence[ClipFacts]) -> 
     score = _score(np.stack([_numbers(values) for values in table.values()], axis=1), labels, groups)
     if score - guess < max(GAIN, 2 * np.sqrt(guess * (1 - guess) / units)):
         return []
-    found = sorted(((*_associate(values, labels), name) for name, values in table.items()), reverse=True)
-    named = [f"{name} ({said})" for strength, said, name in found if strength >= TELLING] or [found[0][2]]
-    what = "clips" if clips else "volumes"
+    ranked = sorted(((*_associate(values, labels), name) for name, values in table.items()), reverse=True)
+    named = [f"{name} ({said})" for strength, said, name in ranked if strength >= TELLING] or [ranked[0][2]]
     others = "groups" if len(set(groups)) < len(groups) else "cases"
     gain = f"metadata alone give a balanced accuracy of {score:.2f} on other {others}, guessing gives {guess:.2f}"
-    text = f"how the {what} were made tells their class: {', '.join(named)}; {gain}"
+    text = f"how the {kind.what} were made tells their class: {', '.join(named)}; {gain}"
     mend = "A network can learn that instead of what they show: only what it does better counts"
     return [Remark(f"{text}. {mend}", brief=gain)]
-
-
-def _of_clip(facts: ClipFacts) -> Metadata:
-    return {
-        "frame rate": round(facts.frame_rate, 1),
-        "frame size": float(facts.width * facts.height),
-        "width over height": facts.width / facts.height,
-        "length": round(facts.duration_s, 2),
-        "bytes a second": facts.num_bytes / max(facts.duration_s, 1e-3),
-        "codec": facts.codec,
-        "container": facts.container,
-        "pixel format": facts.pixels,
-    }
-
-
-def _of_volume(facts: CaseFacts) -> Metadata:
-    sizes = dict(zip(("size along D", "size along H", "size along W"), map(float, facts.shape), strict=True))
-    names = ("spacing along D", "spacing along H", "spacing along W")
-    spacings = {name: round(mm, 3) for name, mm in zip(names, facts.spacing_mm, strict=True)}
-    return {**sizes, **spacings, "orientation": facts.orientation, "stored type": facts.dtype}
 
 
 def _numbers(values: Sequence[float | str]) -> np.ndarray:

@@ -12,15 +12,11 @@ from imageio.v3 import imread
 
 from data.synthetic.phantoms import CLASS_NAMES
 from planning.inspect import main
-from planning.survey.layout import read_settings
-from planning.survey.survey import Survey, take_survey
-from planning.survey.text import class_table, facts_table
+from planning.survey.survey import Survey
+from planning.survey.text import facts_table
 from planning.survey.thumbnails import colour_of, draw_thumbnail
 from tests.data.write_layouts import write_folders, write_layout, write_volume
-
-
-def survey(path: Path, *overrides: str) -> Survey:
-    return take_survey(read_settings(path, overrides))
+from tests.planning.take import remarks, survey
 
 
 def image(root: Path, case: int) -> Path:
@@ -48,12 +44,15 @@ def root(tmp_path: Path) -> Path:
 def test_a_sound_data_set(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(root), "--threads", "1"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"cases +4, 4 labelled, 0 that cannot be used\n", out)
-    assert re.search(r"shape +D 8 × H 8 × W 10 voxels\n", out)
-    assert re.search(r"spacing +D 3 × H 1 × W 0\.5 mm\n", out)
-    assert re.search(r"orientation +RAS\n", out)
-    assert re.search(r"stored as +uint8\n", out)
-    assert re.search(r"0 +background +96\.25 % +4\n +1 +class_1 +3\.75 % +4\n", out)  # 24 of 640 voxels
+    for line in (
+        r"cases +4, 4 labelled, 0 that cannot be used\n",
+        r"shape +D 8 × H 8 × W 10 voxels\n",
+        r"spacing +D 3 × H 1 × W 0\.5 mm\n",
+        r"orientation +RAS\n",
+        r"stored as +uint8\n",
+        r"0 +background +96\.25 % +4\n +1 +class_1 +3\.75 % +4\n",  # 24 of 640 voxels
+    ):
+        assert re.search(line, out), line
     assert out.endswith("no problems found\n")
 
 
@@ -78,8 +77,9 @@ def test_every_layout(tmp_path: Path, kind: str) -> None:
     assert found.problems == []
     made_up = ("background", "class_1", "class_2", "class_3")
     assert found.class_names == (CLASS_NAMES if kind in ("msd", "nnunet") else made_up)
-    assert sum(row.share for row in class_table(found)) == pytest.approx(1)
-    assert {row.num_cases for row in class_table(found)} == {3}
+    numbers = [numbers for _, _, numbers in found.target.class_table(found.cases, str).rows]
+    assert sum(float(share) for share, _ in numbers) == pytest.approx(1)
+    assert {num_cases for _, num_cases in numbers} == {"3"}
     assert ("groups", "3") in facts_table(found) or kind != "csv"
 
 
@@ -123,10 +123,6 @@ def test_another_number_of_channels(root: Path) -> None:
     replace(image(root, 3), np.ones((10, 8, 8, 2), np.uint8))
     (line,) = problems(survey(root))
     assert line.startswith("case3: case3.nii.gz: 2 channels, expected 1 as in the other cases")
-
-
-def remarks(path: Path, *overrides: str) -> list[str]:
-    return [str(remark) for remark in survey(path, *overrides).remarks]
 
 
 def test_duplicates_are_found_in_any_orientation(root: Path) -> None:
@@ -182,6 +178,9 @@ def test_labels_without_an_image(root: Path) -> None:
 def test_mistakes_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "nowhere: no such file or folder" in capsys.readouterr().err
+    (tmp_path / "cases.csv").write_text("file,label\na.mp4,\n")
+    assert main([str(tmp_path / "cases.csv")]) == 2
+    assert "holds no label; name it in data.columns.label" in capsys.readouterr().err
     (tmp_path / "dataset.json").write_text("{")
     assert main([str(tmp_path)]) == 2
     assert "dataset.json: not valid JSON" in capsys.readouterr().err

@@ -5,20 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.layouts.cases import LabelledCase
-from planning.survey.clip_summary import ClipFacts
+from data.layouts.cases import Case
+from planning.survey.clips import CLIPS, ClipFacts
 from planning.survey.shortcuts import find_shortcuts
 
 
 def clips(rates: list[float], labels: list[int], groups: list[str | None], codecs: list[str]) -> list[ClipFacts]:
     facts = []
     for number, (rate, label, group, codec) in enumerate(zip(rates, labels, groups, codecs, strict=True)):
-        case = LabelledCase(f"case{number}", (Path(f"{number}.mp4"),), label, group=group)
-        facts.append(
-            ClipFacts(
-                case, 1000, "mov/mp4", codec, "yuv420p", 64, 48, num_frames=60, duration_s=60 / rate, digest=str(number)
-            )
-        )
+        case = Case(f"case{number}", (Path(f"{number}.mp4"),), label, group=group)
+        file = {"num_bytes": 1000, "container": "mov/mp4", "codec": codec, "pixels": "yuv420p"}
+        frames = {"width": 64, "height": 48, "num_frames": 60, "duration_s": 60 / rate}
+        facts.append(ClipFacts(case, digest=str(number), **file, **frames))
     return facts
 
 
@@ -30,29 +28,28 @@ def make(rng: np.random.Generator, number: int, telling: bool, groups: int | Non
 
 
 def test_a_frame_rate_that_is_the_class() -> None:
-    (remark,) = find_shortcuts([], make(np.random.default_rng(0), 40, telling=True))
+    (remark,) = find_shortcuts(make(np.random.default_rng(0), 40, telling=True), CLIPS)
     assert "frame rate (AUC 1.00)" in remark.text
     assert remark.brief == "metadata alone give a balanced accuracy of 1.00 on other cases, guessing gives 0.50"
 
 
 def test_texts_count_too() -> None:
     labels = [n % 3 for n in range(60)]
-    (remark,) = find_shortcuts(
-        [], clips([25.0] * 60, labels, [None] * 60, [("h264", "mpeg4", "vp9")[k] for k in labels])
-    )
+    found = clips([25.0] * 60, labels, [None] * 60, [("h264", "mpeg4", "vp9")[k] for k in labels])
+    (remark,) = find_shortcuts(found, CLIPS)
     assert remark.text.startswith("how the clips were made tells their class: codec (Cramér's V 1.00)")
     assert "balanced accuracy of 1.00 on other cases, guessing gives 0.33" in remark.text
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_chance_is_no_shortcut(seed: int) -> None:
-    assert find_shortcuts([], make(np.random.default_rng(seed), 60, telling=False)) == []
+    assert find_shortcuts(make(np.random.default_rng(seed), 60, telling=False), CLIPS) == []
 
 
 def test_few_groups_prove_nothing() -> None:
-    assert find_shortcuts([], make(np.random.default_rng(0), 40, telling=True, groups=8)) == []
-    assert find_shortcuts([], make(np.random.default_rng(0), 10, telling=True)) == []
+    assert find_shortcuts(make(np.random.default_rng(0), 40, telling=True, groups=8), CLIPS) == []
+    assert find_shortcuts(make(np.random.default_rng(0), 10, telling=True), CLIPS) == []
 
 
 def test_one_class_has_no_shortcut() -> None:
-    assert find_shortcuts([], clips([25.0] * 30, [0] * 30, [None] * 30, ["h264"] * 30)) == []
+    assert find_shortcuts(clips([25.0] * 30, [0] * 30, [None] * 30, ["h264"] * 30), CLIPS) == []

@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 
 from planning.inspect import main
-from planning.survey.labelled import LabelledSurvey, take_labelled
-from planning.survey.labelled_text import labelled_table, split_table
-from planning.survey.layout import read_settings
+from planning.survey.text import facts_table
 from tests.data.clip_files import numbered, write_clip
 from tests.data.write_layouts import write_volume
-
-
-def survey(path: Path, *overrides: str) -> LabelledSurvey:
-    return take_labelled(read_settings(path, overrides), threads=1)
-
-
-def remarks(path: Path, *overrides: str) -> list[str]:
-    return [str(remark) for remark in survey(path, *overrides).remarks]
+from tests.planning.take import remarks, survey
 
 
 def write_volumes(root: Path, cases: int = 10) -> Path:
@@ -73,14 +64,15 @@ def test_volumes_in_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_an_archive(tmp_path: Path) -> None:
     found = survey(write_archive(tmp_path))
-    assert found.counts() == [15, 15]
-    assert split_table(found)[0] == ("", "cases", "train", "val")
-    assert split_table(found)[1] == ("0", "15 (50 %)", "10", "5")
-    rows = dict(labelled_table(found))
+    assert found.target.counts(found.cases) == [15, 15]
+    table = found.target.class_table(found.cases, str)
+    assert [heading.strip() for heading in table.headings] == ["cases", "train", "val"]
+    assert table.rows[0] == (None, "0", ("15 (50 %)", "10", "5"))
+    rows = dict(facts_table(found))
     assert rows["splits"] == "train (20), val (10)"
     assert rows["stored as"] == "uint8"
     assert "spacing" not in rows
-    first = found.volumes[0]
+    first = found.cases[0]
     assert (first.case.id, first.shape, first.num_channels) == ("train_00", (8, 8, 8), 1)
     expected = np.random.default_rng(0).integers(1, 99, (30, 8, 8, 8))[0]
     assert first.voxels is not None
@@ -107,8 +99,8 @@ def test_classes_that_may_coincide(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(1, 99, (20, 8, 8, 8)).astype(np.uint8)
     np.savez(tmp_path / "organ.npz", train_images=images, train_labels=labels)
     found = survey(tmp_path)
-    assert (found.multi_label, found.counts()) == (True, [10, 20, 0])
-    assert [str(remark) for remark in found.remarks] == ["no case of 2"]
+    assert (found.target.multi_label, found.target.counts(found.cases)) == (True, [10, 20, 0])
+    assert remarks(tmp_path) == ["no case of 2"]
 
 
 def test_rare_classes(tmp_path: Path) -> None:
@@ -126,13 +118,13 @@ def test_what_is_measured_of_a_clip(tmp_path: Path) -> None:
     root = write_clips(tmp_path / "data")
     write_clip(root / "run" / "clip00.mp4", numbered(12, (16, 24)), degrees=90)
     found = survey(root)
-    facts = found.clips[0]
+    facts = found.cases[0]
     assert (facts.container, facts.codec, facts.pixels) == ("mov/mp4", "h264", "yuv420p")
     assert (facts.width, facts.height, facts.turned) == (16, 24, True)
     assert (facts.num_frames, facts.duration_s, facts.frame_rate) == (12, pytest.approx(1.2), pytest.approx(10))
     assert (facts.low, facts.high) == (pytest.approx(20, abs=3), pytest.approx(20 + 8 * 11, abs=3))
     assert not facts.variable
-    rows = dict(labelled_table(found))
+    rows = dict(facts_table(found))
     assert rows["layout"] == "classes, clips"
     assert rows["frame size"] == "16×16 (19), 16×24 (1) (width×height, upright)"
     assert rows["frame rate"] == "10 a second, 0 variable"
@@ -180,7 +172,7 @@ def write_table(root: Path, groups: int, splits: bool = False) -> Path:
 def test_a_table_beside_class_folders(tmp_path: Path) -> None:
     root = write_volumes(tmp_path / "data")
     write_table(root, groups=5)
-    rows = dict(labelled_table(survey(root)))
+    rows = dict(facts_table(survey(root)))
     assert rows["layout"] == "csv, volumes: the table groups.csv, preferred to the folders beside it (healthy, ill)"
     assert rows["groups"] == "5, of 4 to 4 cases"
     write_volume(root / "ill" / "new.nii.gz", np.arange(640, dtype=np.uint16).reshape(8, 8, 10), (3, 1, 0.5))
@@ -236,9 +228,3 @@ def test_the_page_shows_frames(tmp_path: Path) -> None:
     assert page.count('alt="frame of ') == 3
     assert page.count('<figure class="bad">') == 1
     assert "16×16, 12 frames, 1.2 s, 10 fps, h264" in page
-
-
-def test_mistakes_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "cases.csv").write_text("file,label\na.mp4,\n")
-    assert main([str(tmp_path / "cases.csv")]) == 2
-    assert "holds no label; name it in data.columns.label" in capsys.readouterr().err

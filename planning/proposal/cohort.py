@@ -1,0 +1,88 @@
+"""The cases that a planned config trains and validates on, and what is asked of them whatever their labels."""
+
+import math
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from configs.schema.data import Split
+from data.splits import make_splits
+from planning.survey.survey import Survey
+from planning.survey.volumes import VolumeFacts
+
+CROP_GAIN = 0.75  # crop where less than this share of a volume is left without its empty border, as nnU-Net does
+SIDE_WORDS = {"left", "right", "l", "r", "lt", "rt", "lh", "rh"}
+DIRECTIONS = {*SIDE_WORDS, "up", "down", "upward", "downward", "forward", "backward", "clockwise"}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The usable, labelled cases of a survey, shared out as the first fold will be."""
+
+    survey: Survey
+    cases: tuple[Any, ...]  # their facts
+    split: Split
+    train: tuple[Any, ...]
+    num_val: int
+
+    @property
+    def num_train(self) -> int:
+        return len(self.train)
+
+    def num_channels(self) -> int:
+        """Of the volumes that the network sees."""
+        channels = self.survey.config.data.channels
+        return self.survey.usable[0].num_channels if channels is None else len(channels)
+
+    def classes_with(self, words: Collection[str]) -> list[str]:
+        """The classes whose names hold one of the words."""
+        return [name for name in self.survey.class_names if words_of(name) & set(words)]
+
+
+def gather_cohort(survey: Survey, least: int) -> Cohort:
+    """The source's own split where it has one, else as many folds as there are cases or groups, up to 5.
+
+    Raises ValueError for fewer than `least` cases, and where there is no two groups or nothing to train on.
+    """
+    root = survey.config.data.root
+    cases = tuple(facts for facts in survey.usable if facts.case.label is not None)
+    if len(cases) < least:
+        raise ValueError(
+            f"{root}: {len(cases)} labelled cases that can be used, planning needs {least} at least; "
+            f"python -m planning.inspect {root} tells what was found"
+        )
+    given = {facts.case.split for facts in cases}
+    unlabelled = {facts.case.split for facts in survey.cases if facts.case.label is None}
+    if {"train", "val"} <= given and not unlabelled & {"train", "val"}:
+        split = Split(kind="given")
+    else:
+        drawn = [facts.case for facts in cases if facts.case.split != "test"]
+        units = len({(case.group is not None, case.group or case.id) for case in drawn})
+        if units < 2:
+            raise ValueError(
+                f"{root}: {units} group of labelled cases to train and validate on, planning needs 2 at least"
+            )
+        split = Split(kind="kfold", folds=min(5, units))
+    splits = make_splits([facts.case for facts in survey.cases], split, 0, split.seed)
+    train, val = ([facts for facts in cases if facts.case.id in set(splits[name])] for name in ("train", "val"))
+    if not train:
+        raise ValueError(f"{root}: no usable case is left to train on; mend some")
+    return Cohort(survey, cases, split, tuple(train), len(val))
+
+
+def words_of(name: str) -> set[str]:
+    """The words of a class name, in lower case: `Lung_L`, `left kidney`, `leftKidney`."""
+    return {word.lower() for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", name)}
+
+
+def box_share(cases: Sequence[VolumeFacts]) -> float:
+    """The share of the median volume that is left without its empty border."""
+    return float(np.median([math.prod(facts.box or facts.shape) / math.prod(facts.shape) for facts in cases]))
+
+
+def median_minimum(cases: Sequence[VolumeFacts]) -> float:
+    """The least intensity of the median volume."""
+    return float(np.median([min(channel.low for channel in facts.voxels or ()) for facts in cases]))

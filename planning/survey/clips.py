@@ -1,0 +1,197 @@
+"""Cases that are clips: what their files hold, and what is wrong with them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+
+import numpy as np
+
+from data.files.errors import FileProblem
+from data.files.videos import Footage, read_clip, read_frames, read_header
+from data.layouts.cases import Case
+from data.prepare.case_checks import Problem
+from data.prepare.copies import voxel_digest
+from planning.survey.facts import Facts, Input, Metadata, Reading, Remark, ids_of
+from planning.survey.format import counted, span
+from planning.survey.thumbnails import LONG_SIDE, draw_frame
+
+SHORT_SIDE = 48  # pixels of the frames that are looked at
+_STEADY = 0.25  # a step between frames may differ by this share of the usual one
+_NOISE = 4  # grey levels that compression adds
+_SHORT = 0.5  # of the usual length
+_CLIP_BYTES = 1 << 29  # that looking at one clip may take: longer ones are not held
+
+
+@dataclass(frozen=True, eq=False)
+class ClipFacts(Facts):
+    """What a clip holds. `codec` is empty where it does not open.
+
+    `low` and `high` are the grey levels 0 … 255 of all its frames, made small; `change` is by how much the pixel
+    that changes most ever differs from the first frame's.
+    """
+
+    num_bytes: int = 0
+    container: str = ""
+    codec: str = ""
+    pixels: str = ""
+    width: int = 0  # upright
+    height: int = 0
+    turned: bool = False
+    num_frames: int = 0
+    duration_s: float = 0.0
+    variable: bool = False  # frames are not evenly spaced
+    low: float = 0.0
+    high: float = 0.0
+    change: float = 0.0
+
+    @property
+    def frame_rate(self) -> float:
+        """Decoded frames a second."""
+        return self.num_frames / self.duration_s if self.duration_s else 0.0
+
+    @property
+    def constant(self) -> bool:
+        """Whether all pixels of all frames are alike."""
+        return self.high - self.low <= _NOISE
+
+    @property
+    def still(self) -> bool:
+        """Whether all frames are alike."""
+        return self.change <= _NOISE
+
+
+def read_clips(cases: Sequence[Case], how: Reading) -> list[ClipFacts]:
+    """Decode each clip once; what keeps it from being decoded is among its problems."""
+    return how.each(partial(_read_clip, thumbnail=how.thumbnails), cases, _CLIP_BYTES)
+
+
+def _read_clip(case: Case, thumbnail: bool) -> ClipFacts:
+    path = case.images[0]
+    facts = ClipFacts(case, num_bytes=path.stat().st_size if path.is_file() else 0)
+    try:
+        header = read_header(path)
+        facts = replace(
+            facts,
+            container=header.container,
+            codec=header.codec,
+            pixels=header.pixels,
+            width=header.width,
+            height=header.height,
+            turned=header.turned,
+        )
+        footage = read_clip(path, SHORT_SIDE, grey=True)
+        if thumbnail:
+            middle = [len(footage.times_s) // 2]
+            side = round(LONG_SIDE * min(header.width, header.height) / max(header.width, header.height))
+            facts = replace(facts, thumbnail=draw_frame(read_frames(path, footage, middle, max(side, 1))[0]))
+    except FileProblem as problem:
+        return replace(facts, problems=(Problem(case.id, problem.path, f"{problem.reason}; {problem.mend}"),))
+    return _measure(facts, footage)
+
+
+def _measure(facts: ClipFacts, footage: Footage) -> ClipFacts:
+    """The facts with what the frames tell; of a clip too long to be held, the times alone."""
+    steps, frames = np.diff(footage.times_s), footage.frames
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    facts = replace(
+        facts,
+        num_frames=len(footage.times_s),
+        duration_s=footage.duration_s,
+        variable=bool((np.abs(steps - usual) > _STEADY * usual).any()),
+    )
+    if frames is None:
+        whole = blake2b(facts.case.images[0].read_bytes(), digest_size=16)
+        return replace(facts, low=0.0, high=255.0, change=255.0, digest=whole.hexdigest())
+    change = max(float(np.abs(frame.astype(np.int16) - frames[0]).max()) for frame in frames)
+    low, high = float(frames.min()), float(frames.max())
+    return replace(facts, low=low, high=high, change=change, digest=voxel_digest(frames))
+
+
+def describe(facts: ClipFacts) -> str:
+    """A line on one clip: size, length, frame rate, codec."""
+    if not facts.codec:
+        return "no video that can be opened"
+    size = f"{facts.width}×{facts.height}{', turned upright' if facts.turned else ''}"
+    if not facts.num_frames:
+        return f"{size}, {facts.codec}"
+    rate = f"{facts.frame_rate:.3g} fps{' (variable)' if facts.variable else ''}"
+    return f"{size}, {facts.num_frames} frames, {facts.duration_s:.3g} s, {rate}, {facts.codec}"
+
+
+def rows(clips: Sequence[ClipFacts], _: Sequence[str] | None) -> list[tuple[str, str]]:
+    """(what, value) rows on the whole data set."""
+    opened = [facts for facts in clips if facts.codec]
+    read = [facts for facts in opened if facts.num_frames]
+    if not read:
+        return []
+    sizes = Counter(f"{facts.width}×{facts.height}" for facts in opened)
+    shown = Counter(dict(sizes.most_common(6)))
+    more = f" and {len(sizes) - 6} other sizes" if len(sizes) > 6 else ""
+    turned, variable = sum(facts.turned for facts in opened), sum(facts.variable for facts in read)
+    lengths, frames, rates = (
+        span([getattr(facts, key) for facts in read]) for key in ("duration_s", "num_frames", "frame_rate")
+    )
+    grey = [facts for facts in read if facts.digest]
+    return [
+        ("container", counted(Counter(facts.container for facts in opened))),
+        ("codec", counted(Counter(f"{facts.codec}, {facts.pixels}" for facts in opened))),
+        ("frame size", f"{counted(shown)}{more} (width×height, upright)"),
+        ("frame rate", f"{rates} a second, {variable} variable"),
+        ("length", f"{lengths} s, {frames} frames"),
+        ("rotation", f"{turned} turned upright by their tag"),
+        ("intensity", f"{min(f.low for f in grey):.0f} … {max(f.high for f in grey):.0f} grey levels" if grey else "-"),
+    ]
+
+
+def _featureless(facts: ClipFacts) -> list[str]:
+    if not facts.digest or not facts.still:
+        return []
+    if facts.constant:
+        return ["every frame is of one colour; is it the right file?"]
+    return ["a single frame" if facts.num_frames == 1 else "nothing moves: frames differ by no more than noise"]
+
+
+def _metadata(facts: ClipFacts) -> Metadata:
+    if not facts.digest:
+        return {}
+    return {
+        "frame rate": round(facts.frame_rate, 1),
+        "frame size": float(facts.width * facts.height),
+        "width over height": facts.width / facts.height,
+        "length": round(facts.duration_s, 2),
+        "bytes a second": facts.num_bytes / max(facts.duration_s, 1e-3),
+        "codec": facts.codec,
+        "container": facts.container,
+        "pixel format": facts.pixels,
+    }
+
+
+def _warnings(clips: Sequence[ClipFacts]) -> list[Remark]:
+    """Short clips, and mixed frame rates and shapes."""
+    read = [facts for facts in clips if facts.digest]
+    usual = float(np.median([facts.duration_s for facts in read])) if read else 0.0
+    fill = f"less than half of the usual {usual:.2g} s: data.clip.short decides how it is filled up"
+    short = [facts for facts in read if facts.duration_s < _SHORT * usual]
+    remarks = [Remark(f"lasts {facts.duration_s:.2g} s, {fill}", (facts.case.id,)) for facts in short]
+    rates = [facts.frame_rate for facts in clips if facts.frame_rate]
+    if rates and max(rates) > 1.1 * min(rates):
+        text = f"mixed frame rates ({min(rates):.3g}–{max(rates):.3g} a second, median {np.median(rates):.3g})"
+        remarks.append(Remark(f"{text}: set data.clip.frame_rate, so that all are read at one"))
+    if variable := ids_of(facts for facts in clips if facts.variable):
+        text = "variable frame rate: set data.clip.frame_rate, so that frames are taken by their times"
+        remarks.append(Remark(text, variable, "variable frame rate"))
+    sizes = {(facts.width, facts.height) for facts in clips if facts.width}
+    shapes = [width / height for width, height in sizes]
+    if shapes and max(shapes) > 1.1 * min(shapes):
+        text = f"mixed shapes of frames (width over height {min(shapes):.3g}–{max(shapes):.3g}, {len(sizes)} sizes)"
+        advice = "a crop shows more of some than of others; data.clip.crops=3 sees all of the long side"
+        remarks.append(Remark(f"{text}: {advice}"))
+    return remarks
+
+
+CLIPS = Input(
+    "clips", "frames", "frame", "The middle frame, upright.",
+    read_clips, describe, rows, _featureless, _metadata, _warnings,
+)  # fmt: skip

@@ -1,0 +1,288 @@
+"""Cases that are volumes: what their files hold, and what is wrong with them."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+
+from data.files.grid import Grid, Shape, Spacing
+from data.files.volumes import FileProblem, Header, read_header, read_image, read_label, require_classes, require_finite
+from data.layouts.cases import Case
+from data.layouts.medmnist import read_member
+from data.prepare.case_checks import Problem, check_case
+from data.prepare.copies import voxel_digest
+from data.prepare.volumes import nonzero_box
+from planning.survey.facts import Facts, Input, Metadata, Reading, Remark, ids_of
+from planning.survey.format import axes, counted, times
+from planning.survey.thumbnails import draw_thumbnail
+
+SPACING_TOLERANCE = 0.01  # relative: scanners and headers round
+_SAMPLE = 1 << 20  # voxels of a channel that its percentiles are taken from
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Intensities of one channel of a case, scale factors applied; percentiles 0.5 and 99.5, of a sample."""
+
+    low: float
+    percentile_low: float
+    mean: float
+    percentile_high: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeFacts(Facts):
+    """What a case's volumes hold. `grid` is None where no header could be read, `voxels` where no voxel could.
+
+    `labels` are the voxels of each value of its label volume; None without one, or for one that cannot be used.
+    """
+
+    grid: Grid | None = None  # in RAS+
+    orientation: str = ""  # of the file; a row of an array has none
+    dtype: str = ""  # as stored
+    label_dtype: str = ""
+    num_channels: int = 0
+    voxels: tuple[Channel, ...] | None = None
+    box: Shape | None = None  # of the voxels other than 0
+    labels: dict[int, int] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """(D, H, W) in RAS+."""
+        assert self.grid is not None
+        return self.grid.shape
+
+    @property
+    def spacing_mm(self) -> Spacing:
+        """Along (D, H, W) in RAS+."""
+        assert self.grid is not None
+        return self.grid.spacing_mm
+
+
+def read_volumes(
+    cases: Sequence[Case], how: Reading, class_names: Sequence[str] | None = None, ignore_label: int | None = None
+) -> list[VolumeFacts]:
+    """What the cases' files hold; all must have as many channels as most have.
+
+    Label values must be those of `class_names`, where these are known, or `ignore_label`.
+    """
+    found = {case.id: _read_headers(case) for case in cases}
+    usual = Counter(facts.num_channels for facts in found.values() if not facts.problems).most_common(1)
+    for case_id, facts in found.items():
+        if not facts.problems and facts.num_channels != usual[0][0]:
+            found[case_id] = replace(facts, problems=tuple(check_case(facts.case, usual[0][0])))
+    sound = [facts for facts in found.values() if not facts.problems]
+    largest = max((int(np.prod(facts.shape)) * (facts.num_channels + 2) for facts in sound), default=1)
+    read = partial(_read_voxels, class_names=class_names, ignore_label=ignore_label, thumbnail=how.thumbnails)
+    found |= {facts.case.id: facts for facts in how.each(read, sound, 4 * largest)}
+    return list(found.values())
+
+
+def read_rows(cases: Sequence[Case], how: Reading) -> list[VolumeFacts]:
+    """What an archive's rows hold, without a place in space; one array of it in memory at a time."""
+
+    def read() -> Iterator[VolumeFacts]:
+        for (path, name), members in groupby(cases, key=lambda case: (case.images[0], (case.member or ("", 0))[0])):
+            array = read_member(path, name)
+            for case in members:
+                assert case.member is not None
+                yield _read_row(case, array[case.member[1]], how.thumbnails)
+
+    return how.count(read(), len(cases))
+
+
+def _read_headers(case: Case) -> VolumeFacts:
+    """What the headers say, as far as they can be read, and what is wrong with them."""
+    facts = VolumeFacts(case, tuple(check_case(case)))
+    try:
+        headers = [read_header(path) for path in case.images]
+        label = read_header(case.label_file) if case.label_file else None
+    except FileProblem:
+        return facts  # among the problems already
+    first: Header = headers[0]
+    return replace(
+        facts,
+        grid=first.grid,
+        orientation=first.orientation,
+        dtype=first.dtype.name,
+        label_dtype=label.dtype.name if label else "",
+        num_channels=sum(header.channels for header in headers),
+    )
+
+
+def _read_voxels(
+    facts: VolumeFacts, class_names: Sequence[str] | None, ignore_label: int | None, thumbnail: bool
+) -> VolumeFacts:
+    """The facts with what the voxels tell, each file's first fault among the problems."""
+    case, problems = facts.case, list(facts.problems)
+    channels: list[Channel] = []
+    digests, box, plane = [], (0, 0, 0), None
+    label: np.ndarray | None = None
+    counts: dict[int, int] | None = None
+    try:
+        if case.label_file is not None:
+            label, _, _ = read_label(case.label_file)
+            counts = _count(label)
+            if class_names is not None:
+                require_classes(label, len(class_names), case.label_file, ignore_label)
+    except FileProblem as problem:
+        problems.append(_problem(case.id, problem))
+    for number, path in enumerate(case.images):
+        try:
+            volume, grid, _ = read_image(path)
+            require_finite(volume, path)
+        except FileProblem as problem:
+            problems.append(_problem(case.id, problem))
+            continue
+        digests.append(voxel_digest(volume))
+        channels += [_measure(volume[..., channel]) for channel in range(volume.shape[-1])]
+        _, (d, h, w) = nonzero_box(volume)
+        box = (max(box[0], d), max(box[1], h), max(box[2], w))
+        if thumbnail and number == 0:
+            plane = draw_thumbnail(volume[..., 0], label, grid.spacing_mm)
+    complete = len(channels) == facts.num_channels
+    return replace(
+        facts,
+        voxels=tuple(channels) if complete else None,
+        box=box if complete else None,
+        digest=" ".join(digests) if complete else "",
+        labels=counts,
+        thumbnail=plane,
+        problems=tuple(problems),
+    )
+
+
+def _read_row(case: Case, row: np.ndarray, thumbnail: bool) -> VolumeFacts:
+    """The facts of a row (D, H, W) or (D, H, W, C) of an array."""
+    d, h, w = row.shape[:3]
+    facts = VolumeFacts(case, grid=Grid((d, h, w), np.eye(4)), dtype=row.dtype.name)
+    volume = row.reshape(d, h, w, -1).astype(np.float32)
+    try:
+        require_finite(volume, case.images[0])
+    except FileProblem as problem:
+        return replace(facts, num_channels=volume.shape[-1], problems=(_problem(case.id, problem),))
+    return replace(
+        facts,
+        num_channels=volume.shape[-1],
+        voxels=tuple(_measure(volume[..., channel]) for channel in range(volume.shape[-1])),
+        box=nonzero_box(volume)[1],
+        digest=voxel_digest(volume),
+        thumbnail=draw_thumbnail(volume[..., 0], None, facts.spacing_mm) if thumbnail else None,
+    )
+
+
+def describe(facts: VolumeFacts) -> str:
+    """A line on one case: shape, spacing, orientation, type and intensities."""
+    if facts.grid is None:
+        return "no header that can be read"
+    parts = [f"{times(facts.shape)} voxels"]
+    if facts.orientation:
+        parts += [f"{times(facts.spacing_mm)} mm", facts.orientation]
+    parts.append(facts.dtype)
+    if facts.voxels:
+        low, high = min(channel.low for channel in facts.voxels), max(channel.high for channel in facts.voxels)
+        parts.append(f"{low:.4g} … {high:.4g}")
+    return ", ".join(parts)
+
+
+def rows(cases: Sequence[VolumeFacts], channel_names: Sequence[str] | None) -> list[tuple[str, str]]:
+    """(what, value) rows on the whole data set; shapes and spacings are along (D, H, W) in RAS+."""
+    cases = [facts for facts in cases if facts.grid is not None]
+    if not cases:
+        return []
+    names = f": {', '.join(channel_names)}" if channel_names else ""
+    found = [
+        ("channels", counted(Counter(facts.num_channels for facts in cases)) + names),
+        ("shape", axes([facts.shape for facts in cases], "voxels")),
+    ]
+    if orientations := Counter(facts.orientation for facts in cases if facts.orientation):
+        found.append(("spacing", axes([facts.spacing_mm for facts in cases], "mm")))
+        found.append(("orientation", counted(orientations)))
+    found.append(("stored as", counted(Counter(facts.dtype for facts in cases))))
+    if labels := Counter(facts.label_dtype for facts in cases if facts.label_dtype):
+        found.append(("labels as", counted(labels)))
+    return found + _intensities([facts.voxels for facts in cases if facts.voxels])
+
+
+def _intensities(read: Sequence[tuple[Channel, ...]]) -> list[tuple[str, str]]:
+    """A row for each channel: the range over all cases, and the usual range of one."""
+    found = []
+    for number in range(min(map(len, read), default=0)):
+        channels = [voxels[number] for voxels in read]
+        low, high = min(channel.low for channel in channels), max(channel.high for channel in channels)
+        keys = ("percentile_low", "mean", "percentile_high")
+        first, mean, last = (float(np.median([getattr(channel, key) for channel in channels])) for key in keys)
+        value = f"{low:.4g} … {high:.4g}; in the median case mean {mean:.4g}, 99 % in {first:.4g} … {last:.4g}"
+        found.append(("intensity" if number == 0 else f"  channel {number}", value))
+    return found
+
+
+def _constant(facts: VolumeFacts) -> list[str]:
+    return [
+        f"channel {number} is constant ({channel.low:g}); is it the right file?"
+        for number, channel in enumerate(facts.voxels or ())
+        if channel.low == channel.high
+    ]
+
+
+def _metadata(facts: VolumeFacts) -> Metadata:
+    if not facts.orientation:
+        return {}
+    sizes = {f"size along {axis}": float(n) for axis, n in zip("DHW", facts.shape, strict=True)}
+    spacings = {f"spacing along {axis}": round(mm, 3) for axis, mm in zip("DHW", facts.spacing_mm, strict=True)}
+    return {**sizes, **spacings, "orientation": facts.orientation, "stored type": facts.dtype}
+
+
+def _warnings(cases: Sequence[VolumeFacts]) -> list[Remark]:
+    """Mixed orientations and spacings."""
+    readable = [facts for facts in cases if facts.grid is not None]
+    remarks = []
+    counts = Counter(facts.orientation for facts in readable).most_common()
+    if len(counts) > 1:
+        said = ", ".join(f"{orientation} {count}" for orientation, count in counts)
+        odd = [facts for facts in readable if facts.orientation != counts[0][0]]
+        text = f"mixed orientations ({said}): all are read as RAS+, so see that these headers are true"
+        remarks.append(Remark(text, ids_of(odd), "other cases are oriented otherwise"))
+    spacings = [facts.spacing_mm for facts in readable]
+    usual = np.median(spacings, axis=0) if readable else np.ones(3)
+    differ = [facts for facts in readable if np.any(np.abs(facts.spacing_mm / usual - 1) > SPACING_TOLERANCE)]
+    if differ:
+        ranges = [(axis, min(mm), max(mm)) for axis, mm in zip("DHW", zip(*spacings, strict=True), strict=True)]
+        wide = [(axis, low, high) for axis, low, high in ranges if high > low * (1 + SPACING_TOLERANCE)]
+        said = ", ".join(f"{axis} {low:.3g}–{high:.3g} mm" for axis, low, high in wide)
+        text = f"mixed spacings ({said}): set data.spacing_mm, so that all are resampled to one"
+        remarks.append(Remark(text, ids_of(differ), f"the median spacing is {times(usual)} mm"))
+    return remarks
+
+
+def _measure(voxels: np.ndarray) -> Channel:
+    """The intensities of one channel (D, H, W)."""
+    flat = voxels.reshape(-1)
+    sample = flat[:: max(1, len(flat) // _SAMPLE)]
+    low, high = np.percentile(sample, (0.5, 99.5))
+    mean = flat.mean(dtype=np.float64)
+    return Channel(float(flat.min()), float(low), float(mean), float(high), float(flat.max()))
+
+
+def _count(label: np.ndarray) -> dict[int, int]:
+    """Voxels of each value of a label."""
+    if label.dtype == np.uint8:
+        counts = np.bincount(label.reshape(-1))
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    values, counts = np.unique(label, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _problem(case_id: str, problem: FileProblem) -> Problem:
+    return Problem(case_id, problem.path, f"{problem.reason}; {problem.mend}")
+
+
+VOLUMES = Input(
+    "volumes", "voxels", "axial slice", "The middle axial slice. Anterior is up, left is left.",
+    read_volumes, describe, rows, _constant, _metadata, _warnings,
+)  # fmt: skip
+ROWS = replace(VOLUMES, view="The middle plane along D; H runs upwards, W to the right.", read=read_rows)
