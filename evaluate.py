@@ -135,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(arguments: argparse.Namespace, group: "Group") -> int:
+    import engine.config  # noqa: F401  # a pack's config is checked against all that is registered
     from engine.runs.pack import open_run
 
     if (arguments.licence and not arguments.export) or (arguments.export and arguments.images):

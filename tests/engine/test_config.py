@@ -1,5 +1,6 @@
 """What a stranger adds: a file for the thing, a line in its registry."""
 
+import ast
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import Config, ConfigError
+from configs.schema import load
 from configs.schema.augment import ChangeArgs
 from configs.schema.data import DataConfig
 from configs.schema.model import NetworkArgs
@@ -211,3 +213,16 @@ def test_a_change_of_intensity_is_one_file_and_one_line(monkeypatch: pytest.Monk
     np.testing.assert_array_equal(changed({}), 3)
     with pytest.raises(ConfigError, match=r"data\.augment\.invert\.const: unknown key; did you mean constant\?"):
         changed({"const": 5})
+
+
+def test_the_schema_names_nothing_that_is_registered() -> None:
+    registered = {*MODELS, *LOSSES, *SOURCES, *CHANGES} - {"classes"}  # which is a target, too
+    for file in sorted((Path(__file__).parents[2] / "configs" / "schema").glob("*.py")):
+        named = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        assert not named & registered, file
+
+
+def test_configs_are_checked_once_the_choices_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "_config_class", None)
+    with pytest.raises(AssertionError, match=r"import engine\.config: it tells which networks, losses and sources"):
+        load.check_config(tree(), "test")
