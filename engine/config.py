@@ -14,6 +14,7 @@ from configs.schema.choices import Choices, LossChoice, SourceChoice
 from configs.schema.config import make_config
 from configs.schema.load import bind, check_config, load_config
 from data.layouts.registry import SOURCES
+from data.sampling.intensity_changes import CHANGES
 from engine.training.losses import LOSSES
 from models import MODELS
 
@@ -30,7 +31,8 @@ def config_class() -> type[Config]:
         name: SourceChoice(s.volumes is not None, s.classes is not None, s.clips, s.tells_labels)
         for name, s in SOURCES.items()
     }
-    return _make(tuple(networks.items()), tuple(losses.items()), tuple(sources.items()))
+    changes = {name: change.args for name, change in CHANGES.items()}
+    return _make(*(tuple(named.items()) for named in (networks, losses, sources, changes)))
 
 
 @lru_cache(maxsize=8)

@@ -1,17 +1,19 @@
-"""What a config may name, and the sections that follow from it: networks, losses, sources."""
+"""What a config may name, and the sections that follow from it: networks, losses, sources, augmentations."""
 
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, create_model
 
+from configs.schema.augment import AugmentConfig, ChangeArgs
 from configs.schema.data import DataConfig
 from configs.schema.model import ModelConfig, NetworkArgs
 from configs.schema.train import LossArgs
 
+T = TypeVar("T", bound=BaseModel)
 Target = Literal["voxels", "class", "classes"]  # a label of each voxel, a class of each case, several of each case
 
 
@@ -37,8 +39,8 @@ class Choices:
 
     networks: Mapping[str, type[NetworkArgs]] = field(default_factory=dict)
     losses: Mapping[str, LossChoice] = field(default_factory=dict)
-
     sources: Mapping[str, SourceChoice] = field(default_factory=dict)
+    changes: Mapping[str, type[ChangeArgs]] = field(default_factory=dict)  # of intensity, keys of data.augment
 
     def losses_for(self, *targets: Target) -> list[str]:
         """The losses that take all of these targets."""
@@ -66,11 +68,22 @@ def loss_section(losses: Mapping[str, LossChoice]) -> tuple[Any, LossArgs]:
     return one_of(sections), default
 
 
-def data_section(sources: Mapping[str, SourceChoice]) -> type[DataConfig]:
+def data_section(sources: Mapping[str, SourceChoice], changes: Mapping[str, type[ChangeArgs]]) -> type[DataConfig]:
     """Return the class of the `data` section."""
-    names = tuple(sources)
-    fields: Any = {"source": replaced(DataConfig, "source", Literal[names], names[0])}
-    made: type[DataConfig] = create_model("DataConfig", __base__=DataConfig, __doc__=DataConfig.__doc__, **fields)
+    names, fields = tuple(sources), {name: (args, args()) for name, args in changes.items()}
+    augment: Any = _extended(AugmentConfig, fields)
+    return _extended(
+        DataConfig,
+        {
+            "source": replaced(DataConfig, "source", Literal[names], names[0]),
+            "augment": replaced(DataConfig, "augment", augment, augment()),
+        },
+    )
+
+
+def _extended(section: type[T], fields: Any) -> type[T]:
+    """Return a class of the same name and description with these fields besides, or instead."""
+    made: type[T] = create_model(section.__name__, __base__=section, __doc__=section.__doc__, **fields)
     return made
 
 

@@ -232,7 +232,7 @@ class Config(Section):
 def make_config(choices: Choices) -> type[Config]:
     """Return the class of configs that may name what `choices` holds."""
     sections = {
-        "data": (data_section(choices.sources), ...),
+        "data": (data_section(choices.sources, choices.changes), ...),
         "model": model_section(choices.networks),
         "loss": loss_section(choices.losses),
     }

@@ -4,7 +4,7 @@ import numpy as np
 
 from configs.schema.augment import AugmentConfig
 from data.prepare.crop import Shape3
-from data.sampling import augment_intensity as intensity
+from data.sampling.augment_intensity import draw_factor
 from data.sampling.augment_spatial import (
     Cut,
     LinearSampler,
@@ -13,6 +13,7 @@ from data.sampling.augment_spatial import (
     rotation_scaling,
     source_coordinates,
 )
+from data.sampling.intensity_changes import CHANGES
 
 
 class Augment:
@@ -21,9 +22,8 @@ class Augment:
     Every draw comes from the generator that is passed in.
 
     Rotation, scaling and elastic deformation are interpolated once, together with the patch's cut; flips
-    follow. Then, on the image alone and in the order of image formation as nnU-Net keeps it: bias field,
-    noise, blur, brightness, contrast, low resolution, gamma, channel drop. Brightness, contrast, low resolution
-    and gamma are drawn per channel. Safe to call from several threads: it holds no state.
+    follow. Then, on the image alone, the changes of intensity in the order of CHANGES. Safe to call from several
+    threads: it holds no state.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
@@ -70,7 +70,7 @@ class Augment:
         if rng.random() < rotate.probability:
             degrees = rng.uniform(*np.transpose(rotate.degrees))
         if rng.random() < scale.probability:
-            factors = np.broadcast_to(intensity.draw_factor(scale.factor, rng, 3 if scale.per_axis else 1), 3)
+            factors = np.broadcast_to(draw_factor(scale.factor, rng, 3 if scale.per_axis else 1), 3)
         if rng.random() < elastic.probability:
             amplitude = rng.uniform(*elastic.displacement_mm)
             displacement = elastic_displacement(size, amplitude, elastic.control_spacing_mm, spacing_mm, rng)
@@ -82,27 +82,8 @@ class Augment:
 
     def change_intensities(self, patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The patch (d, h, w, C) float32 after the random changes of intensity; it may be overwritten."""
-        c = self.config
-        channels = patch.shape[3]
-        if rng.random() < c.bias_field.probability:
-            strength = rng.uniform(*c.bias_field.strength)
-            field = intensity.bias_field(patch.shape[:3], strength, c.bias_field.order, rng)
-            patch = intensity.apply_bias_field(patch, field)
-        if rng.random() < c.noise.probability:
-            patch = intensity.add_noise(patch, rng.uniform(*c.noise.std), rng)
-        if rng.random() < c.blur.probability:
-            patch = intensity.blur(patch, rng.uniform(*c.blur.sigma_voxels))
-        if rng.random() < c.brightness.probability:
-            patch = intensity.change_brightness(patch, rng.uniform(*c.brightness.factor, channels))
-        if rng.random() < c.contrast.probability:
-            patch = intensity.change_contrast(patch, rng.uniform(*c.contrast.factor, channels))
-        if rng.random() < c.low_resolution.probability:
-            low, high = c.low_resolution.factor
-            factors = 1 / rng.uniform(1 / high, 1 / low, channels)
-            patch = intensity.lower_resolution(patch, factors, c.low_resolution.axes)
-        if rng.random() < c.gamma.probability:
-            invert = rng.random() < c.gamma.invert
-            patch = intensity.change_gamma(patch, intensity.draw_factor(c.gamma.gamma, rng, channels), invert)
-        if rng.random() < c.channel_drop.probability:
-            patch = intensity.drop_channel(patch, int(rng.integers(channels)))
+        for name, change in CHANGES.items():
+            args = getattr(self.config, name)
+            if rng.random() < args.probability:
+                patch = change.apply(patch, args, rng)
         return np.ascontiguousarray(patch)

@@ -1,5 +1,6 @@
 """What a stranger adds: a file for the thing, a line in its registry."""
 
+import ast
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 
 from configs import Config, ConfigError
+from configs.schema import load
+from configs.schema.augment import ChangeArgs
 from configs.schema.data import DataConfig
 from configs.schema.model import NetworkArgs
 from configs.schema.train import LossArgs
 from configs.schema.types import Count, NonNegative
 from data.layouts.registry import SOURCES, Case, Layout, Listing, find_cases
+from data.sampling.augment import Augment
+from data.sampling.intensity_changes import CHANGES, Change
 from engine.config import check_config, load_config, schema_text
 from engine.training.losses import LOSSES, LossKind, Prediction, build_loss, dice
 from engine.training.optim import build_optimizer
@@ -184,3 +189,40 @@ def test_a_layout_is_one_file_and_one_line(twice: None, tmp_path: Path) -> None:
         check_config(tree(model={}, data={"source": "thrice", "root": "."}), "test")
     with pytest.raises(ConfigError, match=r"source=twice gives label volumes; .* takes classes, medmnist or csv"):
         check_config(tree(task="classification", model={}, data={"source": "twice", "root": "."}), "test")
+
+
+class InvertArgs(ChangeArgs):
+    """Take the image from a constant."""
+
+    constant: float = 1.0
+
+
+def invert(patch: np.ndarray, args: InvertArgs, rng: np.random.Generator) -> np.ndarray:
+    return np.float32(args.constant) - patch
+
+
+def test_a_change_of_intensity_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CHANGES, "invert", Change(InvertArgs, invert))
+
+    def changed(section: dict[str, float]) -> np.ndarray:
+        data = {"root": ".", "augment": {"invert": section}}
+        augment = Augment(check_config(tree(model={}, data=data), "test").data.augment)
+        return augment(np.full((4, 4, 4, 1), 3, np.float32), None, np.random.default_rng(0))[0]
+
+    np.testing.assert_array_equal(changed({"probability": 1, "constant": 5}), 2)
+    np.testing.assert_array_equal(changed({}), 3)
+    with pytest.raises(ConfigError, match=r"data\.augment\.invert\.const: unknown key; did you mean constant\?"):
+        changed({"const": 5})
+
+
+def test_the_schema_names_nothing_that_is_registered() -> None:
+    registered = {*MODELS, *LOSSES, *SOURCES, *CHANGES} - {"classes"}  # which is a target, too
+    for file in sorted((Path(__file__).parents[2] / "configs" / "schema").glob("*.py")):
+        named = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        assert not named & registered, file
+
+
+def test_configs_are_checked_once_the_choices_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "_config_class", None)
+    with pytest.raises(AssertionError, match=r"import engine\.config: it tells which networks, losses and sources"):
+        load.check_config(tree(), "test")

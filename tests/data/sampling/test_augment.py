@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from configs.schema.augment import AugmentConfig
 from data.sampling.augment import Augment
 from data.sampling.patches import draw_sample
+from engine.config import check_config
 
 SPATIAL = ("flip", "rotate", "scale", "elastic")
 INTENSITY = (
@@ -26,7 +26,8 @@ INTENSITY = (
 
 def augment(*names: str, probability: float = 1.0, **settings: dict[str, Any]) -> Augment:
     sections = {name: {"probability": probability} for name in names} | settings
-    return Augment(AugmentConfig.model_validate(sections))
+    tree = {"name": "x", "data": {"root": ".", "augment": sections}, "train": {"steps": 1}}
+    return Augment(check_config(tree, "test").data.augment)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def label(volume: np.ndarray) -> np.ndarray:
 
 
 def test_no_augmentation_is_the_identity(volume: np.ndarray, label: np.ndarray) -> None:
-    x, y = Augment(AugmentConfig.none())(volume, label, np.random.default_rng(0))
+    x, y = augment()(volume, label, np.random.default_rng(0))
     np.testing.assert_array_equal(x, volume)
     np.testing.assert_array_equal(y, label)
     assert not np.shares_memory(x, volume)

@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema.augment import AugmentConfig
 from data.prepare.crop import crop
 from data.sampling.augment import Augment
 from data.sampling.patches import draw_offset, draw_sample, grid_offsets
+from engine.config import check_config
+
+
+def augment_by(**sections: dict[str, float]) -> Augment:
+    tree = {"name": "x", "data": {"root": ".", "augment": sections}, "train": {"steps": 1}}
+    return Augment(check_config(tree, "test").data.augment)
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def test_arrays_can_go_straight_into_a_stream(volume: np.ndarray) -> None:
     for kept, dtype in ((np.uint8, np.uint8), (np.int16, np.int32)):
         label = np.ones(volume.shape[:3], kept)
         label.setflags(write=False)
-        for augment in (None, Augment(AugmentConfig.model_validate({"flip": {"probability": 1}}))):
+        for augment in (None, augment_by(flip={"probability": 1})):
             x, y = draw_sample(
                 volume,
                 label,
@@ -131,7 +136,7 @@ def test_a_memory_map_gives_the_same_patch_as_an_array(volume: np.ndarray, tmp_p
     mapped = np.load(tmp_path / "case.npy", mmap_mode="r")
     label = np.zeros(volume.shape[:3], np.uint8)
     options = {"patch_size": (4, 4, 4), "foreground_rate": 0.0}
-    augment = Augment(AugmentConfig.model_validate({"rotate": {"probability": 1}}))
+    augment = augment_by(rotate={"probability": 1})
     for transform in (None, augment):
         x, _ = draw_sample(mapped, label, {}, np.random.default_rng(3), augment=transform, **options)
         again, _ = draw_sample(volume, label, {}, np.random.default_rng(3), augment=transform, **options)
