@@ -59,7 +59,8 @@ class Listing:
         return self.labels == "classes"
 
 
-LabelledCase = Case  # its name where callers still tell the two tasks apart
+LabelledCase = Case  # names where callers still tell the two tasks apart
+LabelledListing = Listing
 
 
 def strip_suffix(name: str) -> str:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from configs import Config
 from configs.schema.data import DataConfig
-from data.layouts.cases import Case, Listing, describe_folder, with_safe_ids
+from data.layouts.cases import Case, LabelledListing, Listing, describe_folder, with_safe_ids
 from data.layouts.class_folders import find_classes, find_labelled_table, find_unlabelled
 from data.layouts.folders import find_csv, find_folders
 from data.layouts.folders import find_images as _find_images
 from data.layouts.medmnist import find_medmnist
 from data.layouts.msd_nnunet import find_msd, find_nnunet
+
+__all__ = ["LABELLED_SOURCES", "LAYOUTS", "SOURCES", "Case", "Listing", "find_cases", "find_images", "find_labelled"]
 
 SOURCES: dict[str, Callable[[DataConfig], Listing]] = {
     "msd": find_msd,
@@ -20,7 +22,7 @@ SOURCES: dict[str, Callable[[DataConfig], Listing]] = {
     "csv": find_csv,
 }
 # name: a callable of (config, class_names), class_names being known ones, in their order, or None
-LABELLED_SOURCES: dict[str, Callable[[DataConfig, tuple[str, ...] | None], Listing]] = {
+LABELLED_SOURCES: dict[str, Callable[[DataConfig, tuple[str, ...] | None], LabelledListing]] = {
     "classes": find_classes,
     "medmnist": find_medmnist,
     "csv": find_labelled_table,
@@ -31,22 +33,6 @@ LAYOUTS = {
     "folders": "images/ and labels/ with files of the same names",
     "csv": "a table with the columns image and label",
 }
-
-
-def list_cases(config: Config, trained: Sequence[str] | None = None) -> Listing:
-    """The cases of the config's task: with label volumes (`find_cases`), or with classes (`find_labelled`)."""
-    return find_labelled(config.data, trained) if config.task == "classification" else find_cases(config.data)
-
-
-def list_images(folder: Path | str, config: Config, class_names: Sequence[str], multi_label: bool) -> Listing:
-    """The volumes or clips of a folder as cases of the config's task, without labels. Raises ValueError.
-
-    `class_names` and `multi_label` are those that a run was trained with.
-    """
-    if config.task == "segmentation":
-        return Listing(find_images(folder), tuple(class_names))
-    cases = with_safe_ids(find_unlabelled(Path(folder), clips=config.data.clip is not None), Path(folder))
-    return Listing(cases, tuple(class_names), labels="classes" if multi_label else "class")
 
 
 def find_cases(config: DataConfig) -> Listing:
@@ -70,10 +56,10 @@ def find_cases(config: DataConfig) -> Listing:
     cases = with_safe_ids(listing.cases, root)
     if not cases:
         raise ValueError(f"data.root={root}: no cases; data.source={config.source} expects {LAYOUTS[config.source]}")
-    return replace(listing, cases=cases, class_names=config.class_names or listing.class_names)
+    return Listing(cases, config.class_names or listing.class_names, listing.channel_names)
 
 
-def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> Listing:
+def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> LabelledListing:
     """The cases with classes under `config.root`; no volume or clip is opened.
 
     Class names are the config's, else those that a run was `trained` with, else the source's. Raises ValueError.
@@ -93,3 +79,19 @@ def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> L
 def find_images(folder: Path | str) -> tuple[Case, ...]:
     """Unlabelled cases of a folder of volumes, to predict; case_0000, case_0001 ... are one case's channels."""
     return with_safe_ids(_find_images(Path(folder)), Path(folder))
+
+
+def list_cases(config: Config, trained: Sequence[str] | None = None) -> Listing:
+    """The cases of the config's task: with label volumes (`find_cases`), or with classes (`find_labelled`)."""
+    return find_labelled(config.data, trained) if config.task == "classification" else find_cases(config.data)
+
+
+def list_images(folder: Path | str, config: Config, class_names: Sequence[str], multi_label: bool) -> Listing:
+    """The volumes or clips of a folder as cases of the config's task, without labels. Raises ValueError.
+
+    `class_names` and `multi_label` are those that a run was trained with.
+    """
+    if config.task == "segmentation":
+        return Listing(find_images(folder), tuple(class_names))
+    cases = with_safe_ids(find_unlabelled(Path(folder), clips=config.data.clip is not None), Path(folder))
+    return Listing(cases, tuple(class_names), labels="classes" if multi_label else "class")
