@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs.schema.data import DataConfig
-from data.layouts.cases import SUFFIXES, Case, Listing, describe_folder, list_volumes, some, stem
+from data.layouts.cases import SUFFIXES, Case, LabelledCase, Listing, describe_folder, list_volumes, some, stem
 from data.layouts.table import SPLITS, read_table
 
 # What lies beside clips in class folders; anything else is tried as a clip.
@@ -74,14 +74,14 @@ def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -
     return Listing(tuple(cases), names, labels="classes" if len(table.labels) > 1 else "class")
 
 
-def find_unlabelled(folder: Path, clips: bool) -> tuple[Case, ...]:
+def find_unlabelled(folder: Path, clips: bool) -> tuple[LabelledCase, ...]:
     """The volumes or clips right in a folder, without labels. Raises ValueError where there are none."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     files = _list_clips(folder) if clips else list_volumes(folder)
     if not files:
         raise ValueError(f"{folder}: no {'clips' if clips else 'volumes'}; found {describe_folder(folder)}")
-    return tuple(Case(stem(path), (path,)) for path in files)
+    return tuple(LabelledCase(stem(path), (path,)) for path in files)
 
 
 def class_names_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
