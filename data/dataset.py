@@ -14,7 +14,7 @@ from data.files.volumes import read_label
 from data.input import Input
 from data.layouts.cases import Case, Listing
 from data.layouts.registry import list_cases, list_images
-from data.loader import Sample, Stream
+from data.loader import Sample, Stream, make_stream
 from data.prepare.prepared_cases import Store, open_cache
 from data.prepare.statistics import Statistics, agreed_class_names, fingerprint
 from data.prepare.to_source_grid import restore_labels, restore_maps, restore_slabs
@@ -208,7 +208,7 @@ class Dataset:
         order = self._target.order(cases, self.config.seed, epoch)
         repeats = occurrences(order)
         positions = range(first_batch * batch_size, self.batches_per_epoch * batch_size)
-        return Stream(
+        return make_stream(
             positions[self._rank :: self._world],
             lambda position: self._sample(cases[order[position]], order[position], epoch, repeats[position]),
             batch_size // self._world,

@@ -21,12 +21,9 @@ _OPEN: "weakref.WeakSet[Stream]" = weakref.WeakSet()
 
 
 class Stream:
-    """Batches of `sample(position)` for each position of the plan, in its order, `batch_size` at a time.
+    """Batches of the samples that a plan lists, made by threads ahead of their use.
 
-    `sample` runs in `workers` threads, at most `prefetch` batches ahead; it returns arrays of the same shapes
-    and dtypes each time (of int8, uint8, int32, int64, float32, float64) and must depend on its argument
-    alone. The last batch may be short. `describe(position)` names the sample in an error.
-    Close it, best as a context manager: `with Stream(...) as stream: batch = stream.next()`.
+    Close it, best as a context manager: `with make_stream(...) as stream: batch = stream.next()`.
     """
 
     seconds_waiting: float
@@ -184,6 +181,23 @@ class _Threads:
     def _make(self, batch: Sequence[dict[str, int]]) -> Sample:
         samples = [self._call(item) for item in batch]
         return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def make_stream(
+    plan: Sequence[int],
+    sample: Callable[[int], Sample],
+    batch_size: int,
+    workers: int = 1,
+    prefetch: int = 4,
+    describe: Callable[[int], str] = str,
+) -> Stream:
+    """A Stream over `sample(position)` for each position of the plan, in its order, `batch_size` at a time.
+
+    `sample` runs in `workers` threads, at most `prefetch` batches ahead; it returns arrays of the same shapes
+    and dtypes each time (of int8, uint8, int32, int64, float32, float64) and must depend on its argument
+    alone. The last batch may be short. `describe(position)` names the sample in an error.
+    """
+    return Stream(plan, sample, batch_size, workers, prefetch, describe)
 
 
 def _readable(shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> str:

@@ -88,15 +88,19 @@ class Volumes(Input):
         )
 
     def load(self, case: Case) -> Any:
-        volume, size = self._prepared(case).volume, self._config.data.patch_size_voxels
-        d, h, w = ((n - p) // 2 if n >= p else -((p - n) // 2) for n, p in zip(volume.shape[:3], size, strict=True))
-        return crop(volume, (d, h, w), size, 0.0, np.float32)[None]
+        return self._centre(case)
 
     def pictures(self, case: Case) -> np.ndarray:
         """The centre as it looks, (1, D, H, W, 1) uint8: the first channel, its percentiles 0.5 to 99.5."""
-        volume = self.load(case)[..., :1]
+        volume = self._centre(case)[..., :1]
         low, high = np.percentile(volume, (0.5, 99.5))
         return (np.clip((volume - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+
+    def _centre(self, case: Case) -> np.ndarray:
+        """(1, D, H, W, C) float32."""
+        volume, size = self._prepared(case).volume, self._config.data.patch_size_voxels
+        d, h, w = ((n - p) // 2 if n >= p else -((p - n) // 2) for n, p in zip(volume.shape[:3], size, strict=True))
+        return crop(volume, (d, h, w), size, 0.0, np.float32)[None]
 
     def _count_channels(self, roster: Roster, expected: int | None) -> int:
         return roster.check_headers(expected)

@@ -373,6 +373,12 @@ def test_prediction_returns_to_the_untouched_label(shared_root, make_config):
     np.testing.assert_array_equal(np.concatenate(slabs).argmax(-1), label)
 
 
+def test_pictures_show_the_centre(shared_root, make_config):
+    pictures = open_data(make_config(shared_root)).pictures("case_00")
+    assert (pictures.shape, pictures.dtype) == ((1, 8, 8, 8, 1), np.uint8)
+    assert (pictures.min(), pictures.max()) == (0, 255)
+
+
 def test_merged_labels_train_and_score(shared_root, make_config):
     plain, merged = (
         open_data(make_config(shared_root, **settings))

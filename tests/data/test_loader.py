@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from data.loader import Stream
+from data.loader import make_stream
 
 
 @pytest.fixture(params=["mlx-data", "threads"], autouse=True)
@@ -39,7 +39,7 @@ def drain(stream):
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_batches_do_not_depend_on_the_number_of_threads(workers):
     plan = [5, 3, 11, 2, 7, 0, 9]
-    batches = drain(Stream(plan, number, 3, workers, prefetch=8))
+    batches = drain(make_stream(plan, number, 3, workers, prefetch=8))
     assert [b["index"].tolist() for b in batches] == [[5, 3, 11], [2, 7, 0], [9]]
     for batch in batches:
         expected = [number(position)["x"] for position in batch["index"]]
@@ -58,9 +58,9 @@ def test_plain_threads_make_the_batches_of_mlx_data(monkeypatch, workers, prefet
 
     plan = list(np.random.default_rng(0).permutation(23))
     monkeypatch.delitem(sys.modules, "mlx.data", raising=False)
-    expected = drain(Stream(plan, sample, 4, workers, prefetch))
+    expected = drain(make_stream(plan, sample, 4, workers, prefetch))
     monkeypatch.setitem(sys.modules, "mlx.data", None)
-    found = drain(Stream(plan, sample, 4, workers, prefetch))
+    found = drain(make_stream(plan, sample, 4, workers, prefetch))
     assert len(found) == len(expected) == 6
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.keys() == theirs.keys()
@@ -71,14 +71,14 @@ def test_plain_threads_make_the_batches_of_mlx_data(monkeypatch, workers, prefet
 
 def test_samples_are_made_once():
     made = []
-    drain(Stream(range(5), lambda p: made.append(p) or number(p), 2, 2, prefetch=64))
+    drain(make_stream(range(5), lambda p: made.append(p) or number(p), 2, 2, prefetch=64))
     assert sorted(made) == [0, 1, 2, 3, 4]
 
 
 def test_views_and_read_only_arrays_are_copied():
     base = np.arange(12, dtype=np.float32).reshape(3, 4)
     base.flags.writeable = False
-    (batch,) = drain(Stream([0], lambda _: {"x": base[:, ::-1]}, 1))
+    (batch,) = drain(make_stream([0], lambda _: {"x": base[:, ::-1]}, 1))
     np.testing.assert_array_equal(batch["x"][0], base[:, ::-1])
 
 
@@ -90,7 +90,7 @@ def test_error_of_a_sample_reaches_the_caller_with_its_case(workers, bad):
             raise OSError(f"truncated {position}")
         return number(position)
 
-    stream = Stream(range(7), sample, 3, workers, describe=lambda p: f"case_{p}.nii")
+    stream = make_stream(range(7), sample, 3, workers, describe=lambda p: f"case_{p}.nii")
     with pytest.raises(OSError, match="truncated") as caught:
         drain(stream)
     position = str(caught.value).split()[-1]
@@ -99,7 +99,7 @@ def test_error_of_a_sample_reaches_the_caller_with_its_case(workers, bad):
 
 
 def test_shapes_that_differ_are_an_error_not_padding():
-    stream = Stream(range(4), lambda p: {"x": np.zeros(2 + p // 2, np.float32)}, 4)
+    stream = make_stream(range(4), lambda p: {"x": np.zeros(2 + p // 2, np.float32)}, 4)
     with stream, pytest.raises(ValueError, match=r"must agree .* x float32 \[2\], got x float32 \[3\]"):
         stream.next()
 
@@ -113,7 +113,7 @@ def test_waiting_is_measured_only_in_next():
             made.set()
         return number(position)
 
-    with Stream(range(2), slow, 1) as stream:
+    with make_stream(range(2), slow, 1) as stream:
         stream.next()
         first = stream.seconds_waiting
         made.wait()
@@ -125,9 +125,9 @@ def test_waiting_is_measured_only_in_next():
 
 def test_streams_left_early_or_never_started_close():
     for _ in range(50):
-        with Stream(range(100), number, 2, 2) as stream:
+        with make_stream(range(100), number, 2, 2) as stream:
             stream.next()
-        with Stream(range(100), number, 2, 2):
+        with make_stream(range(100), number, 2, 2):
             pass
 
 
@@ -135,7 +135,7 @@ PROGRAM = """
 import signal
 import time
 import numpy as np
-from data.loader import Stream
+from data.stream import make_stream
 
 # a shell's background jobs, and with them a test run there, ignore it
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -144,7 +144,7 @@ def sample(position):
     time.sleep(0.003)
     return {"x": np.zeros((8, 8), np.float32)}
 
-streams = [Stream(range(1000), sample, 2, 2), Stream(range(1000), sample, 2, 1)]
+streams = [make_stream(range(1000), sample, 2, 2), make_stream(range(1000), sample, 2, 1)]
 for stream in streams:
     stream.next()
 """
