@@ -131,6 +131,8 @@ def test_clips_with_classes(tmp_path: Path) -> None:
     check_classifier(run, clips / "left", ("down", "left", "right", "up"))
     with pytest.raises(ValueError, match="this run sees clips; predict the clip's file"):
         load(run).predict_array(np.zeros((5, 24, 24)), (1, 1, 1))
+    with pytest.raises(ValueError, match=r"missing\.mp4: no such folder, and no such file"):
+        load(run).predict("missing.mp4")
 
 
 def check_classifier(run: Path, images: Path, class_names: Sequence[str]) -> None:
