@@ -31,7 +31,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--checkpoint", metavar="last|best|PATH", help="default: last; best was chosen by the validation cases")
     add("--split", choices=("train", "val", "test", "all"), default="val", help="default: val")
-    add("--images", metavar="FOLDER", help="predict this folder's volumes or clips, which have no labels")
+    add("--images", metavar="FOLDER", help="predict a folder's volumes or clips, or a file, without labels")
     add("--baseline", metavar="DIR", help="a classification run, evaluated on the split, whose scores are set beside")
     add("--mc-dropout", type=int, metavar="N", help="predict the mean of N draws of the network by its dropout layers")
     add("--output", metavar="FOLDER", help="default: eval/SPLIT in the run's folder, with _mc_dropout or _ensemble")

@@ -53,6 +53,10 @@ class ClassifiedCase:
         return self.label is not None
 
     @property
+    def multi_label(self) -> bool:
+        return isinstance(self.label, tuple)
+
+    @property
     def truth(self) -> tuple[int, ...]:
         """The label in the form of `predicted`; of an unlabelled case nothing."""
         if isinstance(self.label, tuple):

@@ -161,8 +161,8 @@ def worst_decisions(cases: Sequence[ClassifiedCase], count: int = 6) -> list[Dec
 
 def _decide(case: ClassifiedCase) -> Decision:
     p = case.probabilities
-    if isinstance(case.label, tuple):
+    if case.multi_label:
         k = int(np.abs(p - np.array(case.label)).argmax())
-        return Decision(case, k, float(max(p[k], 1 - p[k])), (k in case.predicted) != bool(case.label[k]))
+        return Decision(case, k, float(max(p[k], 1 - p[k])), (k in case.predicted) != (k in case.truth))
     k = int(p.argmax())
-    return Decision(case, k, float(p[k]), k != case.label)
+    return Decision(case, k, float(p[k]), (k,) != case.truth)

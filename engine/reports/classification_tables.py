@@ -129,4 +129,4 @@ def _align(name: str, others: Mapping[str, np.ndarray], cases: Sequence[Classifi
             f"{missing[0]} among them; evaluate it on the same split"
         )
     rows = [others[case.id] for case in cases]
-    return [p if isinstance(c.label, tuple) else p / p.sum() for p, c in zip(rows, cases, strict=True)]
+    return [p if c.multi_label else p / p.sum() for p, c in zip(rows, cases, strict=True)]

@@ -24,6 +24,8 @@ def test_defaults_and_overrides(path: Path) -> None:
     assert config.model.args.widths == (8, 16)
     assert config.train.steps == 7
     assert config.data.patch_size_voxels == (40, 56, 40)
+    values = {"optim.learning_rate": 1e-3, "model.args.widths": (8, 16), "train.steps": 7}
+    assert load_config(path, {**values, "data.root": config.data.root}) == config
 
 
 def test_the_resolved_config_loads_to_itself(path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from configs.schema.data import DataConfig
+from data.layouts.cases import Case
 from data.layouts.registry import find_cases, find_images
 
 
@@ -195,7 +196,8 @@ def test_images_to_predict(tmp_path: Path) -> None:
     ]
     (tmp_path / "scan.nii").touch()
     assert [case.id for case in find_images(tmp_path)] == ["a_0000", "a_0001", "b_0000", "b_0001", "scan"]
-    with pytest.raises(ValueError, match="no such folder of images"):
+    assert find_images(tmp_path / "scan.nii") == (Case("scan", (tmp_path / "scan.nii",)),)
+    with pytest.raises(ValueError, match="no such folder of images, and no such file"):
         find_images(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no volumes; found nothing"):

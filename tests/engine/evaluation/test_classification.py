@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from configs import Config
 from engine.config import check_config
+from engine.distributed.group import ALONE, Group
 from engine.evaluation.classification import (
     classify_cases,
     freeze_frames,
@@ -137,9 +139,17 @@ def test_a_broken_case_is_a_failure_and_the_others_go_on() -> None:
     assert [(f.case, f.file, f.reason) for f in failures] == [("1", "clip.mp4", "the file ends early")]
 
 
-def test_validation_reports_flat_names() -> None:
+class Sharing(Group):
+    """One process whose rows go through text, as those of several do."""
+
+    def undeal(self, rows: Sequence[Any]) -> list[Any]:
+        return json.loads(json.dumps(np.asarray(rows).tolist()))
+
+
+@pytest.mark.parametrize("group", [ALONE, Sharing()])
+def test_validation_reports_flat_names(group: Group) -> None:
     data, names = Data(), ("calm", "fight")
-    scores = make_validation(config(), names, data, [Case(str(i)) for i in range(4)])(LastFrame())
+    scores = make_validation(config(), names, data, [Case(str(i)) for i in range(4)], group)(LastFrame())
     assert list(scores) == validation_metrics(names)
     assert scores["accuracy"] == 0.5  # always class 1
     assert scores["auc"] == pytest.approx(3 / 4)  # more views, larger values: 0, 1, 2, 3
