@@ -10,9 +10,10 @@ import numpy as np
 
 from data.files.errors import FileProblem
 from data.files.videos import Footage, read_clip, read_frames, read_header
+from data.layouts.cases import Case
 from data.prepare.case_checks import Problem
 from data.prepare.copies import voxel_digest
-from planning.survey.facts import AnyCase, Facts, Input, Metadata, Reading, Remark, ids_of
+from planning.survey.facts import Facts, Input, Metadata, Reading, Remark, ids_of
 from planning.survey.format import counted, span
 from planning.survey.thumbnails import LONG_SIDE, draw_frame
 
@@ -61,12 +62,12 @@ class ClipFacts(Facts):
         return self.change <= _NOISE
 
 
-def read_clips(cases: Sequence[AnyCase], how: Reading) -> list[ClipFacts]:
+def read_clips(cases: Sequence[Case], how: Reading) -> list[ClipFacts]:
     """Decode each clip once; what keeps it from being decoded is among its problems."""
     return how.each(partial(_read_clip, thumbnail=how.thumbnails), cases, _CLIP_BYTES)
 
 
-def _read_clip(case: AnyCase, thumbnail: bool) -> ClipFacts:
+def _read_clip(case: Case, thumbnail: bool) -> ClipFacts:
     path = case.images[0]
     facts = ClipFacts(case, num_bytes=path.stat().st_size if path.is_file() else 0)
     try:

@@ -5,11 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from data.layouts.cases import Case, LabelledCase, some
+from data.layouts.cases import Case, some
 from data.prepare.case_checks import Problem
 from machine.resources import available_threads
 
-AnyCase = Case | LabelledCase
 Metadata = dict[str, float | str]
 Progress = Callable[[int, int], None]  # (cases done, cases in all)
 Read = TypeVar("Read")
@@ -37,7 +36,7 @@ class Facts:
     `digest` is of its contents, empty where they cannot be read; `thumbnail` a JPEG.
     """
 
-    case: AnyCase
+    case: Case
     problems: tuple[Problem, ...] = ()
     digest: str = ""
     thumbnail: bytes | None = None
@@ -50,7 +49,7 @@ class Facts:
     @property
     def classes(self) -> tuple[int, ...]:
         """The numbers of the classes that the case is of; none where its label is a volume, or unknown."""
-        label = self.case.label
+        label: object = self.case.label
         if isinstance(label, tuple):
             return tuple(number for number, there in enumerate(label) if there)
         return (label,) if isinstance(label, int) else ()

@@ -6,17 +6,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.files.grid import Grid, Shape, Spacing
 from data.files.volumes import FileProblem, Header, read_header, read_image, read_label, require_classes, require_finite
-from data.layouts.cases import Case, LabelledCase
+from data.layouts.cases import Case
 from data.layouts.medmnist import read_member
 from data.prepare.case_checks import Problem, check_case
 from data.prepare.copies import voxel_digest
 from data.prepare.volumes import nonzero_box
-from planning.survey.facts import AnyCase, Facts, Input, Metadata, Reading, Remark, ids_of
+from planning.survey.facts import Facts, Input, Metadata, Reading, Remark, ids_of
 from planning.survey.format import axes, counted, times
 from planning.survey.thumbnails import draw_thumbnail
 
@@ -65,7 +66,7 @@ class VolumeFacts(Facts):
 
 
 def read_volumes(
-    cases: Sequence[AnyCase], how: Reading, class_names: Sequence[str] | None = None, ignore_label: int | None = None
+    cases: Sequence[Case], how: Reading, class_names: Sequence[str] | None = None, ignore_label: int | None = None
 ) -> list[VolumeFacts]:
     """What the cases' files hold; all must have as many channels as most have.
 
@@ -83,7 +84,7 @@ def read_volumes(
     return list(found.values())
 
 
-def read_rows(cases: Sequence[LabelledCase], how: Reading) -> list[VolumeFacts]:
+def read_rows(cases: Sequence[Any], how: Reading) -> list[VolumeFacts]:
     """What an archive's rows hold, without a place in space; one array of it in memory at a time."""
 
     def read() -> Iterator[VolumeFacts]:
@@ -96,13 +97,13 @@ def read_rows(cases: Sequence[LabelledCase], how: Reading) -> list[VolumeFacts]:
     return how.count(read(), len(cases))
 
 
-def _scan_of(case: AnyCase) -> Case:
+def _scan_of(case: Case) -> Case:
     """The files of a case, whatever its label."""
     label = case.label if isinstance(case.label, Path) else None
     return Case(case.id, case.images, label, case.split, case.group)
 
 
-def _read_headers(case: AnyCase) -> VolumeFacts:
+def _read_headers(case: Case) -> VolumeFacts:
     """What the headers say, as far as they can be read, and what is wrong with them."""
     scan = _scan_of(case)
     facts = VolumeFacts(case, tuple(check_case(scan)))
@@ -164,7 +165,7 @@ def _read_voxels(
     )
 
 
-def _read_row(case: LabelledCase, row: np.ndarray, thumbnail: bool) -> VolumeFacts:
+def _read_row(case: Case, row: np.ndarray, thumbnail: bool) -> VolumeFacts:
     """The facts of a row (D, H, W) or (D, H, W, C) of an array."""
     d, h, w = row.shape[:3]
     facts = VolumeFacts(case, grid=Grid((d, h, w), np.eye(4)), dtype=row.dtype.name)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.layouts.cases import LabelledCase
+from data.layouts.cases import Case
 from planning.survey.clips import CLIPS, ClipFacts
 from planning.survey.shortcuts import find_shortcuts
 
@@ -13,7 +13,7 @@ from planning.survey.shortcuts import find_shortcuts
 def clips(rates: list[float], labels: list[int], groups: list[str | None], codecs: list[str]) -> list[ClipFacts]:
     facts = []
     for number, (rate, label, group, codec) in enumerate(zip(rates, labels, groups, codecs, strict=True)):
-        case = LabelledCase(f"case{number}", (Path(f"{number}.mp4"),), label, group=group)
+        case = Case(f"case{number}", (Path(f"{number}.mp4"),), label, group=group)
         file = {"num_bytes": 1000, "container": "mov/mp4", "codec": codec, "pixels": "yuv420p"}
         frames = {"width": 64, "height": 48, "num_frames": 60, "duration_s": 60 / rate}
         facts.append(ClipFacts(case, digest=str(number), **file, **frames))
