@@ -74,7 +74,7 @@ def _take_classes(config: Config, how: Reading) -> Survey:
         listing = find_labelled(config.data)
     kind = CLIPS if config.data.clip is not None else ROWS if config.data.source == "medmnist" else VOLUMES
     cases = kind.read(listing.cases, how)
-    target = Classes(listing.class_names, listing.multi_label)
+    target = Classes(listing.class_names or (), listing.multi_label)
     remarks += [*find_ignored_files(config.data, cases), *find_warnings(cases, kind, target)]
     return Survey(config, kind, target, tuple(cases), None, tuple(remarks))
 

@@ -99,17 +99,20 @@ def read_rows(cases: Sequence[Any], how: Reading) -> list[VolumeFacts]:
 
 def _scan_of(case: Case) -> Case:
     """The files of a case, whatever its label."""
-    label = case.label if isinstance(case.label, Path) else None
-    return Case(case.id, case.images, label, case.split, case.group)
+    return Case(case.id, case.images, _label_file(case), case.split, case.group)
+
+
+def _label_file(case: Case) -> Path | None:
+    label: object = case.label
+    return label if isinstance(label, Path) else None
 
 
 def _read_headers(case: Case) -> VolumeFacts:
     """What the headers say, as far as they can be read, and what is wrong with them."""
-    scan = _scan_of(case)
-    facts = VolumeFacts(case, tuple(check_case(scan)))
+    facts, label_file = VolumeFacts(case, tuple(check_case(_scan_of(case)))), _label_file(case)
     try:
-        headers = [read_header(path) for path in scan.images]
-        label = read_header(scan.label) if scan.label else None
+        headers = [read_header(path) for path in case.images]
+        label = None if label_file is None else read_header(label_file)
     except FileProblem:
         return facts  # among the problems already
     first: Header = headers[0]
@@ -127,17 +130,17 @@ def _read_voxels(
     facts: VolumeFacts, class_names: Sequence[str] | None, ignore_label: int | None, thumbnail: bool
 ) -> VolumeFacts:
     """The facts with what the voxels tell, each file's first fault among the problems."""
-    case, problems = _scan_of(facts.case), list(facts.problems)
+    case, problems = facts.case, list(facts.problems)
     channels: list[Channel] = []
     digests, box, plane = [], (0, 0, 0), None
     label: np.ndarray | None = None
     counts: dict[int, int] | None = None
     try:
-        if case.label is not None:
-            label, _, _ = read_label(case.label)
+        if (path := _label_file(case)) is not None:
+            label, _, _ = read_label(path)
             counts = _count(label)
             if class_names is not None:
-                require_classes(label, len(class_names), case.label, ignore_label)
+                require_classes(label, len(class_names), path, ignore_label)
     except FileProblem as problem:
         problems.append(_problem(case.id, problem))
     for number, path in enumerate(case.images):
