@@ -9,7 +9,7 @@ from ops.cpu import allocator
 
 FAULTS = """
 import resource, sys
-from ops import allocator
+from ops.cpu import allocator
 assert allocator.keep_pages() == (sys.argv[1] == "keep")
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
