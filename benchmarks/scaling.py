@@ -111,11 +111,10 @@ def work(arguments: argparse.Namespace) -> None:
     }
     model.train()
     seconds = []
-    for number in range(arguments.steps + 2):  # two to warm up
+    for _ in range(arguments.steps + 2):  # two to warm up
         started = time.perf_counter()
         with group.together():  # as in training, where a process may fail to read its batch
             pass
-        group.seed_step(0, number)
         step([batch])
         seconds.append(time.perf_counter() - started)
     num_bytes = sum(a.nbytes for _, a in tree_flatten(model.trainable_parameters()))

@@ -60,7 +60,7 @@ class CNN3d(nn.Module):
                 args.kernel,
                 norm=make_norm(args.norm, width, args.groups),
                 act=nn.ReLU(),
-                drop=make_dropout(args.dropout, "body"),
+                drop=make_dropout(args.dropout, "body"),  # an nn.Dropout3d
                 position=args.dropout.position,
                 input_grad=i > 0,
             )

@@ -132,7 +132,7 @@ class Level(nn.Module):
                 (1, 1, 1) if i else stride,
                 norm=make_norm(args.norm, width, args.groups),
                 act=make_activation(args.activation),
-                drop=make_dropout(args.dropout, place),
+                drop=make_dropout(args.dropout, place),  # an nn.Dropout3d
                 position=args.dropout.position,
                 input_grad=bool(i) or not first,
             )

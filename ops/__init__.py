@@ -1,4 +1,8 @@
-"""Operators with a faster form than MLX's own on a Linux x86-64 CPU; nothing native loads on import."""
+"""The networks' operators, a file each in plain MLX. `ops/cpu` has their form for a Linux x86-64 CPU.
+
+`device` says what computes, `backend` which form of the operators runs there, `memory` how much it may take. Nothing
+native loads on import.
+"""
 
 from ops.adamw import adamw, global_norm, move_towards
 from ops.backend import active, choose

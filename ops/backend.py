@@ -1,4 +1,4 @@
-"""Which form of the operators runs: MLX's own, or oneDNN and Numba on a Linux x86-64 CPU."""
+"""Which form of the operators runs: plain MLX, as in `ops/*.py`, or oneDNN and Numba on a Linux CPU, `ops/cpu`."""
 
 import importlib
 import logging
@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from machine.resources import available_threads
+from ops import device
 from ops.cpu import allocator
 
 FORMS = ("mlx", "onednn")
@@ -38,7 +39,7 @@ def choose(name: str = "auto", threads: int | None = None) -> str:
         raise ValueError(f"{key}={name} is unknown: expected auto, mlx or onednn")
     if threads is not None and threads < 1:
         raise ValueError(f"ops: threads={threads} must be at least 1")
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    on_gpu = device.on_gpu()
     if not on_gpu:
         allocator.keep_pages()
     _threads = threads or available_threads()
@@ -61,6 +62,11 @@ def active() -> str:
     return _form or choose("auto")
 
 
+def runs_on_onednn(*arrays: mx.array) -> bool:
+    """Whether the form in `ops/cpu` takes these arrays: it is active, and they are all float32 or bfloat16."""
+    return all(a.dtype in (mx.float32, mx.bfloat16) for a in arrays) and active() == "onednn"
+
+
 def threads() -> int:
     """How many threads oneDNN and Numba use."""
     active()
@@ -78,7 +84,7 @@ def why_no_bfloat16() -> str | None:
     ONEDNN_MAX_CPU_ISA=AVX512_CORE in the environment makes a CPU one without.
     """
     if active() == "mlx":
-        on_gpu = mx.default_device().type == mx.DeviceType.gpu
+        on_gpu = device.on_gpu()
         return judge_bfloat16("mlx", on_gpu, mx.device_info() if on_gpu else {})
     from ops.cpu import onednn
 

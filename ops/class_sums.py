@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ops import backend
-from ops.cpu.arrays import empty, view
-
-_NO_LABEL = -(2**31)  # is ignored where nothing is
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,15 @@ def class_sums(
     if logits.ndim < 2 or logits.shape[:-1] != y.shape:
         raise ValueError(f"class_sums: y must be {logits.shape[:-1]} for logits {logits.shape}, got {y.shape}")
     samples, classes = logits.shape[0], logits.shape[-1]
-    native = backend.active() == "onednn" and logits.dtype in (mx.float32, mx.bfloat16) and logits.size > 0
-    planes = logits.shape[1] if logits.ndim > 3 and not native else 1  # sums of planes are summed: fewer digits lost
-    voxels = (samples, -1) if native else (samples, planes, -1)
-    form = (_cpu if native else _plain)(ignore_label, focal_gamma)
-    return ClassSums(*form(logits.reshape(*voxels, classes), y.reshape(voxels)))
+    if backend.runs_on_onednn(logits) and logits.size > 0:
+        from ops.cpu import class_sums as cpu
+
+        sums = cpu.class_sums(ignore_label, focal_gamma)
+        return ClassSums(*sums(logits.reshape(samples, -1, classes), y.reshape(samples, -1).astype(mx.int32)))
+    planes = logits.shape[1] if logits.ndim > 3 else 1  # sums of planes are summed: fewer digits lost
+    voxels = (samples, planes, -1)
+    sums = _plain(ignore_label, focal_gamma)
+    return ClassSums(*sums(logits.reshape(*voxels, classes), y.reshape(voxels).astype(mx.int32)))
 
 
 @functools.lru_cache(64)
@@ -101,41 +101,4 @@ def _plain(ignore_label: int | None, focal_gamma: float | None) -> Any:
         dz = by_log_p - p * by_log_p.sum(axis=0, keepdims=True)
         return mx.moveaxis(dz, 0, -1).astype(logits.dtype), mx.zeros_like(y)
 
-    return lambda logits, y: operator(logits, y.astype(mx.int32))
-
-
-@functools.lru_cache(64)
-def _cpu(ignore_label: int | None, focal_gamma: float | None) -> Any:
-    from ops.cpu import class_sum_kernels as kernels
-
-    ignored = _NO_LABEL if ignore_label is None else ignore_label
-    numbers = (ignored, int(focal_gamma is not None), float(focal_gamma or 0))
-
-    def memory(logits: mx.array) -> tuple[int, tuple[int, int, int], np.ndarray]:
-        """Number of tasks, the arguments that describe the shape, scratch."""
-        samples, voxels, classes = logits.shape
-        chunks = -(-voxels // kernels.CHUNK)
-        scratch = np.empty((backend.threads(), kernels.scratch_size(classes)), np.float32)
-        return samples * chunks, (voxels, classes, chunks), scratch
-
-    @mx.custom_function
-    def operator(logits: mx.array, y: mx.array) -> Sequence[mx.array]:
-        tasks, shape, scratch = memory(logits)
-        samples, _, classes = logits.shape
-        partial = np.empty((samples, shape[2], kernels.SUMS, classes, kernels.LANES), np.float32)
-        kernels.sums(tasks, view(logits), view(y), partial, scratch, *shape, *numbers)
-        totals = partial.sum(axis=(1, 4), dtype=np.float64).astype(np.float32)  # (N, SUMS, K)
-        return tuple(mx.array(totals[:, i]) for i in range(kernels.SUMS))
-
-    @operator.vjp
-    def gradient(
-        primals: Sequence[mx.array], cotangents: Sequence[mx.array], _: Sequence[mx.array]
-    ) -> Sequence[mx.array]:
-        logits, y = primals
-        tasks, shape, scratch = memory(logits)
-        by_sum = view(mx.stack(list(cotangents), axis=1))  # (N, SUMS, K)
-        dlogits, out = empty(logits.shape, logits.dtype)
-        kernels.gradient(tasks, view(logits), out, view(y), scratch, by_sum, *shape, *numbers)
-        return dlogits, mx.zeros_like(y)
-
-    return lambda logits, y: operator(logits, y.astype(mx.int32))
+    return operator

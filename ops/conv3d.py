@@ -3,9 +3,7 @@
 import mlx.core as mx
 
 from ops import backend, conv_plain
-from ops.cpu.onednn_geometry import Geometry
-
-Triple = tuple[int, int, int]
+from ops.geometry import Geometry, Triple, triple
 
 
 def conv3d(
@@ -42,7 +40,7 @@ def conv3d(
             f"voxels padded by {padding}"
         )
     g = Geometry("conv3d", x.shape, weight.shape, (n, *output, o), stride, padding, dilation)
-    if runs_on_onednn(x):
+    if backend.runs_on_onednn(x):
         from ops.cpu.onednn_function import convolve
 
         return convolve(g, x, weight, bias, input_grad, weight_grad)
@@ -51,12 +49,6 @@ def conv3d(
         return mx.conv3d(x, w, stride, padding, dilation)
 
     return conv_plain.convolve(g, forward, x, weight, bias, input_grad, weight_grad)
-
-
-def triple(value: int | Triple) -> Triple:
-    """One number for (D, H, W), or three."""
-    d, h, w = (value, value, value) if isinstance(value, int) else value
-    return d, h, w
 
 
 def check_channels(operator: str, x: mx.array, weight: mx.array, bias: mx.array | None) -> None:
@@ -68,8 +60,3 @@ def check_channels(operator: str, x: mx.array, weight: mx.array, bias: mx.array 
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"{operator}: expected bias {weight.shape[:1]} for weight {weight.shape}, got {bias.shape}")
-
-
-def runs_on_onednn(x: mx.array) -> bool:
-    """Whether oneDNN convolves x here."""
-    return x.dtype in (mx.float32, mx.bfloat16) and backend.active() == "onednn"

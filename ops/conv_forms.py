@@ -10,7 +10,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from ops.cpu.onednn_geometry import Geometry
+from ops.geometry import Geometry
 
 Device = Literal["metal", "cuda", "cpu"]
 

@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from ops import conv_forms
 from ops.conv_forms import Forms
-from ops.cpu.onednn_geometry import Geometry
+from ops.geometry import Geometry
 
 Function = Callable[..., mx.array]
 

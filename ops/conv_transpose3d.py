@@ -2,9 +2,9 @@
 
 import mlx.core as mx
 
-from ops import conv_plain
-from ops.conv3d import Triple, check_channels, runs_on_onednn, triple
-from ops.cpu.onednn_geometry import Geometry
+from ops import backend, conv_plain
+from ops.conv3d import check_channels
+from ops.geometry import Geometry, Triple, triple
 
 
 def conv_transpose3d(
@@ -44,7 +44,7 @@ def conv_transpose3d(
             f"{tuple(kernel)} and stride {stride}"
         )
     g = Geometry("conv_transpose3d", x.shape, weight.shape, (n, *output, o), stride, padding, (1, 1, 1))
-    if runs_on_onednn(x):
+    if backend.runs_on_onednn(x):
         from ops.cpu.onednn_function import convolve
 
         return convolve(g, x, weight, bias, input_grad=True, weight_grad=weight_grad)

@@ -1,10 +1,15 @@
-"""The device that all is computed on: MLX's default one, or the one that the environment names."""
+"""Which device everything is computed on: MLX's default one, or the one that the environment names."""
 
 import os
 
 import mlx.core as mx
 
 VARIABLE = "MLX_VOLUMES_DEVICE"
+
+
+def on_gpu() -> bool:
+    """Whether MLX computes on a GPU, Metal's or CUDA's."""
+    return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
 def obey_environment() -> None:

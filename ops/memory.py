@@ -13,6 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from ops.device import on_gpu
+
 # Of what the device recommends or has. MLX's own limit on Metal is 1.5 times the recommended working set.
 GPU_SHARE = 0.9
 CPU_SHARE = 0.8  # as MLX's own, but of the cgroup's memory where that is less
@@ -32,11 +34,6 @@ _limit = "MLX's own"
 
 class OutOfMemory(MemoryError):
     """An allocation that failed; says what for, and what to make smaller."""
-
-
-def on_gpu() -> bool:
-    """Whether MLX computes on a GPU, Metal's or CUDA's."""
-    return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
 def set_limit(memory_limit_gb: float | None = None) -> None:

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ops import backend
-from ops.cpu.arrays import empty, view
+from ops.norm_statistics import average_over_sets, gradient_of, per_channel, pool_statistics
 
 NORMS = ("instance", "batch", "group")
 Statistics = tuple[mx.array, mx.array]
@@ -51,7 +50,7 @@ def norm_act_dropout(
     Raises ValueError for arguments that do not fit x.
     """
     _check(x, weight, bias, mask, norm, groups, residual, statistics)
-    if residual is not None and mask is not None:
+    if residual is not None and mask is not None:  # else the mask would fall on the residual too
         mask = mx.stop_gradient(mask)
         weight = mask if weight is None else weight * mask  # (N, C)
         bias, mask = None if bias is None else bias * mask, None
@@ -67,8 +66,11 @@ def norm_act_dropout(
         variance.astype(mx.float32),
         *(() if residual is None else (residual,)),
     )
-    native = backend.active() == "onednn" and x.dtype in (mx.float32, mx.bfloat16) and x.size > 0
-    form = _cpu if native else _plain
+    form = _plain
+    if backend.runs_on_onednn(x) and x.size > 0:
+        from ops.cpu import norm_act_dropout as cpu
+
+        form = cpu.norm_act_dropout
     y, mean, variance = form(norm, groups, float(eps), float(slope), statistics is not None)(*arguments)
     return y, mx.stop_gradient(mean), mx.stop_gradient(variance)
 
@@ -146,12 +148,12 @@ def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any
     ) -> Sequence[mx.array]:
         v = x
         if not given:
-            mean, variance = _over(norm, groups, *moments(x))
+            mean, variance = pool_statistics(norm, groups, *moments(x))
             (v,) = mx.depends([x], [variance])
-        centre, rstd = _per_channel(mean, x.shape[-1]), _per_channel(mx.rsqrt(variance + eps), x.shape[-1])
+        centre, rstd = per_channel(mean, x.shape[-1]), per_channel(mx.rsqrt(variance + eps), x.shape[-1])
         if residual:
             v = deviation(v, centre) * over_space(rstd * weight, x) + over_space(bias, x)
-            v = activate(v + residual[0].astype(mx.float32)) * over_space(mask, x)
+            v = activate(v + residual[0].astype(mx.float32))
         else:
             v = activate(deviation(v, centre) * over_space(rstd * weight * mask, x) + over_space(bias * mask, x))
         return v.astype(x.dtype), mean, variance
@@ -162,7 +164,7 @@ def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any
     ) -> Sequence[mx.array]:
         x, weight, bias, mask, _, _, *residual = primals
         y, mean, variance = outputs
-        centre, rstd = _per_channel(mean, x.shape[-1]), _per_channel(mx.rsqrt(variance + eps), x.shape[-1])
+        centre, rstd = per_channel(mean, x.shape[-1]), per_channel(mx.rsqrt(variance + eps), x.shape[-1])
 
         def behind(x: mx.array, g: mx.array) -> mx.array:
             """The gradient behind the activation."""
@@ -183,123 +185,15 @@ def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any
         dx = u * over_space(rstd * weight, x)
         if not given:
             count = math.prod(x.shape[1:-1])
-            mean_gx, mean_g = (_average(norm, groups, weight * total_ / count) for total_ in (dot, sum_u))
+            mean_gx, mean_g = (average_over_sets(norm, groups, weight * total_ / count) for total_ in (dot, sum_u))
             dx = dx - (deviation(v, centre) * over_space(rstd * rstd * mean_gx, x) + over_space(rstd * mean_g, x))
         behind_ = [u.astype(x.dtype)] if residual else []
         return (
             dx.astype(x.dtype),
-            _like(weight, dot),
-            _like(bias, sum_u),
+            gradient_of(weight, dot),
+            gradient_of(bias, sum_u),
             *(mx.zeros_like(a) for a in primals[3:6]),
             *behind_,
         )
 
     return operator
-
-
-@functools.cache
-def _cpu(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any:
-    from ops.cpu import norm_kernels as kernels
-
-    def standardisation(mean: np.ndarray, variance: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and 1 / standard deviation, broadcastable to (N, C), from statistics in the norm's own shape."""
-        rstd = 1 / np.sqrt(variance.astype(np.float64) + eps)
-        return _per_channel(mean, channels), _per_channel(rstd, channels)
-
-    @mx.custom_function
-    def operator(
-        x: mx.array,
-        weight: mx.array,
-        bias: mx.array,
-        mask: mx.array,
-        mean: mx.array,
-        variance: mx.array,
-        *residual: mx.array,
-    ) -> Sequence[mx.array]:
-        volume = view(x)
-        layout = kernels.layout(x.shape[0], x.size // (x.shape[0] * x.shape[-1]), x.shape[-1])
-        if given:
-            statistics = view(mean), view(variance)
-        else:
-            statistics = _over(norm, groups, *kernels.channel_moments(volume, layout))
-        centre, rstd = standardisation(*statistics, layout.channels)
-        m = view(mask)
-        vectors = [layout.repeat(v) for v in (centre, rstd * view(weight) * m, view(bias) * m)]
-        y, out = empty(x.shape, x.dtype)
-        if residual:
-            r, vectors = view(residual[0]), [*vectors, layout.repeat(m)]
-            kernels.normalise_add_act(layout.tasks, volume, out, r, *vectors, slope, *layout.arguments)
-        else:
-            kernels.normalise_act(layout.tasks, volume, out, *vectors, slope, *layout.arguments)
-        return y, *(mx.array(s.astype(np.float32)) for s in statistics)
-
-    @operator.vjp
-    def gradients(
-        primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
-    ) -> Sequence[mx.array]:
-        x, weight, bias, mask, _, _, *residual = primals
-        volume, g, w, m = view(x), view(cotangents[0]), view(weight), view(mask)
-        layout = kernels.layout(m.shape[0], x.size // m.size, m.shape[1])
-        centre, rstd = standardisation(view(outputs[1]), view(outputs[2]), layout.channels)
-        mean, partial, behind = layout.repeat(centre), layout.partial(), []
-        # u is the gradient behind the activation; wanted: its sum, and its product with the normalised input.
-        if residual:
-            scale, shift, by_u = layout.repeat(0), layout.repeat(1), rstd * w
-            dr, out = empty(x.shape, x.dtype)
-            vectors = [mean, layout.repeat(m)]
-            kernels.gradient_residual(
-                layout.tasks, volume, view(outputs[0]), g, out, partial, *vectors, slope, *layout.arguments
-            )
-            sum_u, dot = layout.total(partial)
-            g, behind = out, [dr]  # the mask and the activation are in it
-        else:
-            scale, shift, by_u = layout.repeat(rstd * w), layout.repeat(view(bias)), rstd * w * m
-            vectors = [mean, scale, shift]
-            kernels.gradient_sums(layout.tasks, volume, g, partial, *vectors, slope, *layout.arguments)
-            sum_u, dot = (total * m for total in layout.total(partial))
-        dot = dot * rstd
-        dx, out = empty(x.shape, x.dtype)
-        if given:
-            by_x = constant = np.float64(0)
-        else:
-            mean_gx, mean_g = (_average(norm, groups, w * total * m.size / x.size) for total in (dot, sum_u))
-            by_x, constant = -rstd * rstd * mean_gx, -rstd * mean_g
-        vectors = [layout.repeat(v) for v in (by_u, by_x, constant)]
-        kernels.gradient_input(layout.tasks, volume, g, out, mean, scale, shift, slope, *vectors, *layout.arguments)
-        dw, db = (mx.array(_like(p, t).astype(np.float32)) for p, t in ((weight, dot), (bias, sum_u)))
-        return dx, dw, db, *(mx.zeros_like(a) for a in primals[3:6]), *behind
-
-    return operator
-
-
-def _like(parameter: mx.array, total: Any) -> Any:
-    """(N, C) -> the gradient of a parameter that all samples share, or that each has its own of."""
-    return total if parameter.ndim == 2 else total.sum(axis=0)
-
-
-def _over(norm: str, groups: int, mean: Any, variance: Any) -> tuple[Any, Any]:
-    """Statistics of equally large parts, (N, C) -> of the sets that the norm is over; NumPy's or MLX's."""
-    if norm == "instance":
-        return mean, variance
-    axis = 0
-    if norm == "group":
-        mean, variance = (a.reshape(len(a), groups, -1) for a in (mean, variance))
-        axis = 2
-    return mean.mean(axis=axis), variance.mean(axis=axis) + mean.var(axis=axis)
-
-
-def _average(norm: str, groups: int, per_channel: Any) -> Any:
-    """(N, C) -> the same, averaged over the sets that the norm is over; NumPy's or MLX's."""
-    if norm == "instance":
-        return per_channel
-    if norm == "batch":
-        return per_channel.mean(axis=0, keepdims=True)
-    average = per_channel.reshape(len(per_channel), groups, -1).mean(axis=2)
-    return _per_channel(average, per_channel.shape[1])
-
-
-def _per_channel(a: Any, channels: int) -> Any:
-    """(N, groups) -> (N, C); what has a value per channel, (N, C) or (C,), as it is."""
-    if a.shape[-1] == channels:
-        return a
-    return (np if isinstance(a, np.ndarray) else mx).repeat(a, channels // a.shape[-1], axis=1)

@@ -11,11 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ops import backend
-from ops.conv3d import Triple, triple
-from ops.cpu.arrays import empty, view
+from ops.geometry import Triple, triple
 
 
 def max_pool3d(
@@ -29,8 +27,10 @@ def max_pool3d(
     Raises ValueError for windows that do not fit into x.
     """
     window = _window("max_pool3d", x, kernel, stride, padding)
-    if _is_native(x):
-        return _cpu_max(*window)(x)
+    if backend.runs_on_onednn(x):
+        from ops.cpu import pooling as cpu
+
+        return cpu.max_pool3d(*window)(x)
     return _plain_max(*window)(x)
 
 
@@ -44,13 +44,11 @@ def avg_pool3d(
     Raises ValueError for windows that do not fit into x.
     """
     window = _window("avg_pool3d", x, kernel, stride, padding)
-    if _is_native(x):
-        return _cpu_average(tuple(x.shape[1:4]), *window)(x)
+    if backend.runs_on_onednn(x):
+        from ops.cpu import pooling as cpu
+
+        return cpu.avg_pool3d(tuple(x.shape[1:4]), *window)(x)
     return _plain_average(*window)(x)
-
-
-def _is_native(x: mx.array) -> bool:
-    return backend.active() == "onednn" and x.dtype in (mx.float32, mx.bfloat16)
 
 
 def _window(
@@ -71,10 +69,6 @@ def _window(
             f"{operator}: a kernel of {kernel} does not fit into {tuple(x.shape[1:4])} padded by {padding}"
         )
     return kernel, stride, padding
-
-
-def _sizes(size: Sequence[int], kernel: Triple, stride: Triple, padding: Triple) -> list[int]:
-    return [(s + 2 * p - k) // t + 1 for s, k, t, p in zip(size, kernel, stride, padding, strict=True)]
 
 
 @functools.lru_cache(256)
@@ -178,46 +172,3 @@ def _window_at(x: mx.array, at: Sequence[int], size: Sequence[int]) -> mx.array:
 def _pad(x: mx.array, widths: Sequence[tuple[int, int]], value: float) -> mx.array:
     """x (N, D, H, W, C) with so much more space before and after it."""
     return mx.pad(x, [(0, 0), *widths, (0, 0)], constant_values=value) if any(map(any, widths)) else x
-
-
-@functools.lru_cache(256)
-def _cpu_average(size: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Any:
-    from ops.cpu.resample_kernels import linear_operator
-
-    matrices = []
-    for s, o, k, t, p in zip(size, _sizes(size, kernel, stride, padding), kernel, stride, padding, strict=True):
-        offset = np.arange(s) - (np.arange(o) * t - p)[:, None]  # of a voxel from a window's start
-        matrices.append(((offset >= 0) & (offset < k)) / k)
-    return linear_operator(matrices)
-
-
-@functools.lru_cache(256)
-def _cpu_max(kernel: Triple, stride: Triple, padding: Triple) -> Any:
-    from ops.cpu import pool_kernels as kernels
-
-    def geometry(x: mx.array) -> tuple[list[int], list[int]]:
-        output = _sizes(x.shape[1:4], kernel, stride, padding)
-        return output, [*x.shape[1:4], *output, x.shape[-1], *kernel, *stride, *padding]
-
-    @mx.custom_function
-    def operator(x: mx.array) -> mx.array:
-        n, _, _, w, c = x.shape
-        output, numbers = geometry(x)
-        y, out = empty((n, *output, c), x.dtype)
-        scratch = np.empty((backend.threads(), (w + output[2]) * c), np.float32)
-        kernels.max_pool(n * output[0] * output[1], view(x), out, scratch, *numbers)
-        return y
-
-    @operator.vjp
-    def gradient(x: mx.array, cotangent: mx.array, y: mx.array) -> mx.array:
-        n, d, h, w, c = x.shape
-        output, numbers = geometry(x)
-        volume, maxima = view(x), view(y)
-        shares = np.empty(y.shape, np.float32)
-        kernels.max_pool_shares(n * output[0] * output[1], volume, maxima, view(cotangent), shares, *numbers)
-        dx, out = empty(x.shape, x.dtype)
-        scratch = np.empty((backend.threads(), w * c), np.float32)
-        kernels.max_pool_gradient(n * d * h, volume, maxima, shares, out, scratch, *numbers)
-        return dx
-
-    return operator

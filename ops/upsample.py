@@ -1,13 +1,9 @@
 """Upsampling by whole factors, nearest or linear."""
 
-import functools
-from typing import Any
-
 import mlx.core as mx
-import numpy as np
 
 from ops import backend
-from ops.conv3d import Triple, triple
+from ops.geometry import Triple, triple
 
 MODES = ("nearest", "linear")
 
@@ -27,8 +23,10 @@ def upsample3d(x: mx.array, scale: int | Triple, mode: str = "nearest") -> mx.ar
         raise ValueError(f"upsample3d: scale={scale} must be one positive integer or three, for D, H and W")
     if x.ndim != 5:
         raise ValueError(f"upsample3d: x must be (N, D, H, W, C), got {x.shape}")
-    if backend.active() == "onednn" and x.dtype in (mx.float32, mx.bfloat16):
-        return _cpu(tuple(x.shape[1:4]), scale, mode)(x)
+    if backend.runs_on_onednn(x):
+        from ops.cpu import upsample as cpu
+
+        return cpu.upsample3d(x, scale, mode)
     return _plain(x, scale, mode)
 
 
@@ -48,18 +46,3 @@ def _plain(x: mx.array, scale: Triple, mode: str) -> mx.array:
         # Stacked, not broadcast: the gradient of a broadcast is a reduction that MLX's CPU form is slow at.
         x = mx.stack(phases, axis=axis + 1).flatten(axis, axis + 1)
     return x.astype(dtype)
-
-
-def _matrix(size: int, factor: int, mode: str) -> np.ndarray:
-    """(size * factor, size): the weights of an axis' voxels in the enlarged one's."""
-    if mode == "nearest":
-        return np.repeat(np.eye(size), factor, axis=0)
-    position = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
-    return np.maximum(1 - np.abs(position[:, None] - np.arange(size)), 0)
-
-
-@functools.lru_cache(256)
-def _cpu(size: Triple, scale: Triple, mode: str) -> Any:
-    from ops.cpu.resample_kernels import linear_operator
-
-    return linear_operator([_matrix(s, factor, mode) for s, factor in zip(size, scale, strict=True)])

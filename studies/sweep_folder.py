@@ -15,7 +15,7 @@ from engine.config import check_config
 from engine.runs.check_resume import flatten
 from engine.runs.checkpoints import CheckpointError, read_state
 from engine.runs.run_folder import RunFolder
-from engine.training.loop import Plan, out_of_patience, recalibration_is_due
+from engine.training.budget import Budget, out_of_patience, recalibration_is_due
 from engine.training.progress import Position
 from studies.expand import PlannedRun, SweepPlan, describe
 
@@ -89,7 +89,7 @@ def is_trained(run: PlannedRun, folder: RunFolder) -> bool:
     except CheckpointError:
         return False  # training falls back to the one before
     batches = len(folder.read_json("splits")["train"]) // run.config.train.batch_size
-    length = Plan.of(run.config, batches)
+    length = Budget.of(run.config, batches)
     if recalibration_is_due(run.config, length, position):
         return False
     return position.step >= length.total_steps or out_of_patience(run.config, position)

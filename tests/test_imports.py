@@ -91,6 +91,14 @@ def test_data_never_imports_mlx_core() -> None:
             assert not any(n == "mlx" or n.startswith(("mlx.core", "mlx.nn")) for n in names), file
 
 
+def test_operators_reach_for_their_cpu_form_where_it_runs() -> None:
+    """A file of `ops/` shows plain MLX; what is native is imported inside the function that hands over to it."""
+    for file in sorted((ROOT / "ops").glob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (file.name, node.names[0].name) != ("backend.py", "allocator"):
+                assert not _is_in(str(node.module), "ops.cpu"), f"{file}: {ast.unparse(node)}"
+
+
 def test_git_ignores_no_source_file() -> None:
     found = [str(f.relative_to(ROOT)) for package in PACKAGES for f in sorted((ROOT / package).rglob("*.py"))]
     done = subprocess.run(

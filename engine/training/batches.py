@@ -2,6 +2,7 @@
 
 from typing import Protocol, Self
 
+from engine.distributed.group import ALONE, Group
 from engine.training.step import Batch
 
 
@@ -27,17 +28,30 @@ class TrainingData(Protocol):
 
 
 class Feed:
-    """The batches of each step, epoch after epoch, with one stream open at a time."""
+    """The batches of each step, epoch after epoch, with one stream open at a time.
 
-    def __init__(self, data: TrainingData, steps_per_epoch: int, accumulate: int) -> None:
+    In a `group` each process is given its share, and a case that one of them cannot read ends all of them.
+    """
+
+    def __init__(self, data: TrainingData, steps_per_epoch: int, accumulate: int, group: Group = ALONE) -> None:
         self._data = data
+        self._group = group
         self._steps_per_epoch = steps_per_epoch
         self._accumulate = accumulate
         self._stream: BatchStream | None = None
         self._epoch = -1
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the data."""
+        return self._data.fingerprint
+
     def next(self, step: int) -> tuple[list[Batch], float]:
         """The batches of the step, which counts from 0 and goes up by one a call; and the seconds waited."""
+        with self._group.together():
+            return self._next(step)
+
+    def _next(self, step: int) -> tuple[list[Batch], float]:
         epoch, done = divmod(step, self._steps_per_epoch)
         if self._stream is None or epoch != self._epoch:
             self.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from engine.runs.environment import peak_memory_gb
-from engine.training.loop import Plan
+from engine.training.budget import Budget
 from engine.training.step import Batch, StepResult, TrainStep
 from ops import backend, memory
 
@@ -37,9 +37,9 @@ def rehearse(step: TrainStep, batches: Sequence[Batch]) -> Rehearsal:
     return Rehearsal(result, first, seconds, peak_memory_gb(), device, memory.describe_limit())
 
 
-def format_rehearsal(rehearsal: Rehearsal, plan: Plan) -> str:
+def format_rehearsal(rehearsal: Rehearsal, budget: Budget) -> str:
     """Return the lines that tell loss, memory and time; validation and waiting for data are not in the times."""
-    epoch = plan.steps_per_epoch * rehearsal.seconds
+    epoch = budget.steps_per_epoch * rehearsal.seconds
     result = rehearsal.result
     return "\n".join(
         [
@@ -47,8 +47,8 @@ def format_rehearsal(rehearsal: Rehearsal, plan: Plan) -> str:
             f"device      {rehearsal.device}",
             f"memory      {rehearsal.peak_memory_gb:.2f} GB at most; limit {rehearsal.memory_limit}",
             f"step        {rehearsal.seconds:.2f} s (the first {rehearsal.first_seconds:.1f} s)",
-            f"epoch       {plan.steps_per_epoch} steps, about {format_seconds(epoch)}",
-            f"run         {plan.total_steps} steps, about {format_seconds(plan.total_steps * rehearsal.seconds)}",
+            f"epoch       {budget.steps_per_epoch} steps, about {format_seconds(epoch)}",
+            f"run         {budget.total_steps} steps, about {format_seconds(budget.total_steps * rehearsal.seconds)}",
         ]
     )
 

@@ -67,7 +67,7 @@ class TrainStep:
         freezing: Freezing | None = None,
         seed: int = 0,
     ) -> None:
-        """seed: of what mixup draws; the network draws from `mx.random`."""
+        """seed: of what mixup draws, and of all that is drawn in a group; else the network draws from `mx.random`."""
         self.model = model
         self.optimizer = optimizer
         self.average = None if optim_config.ema_decay is None else WeightAverage(model, optim_config.ema_decay)
@@ -79,7 +79,7 @@ class TrainStep:
             )
         self._dtype = compute_dtype(train.precision)
         self._loss = loss
-        self._group = group
+        self._group, self._seed = group, seed
         self._mixup = Mixup(train.mixup_alpha, seed, group.rank, group.size) if train.mixup_alpha > 0 else None
         self._clip_norm = optim_config.clip_norm
         self._gradients_of_model = nn.value_and_grad(model, self._forward)
@@ -94,14 +94,19 @@ class TrainStep:
 
         Each holds x (N, D, H, W, C) float32 and what the loss takes as y. The model must be in training mode.
         """
-        if self.freezing.set_step(steps_done(self.optimizer)):
+        done = steps_done(self.optimizer)
+        if self.freezing.set_step(done):
             self._bind()  # other parameters have gradients now
         self.freezing.hold_statistics()
         precision = str(self._dtype).removeprefix("mlx.core.")
         shape, count = batches[0]["x"].shape, f"{len(batches)} batches of " if len(batches) > 1 else ""
-        with memory.explained(f"a training step on {count}{shape} (N, D, H, W, C), {precision}", _SMALLER):
-            total, total_parts, gradients = self._accumulate(batches)
-            norm = self._update(gradients, mx.array(1 / len(batches)))
+        self._group.seed_step(self._seed, done)
+        with (
+            self._group.waiting(f"the other processes' gradients in step {done + 1}"),
+            memory.explained(f"a training step on {count}{shape} (N, D, H, W, C), {precision}", _SMALLER),
+        ):
+            total, total_parts, gradients = self._accumulate(batches)  # forward, loss, backward
+            norm = self._update(gradients, mx.array(1 / len(batches)))  # clip, update
             # The compiled step's only synchronisation. Meanwhile mlx-data's threads make the next batches.
             memory.evaluate(total, total_parts, norm, self._state)
         return StepResult(
@@ -143,6 +148,7 @@ class TrainStep:
         return weight * loss + (1 - weight) * other_loss, blended
 
     def _apply(self, gradients: Any, scale: mx.array) -> mx.array:
+        """Sum the processes' gradients, clip, update weights and their average; return the norm before clipping."""
         if self._group.size > 1:
             held = self.freezing.held_statistics
             statistics = running_statistics(

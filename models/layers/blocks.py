@@ -1,4 +1,4 @@
-"""The block that every network here is made of: Conv3d, norm, activation, dropout."""
+"""The block that every network here is made of: Conv3d, norm, activation, Dropout3d."""
 
 import math
 
@@ -6,7 +6,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from configs.schema.model import DropoutPosition
-from models.layers.fused import apply_conv, effective_position, norm_act_drop, norm_act_split
+from models.layers.dropout import apply_dropout
+from models.layers.fused import apply_conv, call, effective_position, norm_act_drop, norm_act_split
 
 Triple = tuple[int, int, int]  # (D, H, W)
 
@@ -14,10 +15,13 @@ Triple = tuple[int, int, int]  # (D, H, W)
 class ConvBlock(nn.Module):
     """Convolution – normalisation – activation – dropout; any of the last three may be None.
 
+    drop: `nn.Dropout3d` drops whole channels of a sample, `nn.Dropout` single voxels.
     position: of the dropout, which otherwise follows the convolution (before_norm) or the norm (after_norm).
 
     Maps (N, D, H, W, in_channels) to (N, D', H', W', out_channels), D' = ceil(D / stride) for odd kernels.
     """
+
+    fused = True  # False: the layers run one by one, as written in `__call__`
 
     def __init__(
         self,
@@ -29,7 +33,7 @@ class ConvBlock(nn.Module):
         *,
         norm: nn.Module | None = None,
         act: nn.Module | None = None,
-        drop: nn.Module | None = None,
+        drop: nn.Dropout3d | nn.Dropout | None = None,
         position: DropoutPosition = "after_activation",
         bias: bool | None = None,
         input_grad: bool = True,
@@ -52,7 +56,19 @@ class ConvBlock(nn.Module):
         whole through all blocks, and networks with dropout on it train badly (He et al. 2016, arXiv:1603.05027).
         """
         x = apply_conv(self.conv, x, self.input_grad)
-        return norm_act_drop(self.norm, self.act, self.drop, x, residual, self.position)
+        if self.fused:  # what follows, by one operator: two passes over the volume
+            return norm_act_drop(self.norm, self.act, self.drop, x, residual, self.position)
+        position = "after_norm" if residual is not None and self.position == "after_activation" else self.position
+        if position == "before_norm":
+            x = apply_dropout(self.drop, x)
+        x = call(self.norm, x)
+        if position == "after_norm":
+            x = apply_dropout(self.drop, x)
+        x = x if residual is None else x + residual
+        x = call(self.act, x)
+        if position == "after_activation":
+            x = apply_dropout(self.drop, x)
+        return x
 
     def split(self, x: mx.array, residual: mx.array | None = None) -> tuple[mx.array, mx.array]:
         """Return what a call returns, and the same without dropout."""

@@ -70,19 +70,19 @@ def norm_act_drop(
     if position == "before_norm":
         if type(drop) is nn.Dropout3d and type(norm) is nn.InstanceNorm and ops.active() == "onednn":
             y = _normalise_kept(norm, drop, x, 1.0 if slope is None else slope, residual)
-            return _call(act, y) if slope is None else y
+            return call(act, y) if slope is None else y
         x, drop = apply_dropout(drop, x), None
     before_sum = drop is not None and (residual is not None or position == "after_norm")
     drops_channels = type(drop) is nn.Dropout3d
     if not _is_known(norm) or (before_sum and not drops_channels):
-        y = _fused(norm, x, None, 1.0, None) if _is_known(norm) else _call(norm, x)
+        y = _fused(norm, x, None, 1.0, None) if _is_known(norm) else call(norm, x)
         if before_sum:
             y, drop = apply_dropout(drop, y), None
-        return apply_dropout(drop, _call(act, y if residual is None else y + residual))
+        return apply_dropout(drop, call(act, y if residual is None else y + residual))
     folds = drops_channels and (slope is not None or before_sum)
     mask = channel_mask(drop, x) if folds else None
     y = _fused(norm, x, mask, 1.0 if slope is None else slope, residual)
-    y = _call(act, y) if slope is None else y
+    y = call(act, y) if slope is None else y
     return y if folds else apply_dropout(drop, y)
 
 
@@ -130,7 +130,8 @@ def _is_known(norm: nn.Module | None) -> bool:
     return type(norm) in (nn.InstanceNorm, BatchNorm3d)
 
 
-def _call(layer: nn.Module | None, x: mx.array) -> mx.array:
+def call(layer: nn.Module | None, x: mx.array) -> mx.array:
+    """Return layer(x) in x's dtype; None is the identity."""
     return x if layer is None else layer(x).astype(x.dtype)
 
 

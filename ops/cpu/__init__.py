@@ -1,1 +1,1 @@
-"""The operators on a Linux x86-64 CPU: oneDNN, Numba, the allocator. Imported where they run."""
+"""The operators on a Linux x86-64 CPU, named as in `ops`: oneDNN, Numba, the allocator. Imported where they run."""

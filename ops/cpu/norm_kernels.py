@@ -118,10 +118,10 @@ def normalise_act(a):  # type: ignore[no-untyped-def]
 
 @kernel
 def normalise_add_act(a):  # type: ignore[no-untyped-def]
-    """y = act((x - mean) * scale + shift + residual * mask)"""
+    """y = act((x - mean) * scale + shift + residual)"""
     x, y, residual = volume(a, 1), volume(a, 2), volume(a, 3)
-    mean, scale, shift, mask, slope = vector(a, 4), vector(a, 5), vector(a, 6), vector(a, 7), number(a, 8)
-    chunks, chunk, size, row = integer(a, 9), integer(a, 10), integer(a, 11), integer(a, 12)
+    mean, scale, shift, slope = vector(a, 4), vector(a, 5), vector(a, 6), number(a, 7)
+    chunks, chunk, size, row = integer(a, 8), integer(a, 9), integer(a, 10), integer(a, 11)
     first, last = share(a)
     for task in range(first, last):
         sample, start = task // chunks, task % chunks * chunk
@@ -131,7 +131,7 @@ def normalise_add_act(a):  # type: ignore[no-untyped-def]
             at = sample * size + begin
             for q in range(min(row, stop - begin)):
                 v = (load(x, at + q) - mean[vectors + q]) * scale[vectors + q] + shift[vectors + q]
-                v += load(residual, at + q) * mask[vectors + q]
+                v += load(residual, at + q)
                 store(y, at + q, v if v > 0 else slope * v)
 
 
@@ -182,13 +182,13 @@ def gradient_input(a):  # type: ignore[no-untyped-def]
 
 @kernel
 def gradient_residual(a):  # type: ignore[no-untyped-def]
-    """dr = g * act' * mask, the residual's gradient, and `gradient_sums`' sums with u = dr.
+    """dr = g * act', the residual's gradient, and `gradient_sums`' sums with u = dr.
 
     y has the sign that act' needs.
     """
     x, y, g, dr, partial = volume(a, 1), volume(a, 2), volume(a, 3), volume(a, 4), vector(a, 5)
-    mean, mask, slope = vector(a, 6), vector(a, 7), number(a, 8)
-    chunks, chunk, size, row = integer(a, 9), integer(a, 10), integer(a, 11), integer(a, 12)
+    mean, slope = vector(a, 6), number(a, 7)
+    chunks, chunk, size, row = integer(a, 8), integer(a, 9), integer(a, 10), integer(a, 11)
     first, last = share(a)
     for task in range(first, last):
         sample, start = task // chunks, task % chunks * chunk
@@ -199,7 +199,7 @@ def gradient_residual(a):  # type: ignore[no-untyped-def]
         for begin in range(start, stop, row):
             at = sample * size + begin
             for q in range(min(row, stop - begin)):
-                u = load(g, at + q) * mask[vectors + q]
+                u = load(g, at + q)
                 u = u if load(y, at + q) > 0 else slope * u
                 store(dr, at + q, u)
                 partial[total + q] += u

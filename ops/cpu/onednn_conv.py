@@ -12,7 +12,7 @@ import numpy as np
 from ops.cpu import onednn_library as dnnl
 from ops.cpu import onednn_matmul
 from ops.cpu.onednn import Handle, Primitive, Runtime, dims, runtime
-from ops.cpu.onednn_geometry import Geometry, Shape
+from ops.geometry import Geometry, Shape
 
 
 def forward(g: Geometry, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:

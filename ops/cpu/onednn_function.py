@@ -10,7 +10,7 @@ import numpy as np
 from ops.cpu import onednn_conv
 from ops.cpu.arrays import empty, view
 from ops.cpu.onednn import runtime
-from ops.cpu.onednn_geometry import Geometry
+from ops.geometry import Geometry
 
 
 def convolve(

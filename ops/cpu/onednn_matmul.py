@@ -10,7 +10,7 @@ import numpy as np
 
 from ops.cpu import onednn_library as dnnl
 from ops.cpu.onednn import Primitive, runtime
-from ops.cpu.onednn_geometry import Geometry
+from ops.geometry import Geometry
 
 MAX_VOXELS = 256  # of the output, over the batch: from 512 on the direct kernels are as fast
 MIN_CHANNEL_PAIRS = 128 * 128

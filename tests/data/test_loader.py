@@ -135,7 +135,7 @@ PROGRAM = """
 import signal
 import time
 import numpy as np
-from data.stream import make_stream
+from data.loader import make_stream
 
 # a shell's background jobs, and with them a test run there, ignore it
 signal.signal(signal.SIGINT, signal.default_int_handler)

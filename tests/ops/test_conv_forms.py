@@ -5,7 +5,7 @@ import pytest
 
 from ops import conv_forms
 from ops.conv_forms import Forms
-from ops.cpu.onednn_geometry import Geometry
+from ops.geometry import Geometry
 from tests.ops.convolution_reference import sizes
 
 MIB = 1 << 20

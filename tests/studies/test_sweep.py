@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from configs import Config
-from engine.training.loop import Plan
+from engine.training.budget import Budget
 from studies import sweep as runner
 from studies.estimate import Pace, list_sweep
 from studies.sweep import run_sweep
@@ -240,7 +240,7 @@ def test_a_dry_run_lists_cells_and_times(tmp_path, orders) -> None:
 
     def rehearse(cell: Config) -> Pace:
         rehearsed.append(cell.model.args.dropout.kind)
-        return Pace(Plan.of(cell, 3), 10.0, 2.0, {"train": 3, "val": 8})
+        return Pace(Budget.of(cell, 3), 10.0, 2.0, {"train": 3, "val": 8})
 
     text = list_sweep(config, None, rehearse)
     assert not config.run_folder.exists()

@@ -1,7 +1,7 @@
 """The rehearsal of a run."""
 
+from engine.training.budget import Budget
 from engine.training.dry_run import Rehearsal, format_rehearsal, format_seconds, rehearse
-from engine.training.loop import Plan
 from engine.training.step import StepResult
 from ops import backend, memory
 from tests.engine.doubles import TinyData, tiny_config, tiny_step
@@ -23,9 +23,9 @@ def test_the_loss_is_that_of_the_first_step(tmp_path) -> None:
 
 def test_times_of_epoch_and_run_follow_from_the_step() -> None:
     result = StepResult(loss=1.25, parts={}, grad_norm=3.0, learning_rate=1e-3)
-    plan = Plan(total_steps=3000, steps_per_epoch=40, log_every=10, validate_every=100, save_every=100)
+    budget = Budget(total_steps=3000, steps_per_epoch=40, log_every=10, validate_every=100, save_every=100)
     lines = format_rehearsal(
-        Rehearsal(result, 8.04, 2.0, 0.715, "Apple M2, operators: mlx", "16.2 GB (…)"), plan
+        Rehearsal(result, 8.04, 2.0, 0.715, "Apple M2, operators: mlx", "16.2 GB (…)"), budget
     ).splitlines()
     assert lines == [
         "loss        1.2500 at the first step, gradient norm 3",

@@ -18,9 +18,10 @@ from configs import Config
 from engine.runs.checkpoints import steps_in
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest
-from engine.training.loop import NonFiniteError, Plan, fit, restore
+from engine.training.budget import Budget
+from engine.training.loop import Hooks, NonFiniteError, fit, restore
 from engine.training.progress import Position
-from engine.training.step import TrainStep
+from engine.training.step import StepResult, TrainStep
 from machine import disk
 from tests.engine.doubles import TinyData, tiny_config, tiny_step
 
@@ -61,17 +62,17 @@ def _scores(values: list[float]) -> Callable[[nn.Module], dict[str, float]]:
 
 def test_steps_epochs_and_what_is_due() -> None:
     config = tiny_config(Path("runs"), train={"steps": None, "epochs": 3, "accumulate": 2})
-    plan = Plan.of(config, 5)
-    assert (plan.total_steps, plan.steps_per_epoch) == (6, 2)
-    plan = Plan.of(tiny_config(Path("runs"), train={"steps": 95}), 5)
-    assert (plan.validate_every, plan.save_every) == (10, 10)
-    assert [s for s in range(96) if plan.due(plan.validate_every, s)] == [*range(10, 91, 10), 95]
+    budget = Budget.of(config, 5)
+    assert (budget.total_steps, budget.steps_per_epoch) == (6, 2)
+    budget = Budget.of(tiny_config(Path("runs"), train={"steps": 95}), 5)
+    assert (budget.validate_every, budget.save_every) == (10, 10)
+    assert [s for s in range(96) if budget.due(budget.validate_every, s)] == [*range(10, 91, 10), 95]
 
 
 def test_too_few_batches_to_accumulate() -> None:
     config = tiny_config(Path("runs"), train={"accumulate": 6})
     with pytest.raises(ValueError, match=r"train\.accumulate=6 is more than the 5 batches of an epoch"):
-        Plan.of(config, 5)
+        Budget.of(config, 5)
 
 
 def test_metrics_hold_every_step_in_epochs_of_five(tmp_path) -> None:
@@ -228,6 +229,45 @@ def test_a_loss_that_is_not_finite_names_step_cases_and_checkpoint(tmp_path) -> 
     weights = mx.load(str(run.checkpoint("last") / "model.safetensors"))
     assert all(bool(mx.isfinite(a).all()) for a in weights.values())
     assert len(run.read_metrics("train")) == 7
+
+
+def test_hooks_are_called_after_steps_and_validations_and_at_the_end(tmp_path) -> None:
+    calls: list[tuple[Any, ...]] = []
+    hooks = Hooks(
+        on_step=lambda step, model, result: calls.append(("step", step, model.training, result.loss)),
+        on_validation=lambda step, model, scores: calls.append(("validation", step, model.training, dict(scores))),
+        on_end=lambda step, model: calls.append(("end", step, isinstance(model, nn.Module))),
+    )
+    config = tiny_config(tmp_path / "a", train={"validate_every_steps": 5})
+    run, step, _ = _train(config, _scores([0.1, 0.2, 0.3]), hooks=hooks)
+    losses = [("step", number, True, loss) for number, loss in _losses(run)]
+    validations = [("validation", number, True, {"dice.mean": score}) for number, score in ((5, 0.1), (10, 0.2))]
+    last = [("validation", 12, True, {"dice.mean": 0.3}), ("end", 12, True)]
+    assert calls == [*losses[:5], validations[0], *losses[5:10], validations[1], *losses[10:], *last]
+
+    other, same, _ = _train(tiny_config(tmp_path / "b", train={"validate_every_steps": 5}), _scores([0.1, 0.2, 0.3]))
+    assert _losses(run) == _losses(other)
+    for name, value in _arrays(step).items():
+        np.testing.assert_array_equal(value, _arrays(same)[name], err_msg=name)
+
+
+def test_a_hook_may_ask_for_the_end_and_its_error_ends_the_run(tmp_path) -> None:
+    config, ends = tiny_config(tmp_path), []
+
+    def stop_at_3(step: int, model: nn.Module, result: StepResult) -> None:
+        if step == 3:
+            (config.run_folder / "STOP").touch()
+
+    run, _, position = _train(config, hooks=Hooks(on_step=stop_at_3, on_end=lambda step, _: ends.append(step)))
+    assert (position.step, ends) == (3, [3])
+    assert steps_in(run.checkpoints) == [2, 3]
+
+    def fail(step: int, model: nn.Module, result: StepResult) -> None:
+        raise RuntimeError(f"no such tracker, at step {step}")
+
+    with pytest.raises(RuntimeError, match="no such tracker, at step 4"):
+        _train(config, hooks=Hooks(on_step=fail, on_end=lambda step, _: ends.append(step)))
+    assert ends == [3]
 
 
 def test_data_that_changed_are_refused_on_resuming(tmp_path) -> None:

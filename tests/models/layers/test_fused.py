@@ -5,6 +5,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from engine.training.step import random_key, set_random_key
 from models import build_model
 from models.layers.blocks import ConvBlock
 from models.layers.dropout import channel_mask
@@ -23,23 +24,26 @@ def _norm(kind: str) -> nn.Module | None:
     return norm
 
 
+class _FlatBatchNorm(nn.BatchNorm):
+    """MLX's own batch norm, which refuses five axes."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(x.reshape(-1, 16)).reshape(x.shape)
+
+
 def _one_by_one(
-    norm: Any, act: Any, drop: Any, x: mx.array, residual: mx.array | None, position: str = "after_activation"
+    norm: Any, act: Any, drop: Any, x: mx.array, residual: mx.array | None, position: Any = "after_activation"
 ) -> mx.array:
-    """The layers as MLX itself runs them; dropout before the sum, where there is one."""
-    drop = nn.Identity() if drop is None else drop
-    x = drop(x) if position == "before_norm" else x
+    """The layers of a block as MLX itself runs them."""
     if isinstance(norm, BatchNorm3d):
-        plain = nn.BatchNorm(16)
+        plain = _FlatBatchNorm(16)
         plain.weight, plain.bias = norm.weight, norm.bias
-        x = plain(x.reshape(-1, 16)).reshape(x.shape)
-    elif norm is not None:
-        x = norm(x)
-    before_sum = position == "after_norm" or (position == "after_activation" and residual is not None)
-    x = drop(x) if before_sum else x
-    x = x if residual is None else x + residual
-    x = x if act is None else act(x)
-    return drop(x) if position == "after_activation" and residual is None else x
+        norm = plain
+    key = random_key()
+    block = ConvBlock(16, 16, norm=norm, act=act, drop=drop, position=position)
+    set_random_key(key)  # as it was before the block drew its weights
+    block.conv, block.fused = nn.Identity(), False
+    return block(x, residual)
 
 
 @pytest.mark.parametrize("position", ["after_activation", "after_norm", "before_norm"])
@@ -190,6 +194,30 @@ def test_replaced_layers_are_the_ones_that_run(form: str) -> None:
     changed.norm = nn.GroupNorm(4, 16)  # MLX's own grouping, not PyTorch's
     expected = nn.leaky_relu(changed.norm(apply_conv(changed.conv, x)))
     np.testing.assert_allclose(np.array(changed(x)), np.array(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("position", ["after_activation", "after_norm", "before_norm"])
+def test_a_block_written_out_draws_and_keeps_what_mlx_layers_do(form: str, position: Any, with_residual: bool) -> None:
+    """The lines of `ConvBlock.__call__` against layers called here, Dropout3d among them."""
+    mx.random.seed(0)
+    x, residual = mx.random.normal(SHAPE), mx.random.normal(SHAPE) if with_residual else None
+    norm, act, drop = nn.InstanceNorm(16, affine=True), nn.GELU(), nn.Dropout3d(0.5)
+    block = ConvBlock(16, 16, norm=norm, act=act, drop=drop, position=position)
+    block.fused = False
+    mx.random.seed(7)
+    y = block(x, residual)
+    mx.random.seed(7)
+    v = block.conv(x)
+    if position == "before_norm":
+        v = norm(drop(v))
+    elif position == "after_norm" or with_residual:
+        v = drop(norm(v))
+    else:
+        v = norm(v)
+    v = act(v if residual is None else v + residual)
+    v = drop(v) if position == "after_activation" and not with_residual else v
+    np.testing.assert_allclose(np.array(y), np.array(v), rtol=0, atol=2e-5)
 
 
 def test_replacement_in_a_network_runs() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from ops import backend
 from ops.cpu import onednn, onednn_conv
-from ops.cpu.onednn_geometry import Geometry
+from ops.geometry import Geometry
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +90,8 @@ def test_changing_threads_gives_the_same_values():
 CHANGING_SHAPES = """
 import mlx.core as mx
 from ops import backend
-from ops.cpu import onednn
 from ops.conv3d import conv3d
+from ops.cpu import onednn
 backend.choose("onednn")
 onednn.CACHE_SIZE = 24
 def rss():

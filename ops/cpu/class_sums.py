@@ -1,22 +1,62 @@
-"""Softmax and its sums over voxels in one pass over the logits. Imported lazily (Numba).
+"""`ops.class_sums` on a Linux CPU, by Numba: softmax and its sums over voxels in one pass over the logits.
 
 A block of LANES voxels is turned from (voxel, class) to (class, lane), where the arithmetic vectorises; each
 lane keeps its own sums.
 """
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
 import numba
 import numpy as np
 
+from ops import backend
+from ops.cpu.arrays import empty, view
 from ops.cpu.kernels import exp, integer, kernel, labels, load, number, share, store, thread_number, vector, volume
 
 LANES = 64
 CHUNK = 64 * LANES  # voxels of a task: a float32 sum has 64 terms
 SUMS = 6  # overlap, predicted, reference, surprise, surprise_all, focal
 
+NO_LABEL = -(2**31)  # is ignored where nothing is
 
-def scratch_size(classes: int) -> int:
-    """Numbers of scratch that a thread needs."""
-    return (2 * classes + 2) * LANES
+
+@functools.lru_cache(64)
+def class_sums(ignore_label: int | None, focal_gamma: float | None) -> Any:
+    """Return the operator on logits (N, V, K), float32 or bfloat16, and y (N, V) int32: (N, K) for each of SUMS."""
+    ignored = NO_LABEL if ignore_label is None else ignore_label
+    numbers = (ignored, int(focal_gamma is not None), float(focal_gamma or 0))
+
+    def memory(logits: mx.array) -> tuple[int, tuple[int, int, int], np.ndarray]:
+        """Number of tasks, the arguments that describe the shape, scratch."""
+        samples, voxels, classes = logits.shape
+        chunks = -(-voxels // CHUNK)
+        scratch = np.empty((backend.threads(), (2 * classes + 2) * LANES), np.float32)
+        return samples * chunks, (voxels, classes, chunks), scratch
+
+    @mx.custom_function
+    def operator(logits: mx.array, y: mx.array) -> Sequence[mx.array]:
+        tasks, shape, scratch = memory(logits)
+        samples, _, classes = logits.shape
+        partial = np.empty((samples, shape[2], SUMS, classes, LANES), np.float32)
+        sums(tasks, view(logits), view(y), partial, scratch, *shape, *numbers)
+        totals = partial.sum(axis=(1, 4), dtype=np.float64).astype(np.float32)  # (N, SUMS, K)
+        return tuple(mx.array(totals[:, i]) for i in range(SUMS))
+
+    @operator.vjp
+    def gradients(
+        primals: Sequence[mx.array], cotangents: Sequence[mx.array], _: Sequence[mx.array]
+    ) -> Sequence[mx.array]:
+        logits, y = primals
+        tasks, shape, scratch = memory(logits)
+        by_sum = view(mx.stack(list(cotangents), axis=1))  # (N, SUMS, K)
+        dlogits, out = empty(logits.shape, logits.dtype)
+        gradient(tasks, view(logits), out, view(y), scratch, by_sum, *shape, *numbers)
+        return dlogits, mx.zeros_like(y)
+
+    return operator
 
 
 @numba.njit(fastmath={"contract", "nsz"})

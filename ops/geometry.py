@@ -1,13 +1,17 @@
-"""What identifies a convolution: the key of its plans, and the words of its messages."""
+"""What a convolution is, whatever computes it: its operator, shapes, strides and dtype."""
 
 from dataclasses import dataclass
 
 Shape = tuple[int, ...]
+Triple = tuple[int, int, int]  # (D, H, W)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """One convolution: operator (conv3d or conv_transpose3d), shapes as MLX lays them out, and strides."""
+    """One convolution: operator (conv3d or conv_transpose3d), shapes as MLX lays them out, and strides.
+
+    Hashable, so that forms and oneDNN's plans are kept by it; as text it is the words of messages.
+    """
 
     operator: str
     x_shape: Shape  # (N, D, H, W, I)
@@ -25,3 +29,9 @@ class Geometry:
             f"{self.operator} of x {self.x_shape} {dtype} by weight {self.weight_shape} to {self.y_shape}, "
             f"stride {self.stride}, padding {self.padding}, dilation {self.dilation}"
         )
+
+
+def triple(value: int | Triple) -> Triple:
+    """Return (D, H, W) of three numbers, or of one for all three."""
+    d, h, w = (value, value, value) if isinstance(value, int) else value
+    return d, h, w

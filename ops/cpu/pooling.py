@@ -1,8 +1,64 @@
-"""Maximum over windows of a volume (N, D, H, W, C), and its gradient. Imported lazily (Numba)."""
+"""`ops.pooling` on a Linux CPU, by Numba."""
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
 import numpy as np
 
+from ops import backend
+from ops.cpu.arrays import empty, view
 from ops.cpu.kernels import integer, kernel, load, share, store, thread_number, vector, volume
+from ops.cpu.resample_kernels import linear_operator
+from ops.geometry import Triple
+
+
+@functools.lru_cache(256)
+def max_pool3d(window: Triple, stride: Triple, padding: Triple) -> Any:
+    """Return the operator on x (N, D, H, W, C), float32 or bfloat16."""
+
+    def geometry(x: mx.array) -> tuple[list[int], list[int]]:
+        output = _sizes(x.shape[1:4], window, stride, padding)
+        return output, [*x.shape[1:4], *output, x.shape[-1], *window, *stride, *padding]
+
+    @mx.custom_function
+    def operator(x: mx.array) -> mx.array:
+        n, _, _, w, c = x.shape
+        output, numbers = geometry(x)
+        y, out = empty((n, *output, c), x.dtype)
+        scratch = np.empty((backend.threads(), (w + output[2]) * c), np.float32)
+        max_pool(n * output[0] * output[1], view(x), out, scratch, *numbers)
+        return y
+
+    @operator.vjp
+    def gradient(x: mx.array, cotangent: mx.array, y: mx.array) -> mx.array:
+        n, d, h, w, c = x.shape
+        output, numbers = geometry(x)
+        volume, maxima = view(x), view(y)
+        shares = np.empty(y.shape, np.float32)
+        max_pool_shares(n * output[0] * output[1], volume, maxima, view(cotangent), shares, *numbers)
+        dx, out = empty(x.shape, x.dtype)
+        scratch = np.empty((backend.threads(), w * c), np.float32)
+        max_pool_gradient(n * d * h, volume, maxima, shares, out, scratch, *numbers)
+        return dx
+
+    return operator
+
+
+@functools.lru_cache(256)
+def avg_pool3d(size: Triple, window: Triple, stride: Triple, padding: Triple) -> Any:
+    """Return the operator on x (N, D, H, W, C) of `size` (D, H, W), float32 or bfloat16."""
+    matrices = []
+    output = _sizes(size, window, stride, padding)
+    for s, o, k, t, p in zip(size, output, window, stride, padding, strict=True):
+        offset = np.arange(s) - (np.arange(o) * t - p)[:, None]  # of a voxel from a window's start
+        matrices.append(((offset >= 0) & (offset < k)) / k)
+    return linear_operator(matrices)
+
+
+def _sizes(size: Sequence[int], window: Triple, stride: Triple, padding: Triple) -> list[int]:
+    return [(s + 2 * p - k) // t + 1 for s, k, t, p in zip(size, window, stride, padding, strict=True)]
 
 
 @kernel
