@@ -14,6 +14,8 @@ import train
 from data.synthetic.moving_shapes import write_moving_shapes
 from engine.runs.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:

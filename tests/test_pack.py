@@ -21,6 +21,8 @@ from engine.runs.run_folder import RunFolder
 from models import build_model
 from tests.engine.pack.packs import with_facts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:

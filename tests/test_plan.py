@@ -17,6 +17,8 @@ from data.dataset import open_data
 from ops import memory
 from tests.data.layouts import write_folders, write_layout, write_volume
 
+pytestmark = pytest.mark.slow
+
 
 def planned(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Path, str]:
     """The planned config's file beside the data, and its text."""

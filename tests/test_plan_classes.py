@@ -13,6 +13,8 @@ from engine.runs.run_folder import RunFolder
 from tests.data.clip_files import numbered, write_clip
 from tests.data.layouts import write_folders, write_volume
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("train.epochs=null", "train.steps=2", "train.validate_every_steps=2", "optim.warmup_steps=1")
 Capture = pytest.CaptureFixture[str]
 

@@ -419,6 +419,7 @@ def test_unlabelled_images_of_a_folder(shared_root, make_config, tmp_path):
         images.read_label("case_03")
 
 
+@pytest.mark.slow
 def test_hippocampus_is_read_whole(datasets, make_config):
     data = open_data(make_config(datasets / "hippocampus", batch_size=4, patch_size_voxels=(40, 56, 40)))
     assert data.class_names == ("background", "Anterior", "Posterior")

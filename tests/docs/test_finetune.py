@@ -16,6 +16,8 @@ import pytest
 
 from ops import backend
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "finetune.md"
 MAY_FIND = {"planning.inspect": (0, 1)}  # generated volumes are of mixed orientations, which is worth a look
 

@@ -51,6 +51,7 @@ def test_wrappers_names_are_taken_off() -> None:
     assert strip_prefix({}) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", PUBLISHED)
 def test_every_architecture_maps_whole(architecture: str) -> None:
     channels = 3 if PUBLISHED[architecture].model != "resnet3d" else 1

@@ -27,6 +27,8 @@ from models import build_model
 from models.layers.norms import BatchNorm3d
 from tests.engine.doubles import TinyData, tiny_config
 
+pytestmark = pytest.mark.slow
+
 BODY = ClassifierDropout(rate=0.5, places=("body",))
 
 

@@ -11,6 +11,8 @@ from configs.schema.model import ClassifierDropout, Dropout, ResNet3dArgs, UNet3
 from models import build_model
 from models.layers.gradient_checkpointing import recomputed
 
+pytestmark = pytest.mark.slow
+
 EVERYWHERE = ("encoder", "bottleneck", "decoder", "skip")
 
 
