@@ -78,6 +78,7 @@ def test_facts(make_config: Any) -> None:
         _ = open_labelled(make_config(20)).batches_per_epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepared", [False, True])
 def test_batches(make_config: Any, prepared: bool) -> None:
     data = open_labelled(make_config(workers=2))

@@ -90,6 +90,7 @@ def test_what_does_not_map_is_listed(state) -> None:
         convert(state, "r3d_18")
 
 
+@pytest.mark.slow
 def test_monais_kernels_and_shortcuts_are_read_off_the_weights() -> None:
     weights = published("monai_resnet18")
     assert convert(weights, "monai_resnet18").model["args"] == {

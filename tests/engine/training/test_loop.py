@@ -86,6 +86,7 @@ def test_metrics_hold_every_step_in_epochs_of_five(tmp_path) -> None:
     assert lines[-1]["seconds"] <= position.seconds
 
 
+@pytest.mark.slow
 def test_a_line_is_the_mean_of_its_interval(tmp_path) -> None:
     each, _, _ = _train(tiny_config(tmp_path / "a"))
     fours, _, _ = _train(tiny_config(tmp_path / "b", train={"log_every_steps": 4}))
