@@ -17,7 +17,12 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
 FENCE = re.compile(r"^```(yaml|python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INTRODUCTION, *SECTIONS = DOCUMENT.read_text(encoding="utf-8").split("\n## ")
 RECIPES = {section.splitlines()[0]: FENCE.findall(section) for section in SECTIONS}
-REGISTRIES = {"models": "MODELS", "engine.training.losses": "LOSSES"}
+REGISTRIES = {
+    "models": "MODELS",
+    "engine.training.losses": "LOSSES",
+    "data.sampling.intensity_changes": "CHANGES",
+    "data.layouts.registry": "SOURCES",
+}
 
 
 @pytest.fixture
