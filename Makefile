@@ -1,6 +1,7 @@
 # make setup   .venv with MLX's backend for this machine: Metal on a Mac, CUDA where a driver answers, else CPU
 # make demo    phantoms -> train -> evaluate, then the same with clips; a few minutes on two cores
 # make test    lint, format check, types, tests
+# make test-fast   lint, format check and the tests that take no time: under a minute on two cores
 # make bench   the training step against PyTorch, in one run
 # PYTHON=... chooses the Python of a new .venv; else the first one that runs and that MLX's wheels fit.
 PYTHONS := python3.13 python3.12 python3.11 python3
@@ -16,7 +17,7 @@ BACKEND := $(shell \
 	elif [ "$${driver:-0}" -ge 550 ] 2>/dev/null; then echo ,cuda12; \
 	else echo ,cpu; fi)
 
-.PHONY: setup demo test bench clean
+.PHONY: setup demo test test-fast bench clean
 
 setup: $(VENV)/.ready
 
@@ -61,6 +62,11 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -m "not slow"
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test$(BACKEND),bench]"

@@ -14,6 +14,8 @@ import train
 from data.synthetic.moving_shapes import write_moving_shapes
 from engine.runs.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 
 def write_archive(path: Path, columns: int = 1) -> Path:
     """Volumes of 6³ whose class is whether their lower or upper half is brighter; a second label is random."""

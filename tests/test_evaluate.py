@@ -24,6 +24,8 @@ from engine.runs.run_folder import RunFolder
 from models import build_model
 from ops import memory
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.usefixtures("no_figures")

@@ -11,6 +11,8 @@ from engine.runs.checkpoints import latest_whole, read_state, steps_in
 from engine.runs.run_folder import RunFolder
 from tests import processes
 
+pytestmark = pytest.mark.slow
+
 ALL_END_WITHIN_SECONDS = 15
 
 CONFIG = """

@@ -12,6 +12,8 @@ import train
 from data.synthetic.phantoms import write_phantoms
 from engine.runs.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:

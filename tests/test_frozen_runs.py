@@ -14,6 +14,8 @@ import pytest
 
 import evaluate
 
+pytestmark = pytest.mark.slow
+
 FROZEN = Path(__file__).with_name("frozen")
 
 

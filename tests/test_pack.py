@@ -22,7 +22,7 @@ from engine.runs.run_folder import RunFolder
 from models import build_model
 from tests.engine.pack.packs import with_facts
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 
 def write_run(folder: Path, data: dict[str, Any], **sections: Any) -> Path:

@@ -19,6 +19,8 @@ from ops import memory
 from tests.data.write_layouts import write_folders, write_layout, write_volume
 from tests.planning.take import config_of, planned, why
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_planned_config_trains_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = planned(write_folders(tmp_path / "data"), capsys)

@@ -14,6 +14,8 @@ from ops import backend
 from tests import processes
 from tests.conftest import NO_BFLOAT16
 
+pytestmark = pytest.mark.slow
+
 TWO = """
 import os, sys
 import train

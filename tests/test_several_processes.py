@@ -15,6 +15,8 @@ from data.synthetic.phantoms import write_phantoms
 from engine.runs.run_folder import RunFolder
 from tests import processes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:

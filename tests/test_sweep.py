@@ -12,6 +12,8 @@ import train
 from data.synthetic.phantoms import write_phantoms
 from engine.runs.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -21,6 +21,8 @@ from data.synthetic.phantoms import write_phantoms
 from engine.runs.run_folder import RunFolder
 from ops import memory
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 STEPS = 40
 

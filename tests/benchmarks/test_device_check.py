@@ -12,6 +12,8 @@ from benchmarks import device_check
 from benchmarks.device_check import ALLOWED, Check, Row, compare, format_block, is_fit, list_checks, run, verdict
 from ops import backend
 
+pytestmark = pytest.mark.slow
+
 SIZE = (8, 8, 8)
 CONVOLUTION = Check("operator", "conv3d 3³ 2×8×8×8 16→16", "float32", SIZE)
 UPSAMPLE = Check("operator", "upsample3d nearest 2×4×4×4×16", "float32", SIZE)

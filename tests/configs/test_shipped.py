@@ -18,6 +18,8 @@ from engine.training.step import TrainStep
 from models import build_model
 from studies.expand import make_plan
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent.parent.parent / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 

@@ -76,6 +76,7 @@ def test_random_segments_differ_between_epochs(make_config: Any) -> None:
     assert len({tuple(row) for row in starts}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"workers": 3}, {"cache": {"limit_gb": 1e-5}}])
 def test_neither_threads_nor_a_full_cache_change_batches(make_config: Any, tmp_path: Path, settings: Any) -> None:
     clip = {
@@ -225,6 +226,7 @@ def test_short_clips_are_errors_on_request(make_config: Any) -> None:
     assert {reason.split(",")[0] for _, _, reason in data.skipped} == {"lasts 1.2 seconds"}
 
 
+@pytest.mark.slow
 def test_the_shared_clips(datasets: Path, make_config: Any) -> None:
     root = datasets / "fight"
     if not root.is_dir():

@@ -101,6 +101,7 @@ def test_facts_of_a_data_set(shared_root, make_config):
         data.cases("dev")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"workers": 2}, {"workers": 4}, {"cache": {"memory_gb": 0}}])
 def test_batches_depend_on_seed_and_epoch_alone(shared_root, make_config, settings):
     expected = batches(open_data(make_config(shared_root)), epoch=1)
@@ -254,6 +255,7 @@ def copy_case(root, case_id, over):
         nibabel.save(copy, root / folder / f"{over}.nii.gz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kfold", "lists"])
 def test_a_copy_in_another_split_is_found_before_training(root, make_config, kind, caplog):
     whole = open_data(make_config(root))
@@ -407,6 +409,7 @@ def test_unlabelled_images_of_a_folder(shared_root, make_config, tmp_path):
         images.read_label("case_03")
 
 
+@pytest.mark.slow
 def test_hippocampus_is_read_whole(datasets, make_config):
     data = open_data(make_config(datasets / "hippocampus", batch_size=4, patch_size_voxels=(40, 56, 40)))
     assert data.class_names == ("background", "Anterior", "Posterior")

@@ -79,6 +79,7 @@ def test_facts(make_config: Any) -> None:
     assert_too_few_cases(make_config(20), "20 is more than the 9 training cases")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepared", [False, True])
 def test_batches(make_config: Any, prepared: bool) -> None:
     data = open_data(make_config(workers=2))

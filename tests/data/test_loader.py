@@ -104,6 +104,7 @@ def test_shapes_that_differ_are_an_error_not_padding():
         stream.next()
 
 
+@pytest.mark.slow
 def test_waiting_is_measured_only_in_next():
     made = threading.Event()
 
@@ -156,6 +157,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 def test_open_streams_leave_a_clean_exit(end, reader, request):
     last, code = ENDS[end]

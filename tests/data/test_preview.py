@@ -16,6 +16,7 @@ def test_the_fullest_slice_else_the_middle_one() -> None:
     assert [fullest_slice(label, axis) for axis in range(3)] == [5, 2, 4]
 
 
+@pytest.mark.slow
 def test_labels_are_outlined_in_colour(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((2, 12, 14, 10, 1), dtype=np.float32)
     y = np.zeros((2, 12, 14, 10), np.int32)

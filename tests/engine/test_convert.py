@@ -51,6 +51,7 @@ def test_wrappers_names_are_taken_off() -> None:
     assert strip_prefix({}) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", PUBLISHED)
 def test_every_architecture_maps_whole(architecture: str) -> None:
     channels = 3 if PUBLISHED[architecture].model != "resnet3d" else 1
@@ -89,6 +90,7 @@ def test_what_does_not_map_is_listed(state) -> None:
         convert(state, "r3d_18")
 
 
+@pytest.mark.slow
 def test_monais_kernels_and_shortcuts_are_read_off_the_weights() -> None:
     weights = published("monai_resnet18")
     assert convert(weights, "monai_resnet18").model["args"] == {

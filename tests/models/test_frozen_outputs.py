@@ -20,6 +20,8 @@ from models.video_resnet import VideoResNetArgs
 from models.weights.published import PUBLISHED
 from tests.models import seeded
 
+pytestmark = pytest.mark.slow
+
 FROZEN: dict[str, Any] = json.loads(Path(__file__).with_name("torch_outputs.json").read_text())
 NUM_OUTPUTS = 5
 

@@ -63,6 +63,7 @@ def test_weights_are_he_normal() -> None:
         assert np.abs(weight).max() > 3.5 * weight.std()  # normal, not uniform
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args",
     [

@@ -119,6 +119,7 @@ def test_values_and_gradients(on, unfold_nothing, case, dtype):
         np.testing.assert_allclose(float64(array), want, rtol=0, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["float32", "bfloat16"])
 def test_a_compiled_step_gives_the_same(on, unfold_nothing, dtype):
     cases = [convolution(case, dtype)[:3] for case in CASES] + [

@@ -21,6 +21,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("shape", "kernel", "stride", "padding", "extra"), CASES)
 def test_values_and_gradients_are_as_exact_as_mlx(monkeypatch, shape, kernel, stride, padding, extra, dtype):

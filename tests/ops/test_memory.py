@@ -162,6 +162,7 @@ def test_the_cache_is_given_back_on_a_gpu_alone(monkeypatch) -> None:
     assert cleared
 
 
+@pytest.mark.slow
 def test_other_threads_run_while_mlx_is_waited_for() -> None:
     """So that the next batches are made meanwhile, by threads that call Python."""
     made, ended = [], threading.Event()

@@ -69,6 +69,7 @@ def values_and_gradients(function, inputs, with_residual, transform=lambda step:
     return {name: np.array(a.astype(mx.float64)) for name, a in results.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group", "given"])
@@ -99,6 +100,7 @@ def test_matches_float64(form, shape, norm, with_residual, slope, per_sample):
         np.testing.assert_allclose(got[name], value, atol=4e-6 * max(1, np.abs(value).max()), err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group"])
 def test_bfloat16_is_float32_rounded(form, norm, with_residual):

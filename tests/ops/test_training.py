@@ -10,6 +10,8 @@ from models.unet3d import UNet3d, UNet3dArgs
 from ops import conv_forms
 from tests.ops.convolution_checks import draw, use
 
+pytestmark = pytest.mark.slow
+
 
 def train(monkeypatch, form, steps=20, compiled=False, **args):
     """Losses of a small U-Net with channel dropout under SGD, always from the same start."""

@@ -119,6 +119,7 @@ def test_scans_of_few_patients_are_no_sample_of_others(sweep: Path) -> None:
     assert np.ptp(after.interval) >= np.ptp(before.interval)
 
 
+@pytest.mark.slow
 def test_unstable_cells_are_named(tmp_path: Path) -> None:
     cells = {"none": RATES["none"], **{f"rate=0.{i}": {**RATES["rate=0.1"], "rate": i} for i in range(1, 6)}}
     noise = 1e-3 * np.random.default_rng(2).standard_normal((6, 3))

@@ -149,6 +149,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_cells_of_a_seed_begin_with_the_same_weights_and_random_numbers(name: str) -> None:
     """Whatever dropout layers there are between the others, of whichever kind."""

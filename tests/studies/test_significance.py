@@ -227,6 +227,7 @@ def test_intervals_of_few_cases_have_the_tails_of_t(num_cases: int) -> None:
     assert half == pytest.approx(0.05 * stats.t.isf(0.025, num_cases - 1), rel=0.04)
 
 
+@pytest.mark.slow
 def test_p_speaks_for_these_cases_and_intervals_for_others() -> None:
     """100 studies of 8 cells without a difference, whose effects on cases differ; 10 patients with 4 scans each."""
     found = measure_cases(np.random.default_rng(0), 100, 8, 3, case_effect=3.0, num_groups=10)

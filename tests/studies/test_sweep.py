@@ -23,6 +23,8 @@ from studies.sweep import run_sweep
 from studies.sweep_folder import sole_worker
 from tests.studies.tiny import KIND, RATE, tiny_sweep
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

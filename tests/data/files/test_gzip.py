@@ -63,6 +63,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
         read_content(saved(tmp_path, bytes(data)), len(CONTENT))
 
 
+@pytest.mark.slow
 def test_a_bomb_is_neither_inflated_nor_kept(tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(100 << 20), compresslevel=1)  # half a MB that becomes 105
     path = saved(tmp_path, bomb)

@@ -247,6 +247,7 @@ def zoo_rows(datasets: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_every_loadable_file_of_the_zoo_reads_and_writes(datasets: Path, tmp_path: Path) -> None:
     rows = [row for row in zoo_rows(datasets) if row["class"] != "ERROR"]
     assert len(rows) >= 29

@@ -164,6 +164,7 @@ def test_folder_that_cannot_be_made(tmp_path):
         Cache(tmp_path / "file" / "cache", 1e9).put("a", ARRAYS, {})
 
 
+@pytest.mark.slow
 def test_processes_that_race_for_one_entry(tmp_path, request):
     program = """
 import sys

@@ -36,6 +36,7 @@ def balls(seed, radii, shape=(40, 44, 48)):
     return label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing_mm", [*SPACINGS, (0.7, 0.7, 0.7), (1, 1, 1.3)])
 @pytest.mark.parametrize("kind", ["balls", "sheets"])
 def test_every_label_keeps_its_volume(kind, spacing_mm):
@@ -155,6 +156,7 @@ def test_many_labels_at_one_place():
     np.testing.assert_allclose(share, np.bincount(label.ravel(), minlength=6) / label.size, rtol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spacing_mm", "least"), list(zip(SPACINGS, NNUNET_DICE, strict=True)))
 def test_the_hippocampi(datasets: Path, spacing_mm, least):
     cases = find_cases(DataConfig(source="msd", root=datasets / "hippocampus")).cases[:35]

@@ -75,6 +75,7 @@ def test_each_transform_acts_and_leaves_its_input_alone(name: str, volume: np.nd
     assert np.array_equal(y, label) == (name in INTENSITY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SPATIAL, *INTENSITY])
 def test_probabilities_are_frequencies(name: str) -> None:
     volume = np.random.default_rng(0).standard_normal((4, 4, 4, 2), dtype=np.float32)

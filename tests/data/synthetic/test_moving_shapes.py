@@ -28,6 +28,7 @@ def test_the_blob_moves_as_its_class_says(name: str) -> None:
         assert np.abs(found - along * np.array(DIRECTIONS[name])).max() < 0.5
 
 
+@pytest.mark.slow
 def test_single_frames_are_alike() -> None:
     first = {name: make_clip(np.random.default_rng(7), direction)[0] for name, direction in DIRECTIONS.items()}
     assert all(np.array_equal(first["up"], picture) for picture in first.values())

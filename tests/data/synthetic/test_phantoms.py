@@ -70,6 +70,7 @@ def test_size_and_extent() -> None:
     np.testing.assert_allclose(spacing * image.shape, [68, 80, 64], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_intensity_alone_tells_the_vessel_but_not_nucleus_from_crescent() -> None:
     gaps = []
     for seed in range(6):
@@ -81,6 +82,7 @@ def test_intensity_alone_tells_the_vessel_but_not_nucleus_from_crescent() -> Non
     assert np.median(gaps) < 0.15
 
 
+@pytest.mark.slow
 def test_the_vessel_is_thin_but_two_voxels_wide_at_the_working_spacing() -> None:
     for seed in range(6):
         _, label, affine = make_phantom(np.random.default_rng(seed))

@@ -8,6 +8,8 @@ import pytest
 
 from tests import processes
 
+pytestmark = pytest.mark.slow
+
 Results = dict[int, list[dict[str, Any]]]  # by number of processes, then by rank
 
 

@@ -153,6 +153,7 @@ def test_refuses_a_network_that_changes_the_shape() -> None:
         predict_probabilities(lambda x: x[:, ::2], noise(8, 8, 8, 1), (8, 8, 8))
 
 
+@pytest.mark.slow
 def test_labels_need_few_planes_of_probabilities() -> None:
     volume = np.zeros((256, 48, 48, 1), np.float32)
 

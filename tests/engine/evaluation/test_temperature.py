@@ -37,6 +37,7 @@ def test_scaling_divides_the_logits() -> None:
     np.testing.assert_allclose(scale(expit(logits), 2.0, multi_label=True), expit(logits / 2), rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_the_fit_recovers_how_logits_were_scaled(temperature: float) -> None:
     rng = np.random.default_rng(0)

@@ -104,6 +104,7 @@ def test_interval_depends_on_the_seed_alone() -> None:
     assert (first != other).any()
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_percentiles_of_scans_do_not() -> None:
     """Skewed Dice of 20 patients with five scans each, 300 studies: see docs/uncertainty.md for more."""
     found = dict(zip(NAMES, coverage("skewed", 20, 5, num_studies=300, num_samples=300), strict=True))

@@ -136,6 +136,7 @@ def test_thawed_weights_are_trained_from_their_step_on(form: str) -> None:
         assert changes == [False, False, True, True], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_run_resumed_around_the_thaw_goes_on_bit_for_bit(tmp_path: Path, at: int) -> None:
     freeze = {"patterns": ["encoder.*"], "thaw_at_step": 2}
@@ -167,6 +168,7 @@ def test_a_compiled_step_freezes_and_thaws(monkeypatch) -> None:
     assert found["always"] == pytest.approx(found["never"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_frozen_run_equals_one_whose_gradients_are_masked(name: str, form: str) -> None:
     """What is trained moves as if the rest were frozen by hand."""

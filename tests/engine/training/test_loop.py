@@ -87,6 +87,7 @@ def test_metrics_hold_every_step_in_epochs_of_five(tmp_path) -> None:
     assert lines[-1]["seconds"] <= position.seconds
 
 
+@pytest.mark.slow
 def test_a_line_is_the_mean_of_its_interval(tmp_path) -> None:
     each, _, _ = _train(tiny_config(tmp_path / "a"))
     fours, _, _ = _train(tiny_config(tmp_path / "b", train={"log_every_steps": 4}))
@@ -158,6 +159,7 @@ def test_validation_sees_the_average_in_evaluation_mode_and_leaves_no_trace(tmp_
         np.testing.assert_array_equal(value, _arrays(same)[name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("log_every", [1, 5])
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path, accumulate: int, log_every: int) -> None:
@@ -287,6 +289,7 @@ def test_plain_lines_tell_progress_where_there_is_no_terminal(tmp_path, caplog) 
     assert "% waiting for data" in caplog.text
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(tmp_path) -> None:
     """Resident memory at step 300 within 2 % of step 100."""
     pages = Path("/proc/self/statm")

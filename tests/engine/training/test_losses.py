@@ -134,6 +134,7 @@ def test_targets_of_anisotropic_levels() -> None:
         sample_down(y, (2, 3, 2))
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_are_summed_in_float32() -> None:
     y = mx.zeros((1, 64, 64, 64), dtype=mx.uint8)
     logits = mx.zeros((1, 64, 64, 64, 2), dtype=mx.bfloat16)

@@ -31,6 +31,7 @@ def test_blends_cases_by_one_weight() -> None:
     np.testing.assert_allclose(mixed, weight * x + (1 - weight) * x[partners], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_weights_follow_the_beta_distribution(alpha: float) -> None:
     mixup, x = Mixup(alpha, seed=1), mx.zeros((2, 1))

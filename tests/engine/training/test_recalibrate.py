@@ -28,6 +28,8 @@ from models.layers.heads import ClassifierDropout
 from models.layers.norms import BatchNorm3d
 from tests.engine.doubles import TinyData, tiny_config
 
+pytestmark = pytest.mark.slow
+
 BODY = ClassifierDropout(rate=0.5, places=("body",))
 
 

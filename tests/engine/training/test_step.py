@@ -156,6 +156,7 @@ def test_random_key_comes_back() -> None:
     assert mx.random.normal((3,)).tolist() == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_a_loaded_step_goes_on_bit_for_bit(tmp_path, name: str, decay: float) -> None:

@@ -169,6 +169,7 @@ def _held(model: nn.Module, x: mx.array, seed: int) -> np.ndarray:
         return np.array(model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["element", "channel"])
 @pytest.mark.parametrize("position", ["after_activation", "before_norm"])
 def test_held_masks_are_one_for_all_samples_and_calls(kind: str, position: Any) -> None:

@@ -46,6 +46,7 @@ def _one_by_one(
     return block(x, residual)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["after_activation", "after_norm", "before_norm"])
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("act", [None, nn.ReLU(), nn.LeakyReLU(0.2), nn.GELU(), nn.SiLU()])
@@ -73,6 +74,7 @@ def test_fused_layers_equal_layers_one_by_one(
         np.testing.assert_allclose(np.array(whole), np.array(without), rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", [nn.Dropout3d(0.5), nn.Dropout(0.5)])
 @pytest.mark.parametrize("act", [nn.LeakyReLU(), nn.GELU()])
 @pytest.mark.parametrize("kind", ["instance", "batch", "group"])

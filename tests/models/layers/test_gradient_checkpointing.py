@@ -13,6 +13,8 @@ from models.layers.heads import ClassifierDropout
 from models.resnet3d import ResNet3dArgs
 from models.unet3d import Dropout, UNet3dArgs
 
+pytestmark = pytest.mark.slow
+
 EVERYWHERE = ("encoder", "bottleneck", "decoder", "skip")
 
 

@@ -177,6 +177,7 @@ def test_members_that_overlap(tmp_path: Path) -> None:
     expect_refusal(path, r"pack\.json is damaged", read=True)
 
 
+@pytest.mark.slow
 def test_random_damage_never_ends_in_anything_but_a_refusal(tmp_path: Path) -> None:
     import numpy as np
 

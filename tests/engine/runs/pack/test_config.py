@@ -82,6 +82,7 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
 BOMB = b"a: &a [x, x, x, x]\n" + b"\n".join(b"k%d: &k%d [*a, *a]" % (i, i) for i in range(9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "match"),
     [
