@@ -24,11 +24,9 @@ from engine.runs.run_folder import RunFolder
 from models import build_model
 from ops import memory
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,10 @@ from tests.data.clip_files import numbered, write_clip
 from tests.data.write_layouts import write_folders, write_volume
 from tests.planning.take import config_of, planned
 
-pytestmark = pytest.mark.slow
-
 QUICK = ("train.epochs=null", "train.steps=2", "train.validate_every_steps=2", "optim.warmup_steps=1")
 Capture = pytest.CaptureFixture[str]
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 
 def write_volumes(root: Path, cases: int, shape: tuple[int, int, int] = (8, 8, 10), rare: int = 2) -> Path:

@@ -14,8 +14,6 @@ from ops import backend
 from tests import processes
 from tests.conftest import NO_BFLOAT16
 
-pytestmark = pytest.mark.slow
-
 TWO = """
 import os, sys
 import train
@@ -24,7 +22,7 @@ backend.why_no_bfloat16 = lambda: "it cannot" if os.environ["MLX_RANK"] == "1" e
 sys.exit(train.main(sys.argv[1:]))
 """
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,9 @@ from engine.runs.run_folder import RunFolder
 from models import build_model
 from models.layers.dropout import held_masks
 
-pytestmark = pytest.mark.slow
-
 MAPS = ("entropy", "mutual_information", "variance")
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 
 @pytest.fixture(scope="module")

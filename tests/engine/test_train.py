@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import train as script
-from configs import Config, load_config
+from configs import Config
 from data.synthetic.phantoms import write_phantoms
+from engine.config import load_config
 from engine.evaluate import evaluate
 from engine.runs.run_folder import RunFolder
 from engine.train import dry_run, train

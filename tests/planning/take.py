@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import plan
-from configs import Config, load_config
+from configs import Config
+from engine.config import load_config
 from planning.survey.layout import read_settings
 from planning.survey.survey import Survey, take_survey
 
