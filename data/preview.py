@@ -49,9 +49,6 @@ def save_preview(
     figure.savefig(path, dpi=100)
 
 
-save_labelled_preview = save_preview
-
-
 def _draw_planes(axes: Sequence[Any], image: np.ndarray, label: np.ndarray, values: Sequence[int], name: str) -> None:
     low, high = np.percentile(image, (0.5, 99.5))
     for plane, (ax, axis) in enumerate(zip(axes, ("D", "H", "W"), strict=True)):

@@ -14,7 +14,7 @@ import mlx.core as mx
 from configs import Config
 from configs.schema.load import Overrides, apply_overrides
 from data.dataset import Dataset, open_data
-from data.preview import save_labelled_preview, save_preview
+from data.preview import save_preview
 from engine.config import check_config, load_config
 from engine.distributed.group import ALONE, Group
 from engine.evaluation import classification, segmentation
@@ -131,10 +131,7 @@ def dry_run(config: Config, group: Group = ALONE) -> str:
     config.run_folder.mkdir(parents=True, exist_ok=True)
     picture = config.run_folder / "batch.png"
     shown = (picture, batch["x"], batch["y"], data.class_names, [cases[int(i)].id for i in batch["index"]])
-    if config.task == "classification":
-        save_labelled_preview(*shown, is_clip=config.data.clip is not None)
-    else:
-        save_preview(*shown)
+    save_preview(*shown, is_clip=config.data.clip is not None)
     lines = [f"parameters  {count_parameters(step.model):,}"]
     if config.freeze is not None:
         lines.append(f"frozen      {step.freezing}")
