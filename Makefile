@@ -1,7 +1,7 @@
 # make setup   .venv with MLX's backend for this machine: Metal on a Mac, CUDA where a driver answers, else CPU
 # make demo    phantoms -> train -> evaluate, then the same with clips; a few minutes on two cores
 # make test    lint, format check, types, tests
-# make test-fast   lint, format check and the tests that take no time: under a minute on two cores
+# make test-fast   lint, format check and the quick tests: under a minute on two free cores
 # make bench   the training step against PyTorch, in one run
 # PYTHON=... chooses the Python of a new .venv; else the first one that runs and that MLX's wheels fit.
 PYTHONS := python3.13 python3.12 python3.11 python3
