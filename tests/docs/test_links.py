@@ -34,7 +34,7 @@ def test_commands_name_what_there_is(page: Path) -> None:
         assert (ROOT / config).exists() or config == "configs/mine.yaml", config
 
 
-@pytest.mark.parametrize("page", ["docs/architecture.md"])
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/extending.md"])
 def test_named_files_exist(page: str) -> None:
     """A file without a folder is in one of those that its section names before it."""
     for section in (ROOT / page).read_text(encoding="utf-8").split("\n## "):
