@@ -20,6 +20,7 @@ from data.dataset import open_data
 from data.synthetic.phantoms import write_phantoms
 from engine.config import check_config
 from engine.runs.checkpoints import save_checkpoint
+from engine.runs.run_config import read_config
 from engine.runs.run_folder import RunFolder
 from models import build_model
 from ops import memory
@@ -270,7 +271,7 @@ def test_mistakes_are_told_in_one_message(run: RunFolder, capsys: pytest.Capture
 
 
 def test_what_only_the_machine_decides_may_be_set(run: RunFolder) -> None:
-    found = evaluate.load_run_config(run, ["train.compile=never", "data.workers=3", "data.cache={memory_gb: 1}"])
+    found = read_config(run, ["train.compile=never", "data.workers=3", "data.cache={memory_gb: 1}"])
     assert (found.train.compile, found.data.workers, found.data.cache.memory_gb) == ("never", 3, 1)
 
 

@@ -18,7 +18,7 @@ _log = logging.getLogger("mlx_volumes")
 _KINDS = {nn.Dropout: "element", nn.Dropout2d: "channel", nn.Dropout3d: "channel"}
 
 
-def make_dropout(dropout: DropoutArgs, place: str) -> nn.Dropout3d | nn.Dropout | None:
+def make_dropout(dropout: DropoutArgs, place: str) -> nn.Module | None:
     """Return the layer that the config wants at `place`, or None where it wants none."""
     if dropout.kind == "none" or place not in dropout.places:
         return None
