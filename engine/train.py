@@ -26,13 +26,15 @@ from engine.runs.precision import set_up_device, settle_training
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StoppableData, StopRequest
 from engine.training.batches import Feed
+from engine.training.budget import Budget
 from engine.training.check_compatibility import check_array_sizes, check_fits_the_data
 from engine.training.dry_run import format_rehearsal, rehearse
 from engine.training.freezing import Freezing
 from engine.training.load_weights import Start, loaded_parameters, read_start
-from engine.training.loop import Plan, Validate, fit, restore
+from engine.training.loop import Validate, fit, restore
 from engine.training.losses import balanced_weights, build_loss
 from engine.training.match_weights import begin_from, format_start
+from engine.training.milestones import NO_HOOKS, Hooks
 from engine.training.optim import build_optimizer
 from engine.training.progress import Position, ShowPreparation
 from engine.training.step import TrainStep
@@ -43,12 +45,14 @@ from models.layers.norms import synchronise_batch_norms
 _log = logging.getLogger("mlx_volumes")
 
 
-def train(config: Config | Path | str, overrides: Overrides = (), group: Group = ALONE) -> RunFolder:
+def train(
+    config: Config | Path | str, overrides: Overrides = (), group: Group = ALONE, hooks: Hooks = NO_HOOKS
+) -> RunFolder:
     """Train a run to the end of its budget; return its folder.
 
     config: a config, or the path of its YAML file; `overrides` are laid over it, {"train.steps": 500}. With
     {"resume": True} the run goes on where it stopped. Ctrl-C, SIGTERM, or a file STOP in the run's folder end it after
-    the current step, saved. Progress is logged as "mlx_volumes".
+    the current step, saved. Progress is logged as "mlx_volumes"; `hooks` are called as it goes.
 
     Raises ValueError for a mistake in the config or the data, NonFiniteError for a loss that is no number, OSError
     where files cannot be read or written.
@@ -58,7 +62,7 @@ def train(config: Config | Path | str, overrides: Overrides = (), group: Group =
     elif overrides:
         config = check_config(apply_overrides(config.model_dump(mode="json", by_alias=True), overrides), config.name)
     set_up_device(config)
-    return begin(settle_training(config, group), group).fit()
+    return begin(settle_training(config, group), group).fit(hooks)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Training:
     stop: StopRequest
     group: Group
 
-    def fit(self) -> RunFolder:
+    def fit(self, hooks: Hooks = NO_HOOKS) -> RunFolder:
         """Train to the end of the budget, or until it is asked to stop; write the run's report.
 
         Raises NonFiniteError, OSError and FileProblem, for what goes wrong on the way.
@@ -81,7 +85,8 @@ class Training:
         config, data, stop, group = self.config, self.data, self.stop, self.group
         validate, cases = build_validation(config, data, stop, group), data.cases("train")
         with stop, group.together():
-            fit(self.step, data, self.run, config, self.position, stop, validate, lambda index: cases[index].id, group)
+            arguments = (self.step, data, self.run, config, self.position, stop, validate)
+            fit(*arguments, lambda index: cases[index].id, group, hooks)
         if group.writes:
             _log.info("report: %s", write_run_report(self.run))
         return self.run
@@ -121,8 +126,8 @@ def dry_run(config: Config, group: Group = ALONE) -> str:
     Writes the first batch as batch.png into the run's folder.
     """
     data, step, start = assemble(config, group)
-    plan = Plan.of(config, data.batches_per_epoch)
-    with Feed(data, plan.steps_per_epoch, config.train.accumulate) as feed:
+    budget = Budget.of(config, data.batches_per_epoch)
+    with Feed(data, budget.steps_per_epoch, config.train.accumulate) as feed:
         batches, _ = feed.next(0)
     rehearsal = rehearse(step, batches)
     if not group.writes:
@@ -138,7 +143,7 @@ def dry_run(config: Config, group: Group = ALONE) -> str:
     lines.append(format_table(dropout_table(step.model)))
     if start is not None:
         lines.append(format_start(start))
-    return "\n".join([*lines, format_rehearsal(rehearsal, plan), f"batch       {picture}"])
+    return "\n".join([*lines, format_rehearsal(rehearsal, budget), f"batch       {picture}"])
 
 
 def assemble(config: Config, group: Group = ALONE) -> tuple[Dataset, TrainStep, Start | None]:
@@ -170,7 +175,7 @@ def build_step(config: Config, data: Dataset, group: Group, start: Start | None 
     """Build model, loss and optimiser from the config, seeded; the model begins from `start`, where there is one."""
     check_fits_the_data(config, data)
     check_array_sizes(config, data, training=True)
-    plan = Plan.of(config, data.batches_per_epoch)
+    budget = Budget.of(config, data.batches_per_epoch)
     loss_config = config.loss
     if loss_config.class_weights == "balanced":
         labels: list[Any] = [case.label for case in data.cases("train")]
@@ -188,7 +193,7 @@ def build_step(config: Config, data: Dataset, group: Group, start: Start | None 
         synchronise_batch_norms(model, group.gather_for_all)
     freezing = Freezing(model, config.freeze)
     loaded = loaded_parameters(config, start, group) if config.optim.decay_to_start is not None else set()
-    optimizer = build_optimizer(config.optim, plan.total_steps, model, freezing, loaded)
+    optimizer = build_optimizer(config.optim, budget.total_steps, model, freezing, loaded)
     if config.freeze is not None:
         _log.info("frozen: %s", freezing)
     return TrainStep(model, optimizer, loss, config.train, config.optim, group, freezing, config.seed)

@@ -14,8 +14,8 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest
 from engine.train import assemble, build_validation
 from engine.training.batches import Feed
+from engine.training.budget import Budget
 from engine.training.dry_run import format_seconds, rehearse
-from engine.training.loop import Plan
 from models.layers.dropout import DropoutRow
 from studies.expand import PlannedRun, SweepPlan, make_plan, no_validation
 from studies.sweep_folder import check_unchanged, is_finished, seconds_taken
@@ -27,18 +27,18 @@ _log = logging.getLogger("mlx_volumes")
 class Pace:
     """What a rehearsal of a run measured."""
 
-    plan: Plan
+    budget: Budget
     step_seconds: float
     case_seconds: float  # of validation
     num_cases: Mapping[str, int]  # by split
 
     def seconds_of(self, config: Config, train_cases: int) -> float:
         """What the whole run takes: steps, validations, evaluations; reading, writing and starting are left out."""
-        validations = -(-self.plan.total_steps // self.plan.validate_every)
+        validations = -(-self.budget.total_steps // self.budget.validate_every)
         val = self.num_cases["val"]
         cases = validations * min(config.evaluate.validation_cases or val, val)
         cases += min(config.evaluate.cases or val, val) + min(train_cases, self.num_cases["train"])
-        return self.plan.total_steps * self.step_seconds + cases * self.case_seconds
+        return self.budget.total_steps * self.step_seconds + cases * self.case_seconds
 
 
 def rehearse_run(config: Config) -> Pace:
@@ -48,8 +48,8 @@ def rehearse_run(config: Config) -> Pace:
     """
     set_up_device(config)
     data, step, _ = assemble(config)
-    plan = Plan.of(config, data.batches_per_epoch)
-    with Feed(data, plan.steps_per_epoch, config.train.accumulate) as feed:
+    budget = Budget.of(config, data.batches_per_epoch)
+    with Feed(data, budget.steps_per_epoch, config.train.accumulate) as feed:
         rehearsal = rehearse(step, feed.next(0)[0])
     one_case = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"validation_cases": 1})})
     validate = build_validation(one_case, data, StopRequest(config.run_folder / "STOP"))
@@ -58,7 +58,7 @@ def rehearse_run(config: Config) -> Pace:
     started = time.perf_counter()
     validate(step.model)
     num_cases = {split: len(ids) for split, ids in data.splits.items()}
-    return Pace(plan, rehearsal.seconds, time.perf_counter() - started, num_cases)
+    return Pace(budget, rehearsal.seconds, time.perf_counter() - started, num_cases)
 
 
 def list_sweep(config: Config, only: str | None = None, rehearsed: Callable[[Config], Pace] = rehearse_run) -> str:

@@ -117,7 +117,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        there = sorted(p.name for p in path.parent.glob("[!.]*.yaml")) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, there, n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else f"; found {', '.join(there)}" if there else ""
         raise ConfigError(f"{path}: no such config file{hint}") from None

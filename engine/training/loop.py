@@ -13,14 +13,11 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest
 from engine.training.batches import Feed, TrainingData
 from engine.training.budget import Budget
-from engine.training.milestones import Hooks, Milestones, Validate
+from engine.training.milestones import NO_HOOKS, Hooks, Milestones, Validate
 from engine.training.progress import Position, Progress
 from engine.training.step import Batch, StepResult, TrainStep
 
 _log = logging.getLogger("mlx_volumes")
-
-NO_HOOKS = Hooks()
-Plan = Budget  # what callers named it
 
 
 class NonFiniteError(RuntimeError):

@@ -47,6 +47,9 @@ class Hooks:
     on_end: Callable[[int, nn.Module], Any] = _nothing
 
 
+NO_HOOKS = Hooks()
+
+
 @dataclass(frozen=True)
 class Milestones:
     """Knows all that is done between steps; in a group all processes call it alike, and rank 0 writes."""
