@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ValueError(f"{what}, and --licence goes with --export")
             if pack and (len(arguments.run) > 1 or arguments.mc_dropout):
                 raise ValueError("--export packs one run, without --mc-dropout")
+            import engine.config  # noqa: F401  # a run's config is checked against all that is registered
+
             runs = open_trained(arguments.run, arguments.checkpoint, arguments.overrides)
             if pack:
                 from engine.predict import export

@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_finite_ends_all(tmp_path, config) -> None:
         _start(
             tmp_path,
             config,
-            fault="return {**own(self, case, index, epoch), 'x': own(self, case, index, epoch)['x'] * float('nan')}",
+            fault="sample = own(self, case, index, epoch, repeat); return {**sample, 'x': sample['x'] * float('nan')}",
         ),
         60,
     )

@@ -16,7 +16,7 @@ def check_config_unchanged(run: RunFolder, config: Config) -> None:
     old, new = flatten(run.read_config_tree()), flatten(config.model_dump(mode="json"))
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     lines = {key: f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing}
-    safe = keys_where(Config, may_change_on_resume)  # data.root among them: `check_data_unchanged` follows
+    safe = keys_where(type(config), may_change_on_resume)  # data.root among them: `check_data_unchanged` follows
     unsafe = [line for key, line in lines.items() if not is_within(key, safe)]
     if unsafe:
         raise ValueError(

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import train as script
-from configs import Config
 from data.synthetic.phantoms import write_phantoms
-from engine.config import load_config
+from engine.config import check_config, load_config
 from engine.evaluate import evaluate
 from engine.runs.run_folder import RunFolder
 from engine.train import dry_run, train
@@ -70,7 +69,7 @@ def test_a_sweep_is_left_to_the_script(config: Path) -> None:
     tree = load_config(config).model_dump(mode="json")
     sweep = {"grid": {"model.args.dropout.rate": [0.1, 0.2]}, "seeds": [0]}
     with pytest.raises(ValueError, match=r"sweep: train\.py trains its runs, each in a process of its own"):
-        train(Config.model_validate({**tree, "sweep": sweep}))
+        train(check_config({**tree, "sweep": sweep}, "test"))
 
 
 def test_evaluation_returns_what_it_writes(config: Path, tmp_path: Path) -> None:

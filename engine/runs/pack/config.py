@@ -43,7 +43,7 @@ def neutral_config(config: Config) -> Config:
     """The config with every path, case id and machine's matter at its default, and the run's name without folders."""
     tree = config.model_dump(mode="json", by_alias=True)
     labels = ("data.columns.label",) if isinstance(config.data.columns.label, tuple) else ()  # classes may coincide
-    kept = pick(tree, (*keys_where(Config, is_packed), *labels))
+    kept = pick(tree, (*keys_where(type(config), is_packed), *labels))
     kept["name"], kept["data"]["root"] = config.name.rpartition("/")[2], NO_ROOT
     return check_config(kept, where="the packed config")
 

@@ -26,6 +26,7 @@ from configs.schema.roles import (
 )
 from configs.schema.train import EvaluateConfig
 from configs.schema.types import Key, Section
+from engine.config import config_class
 
 CHOSEN = ("model", "loss")  # the networks and losses declare the keys
 # Every other key. A new one is entered here: does it decide the weights? Could it hold a path or a case's name?
@@ -95,7 +96,7 @@ ROLES = {
 
 def test_every_key_has_the_role_that_was_decided_on() -> None:
     found: dict[str, dict[str, str]] = {role: {} for role in ROLES}
-    for path, key in keys_of(Config).items():
+    for path, key in keys_of(config_class()).items():
         if path.split(".")[0] in CHOSEN:
             assert key == Key()
             continue
@@ -146,7 +147,7 @@ DATA = "data.source data.root data.images data.labels data.columns data.class_na
     ],
 )
 def test_what_follows_from_the_roles(rule: Rule, keys: str) -> None:
-    assert sorted(keys_where(Config, rule)) == sorted(keys.split())
+    assert sorted(keys_where(config_class(), rule)) == sorted(keys.split())
 
 
 def types_in(annotation: object) -> list[object]:
@@ -165,7 +166,7 @@ def test_no_packed_key_holds_a_path() -> None:
         return found
 
     assert paths(Config) == {"run.dir", "data.root", "data.cache.folder", "init.from"}
-    assert not any(is_within(path, keys_where(Config, is_packed)) for path in paths(Config))
+    assert not any(is_within(path, keys_where(config_class(), is_packed)) for path in paths(config_class()))
 
 
 class Empty(Section):
