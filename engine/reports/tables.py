@@ -18,8 +18,9 @@ def number(value: float, digits: int = 4, sign: str = "") -> str:
 
 
 def interval(row: Mapping[str, Any], digits: int = 4, sign: str = "") -> str:
-    """Return `0.8123 – 0.9012` of the row's "interval_95"."""
-    return " – ".join(number(end, digits, sign) for end in row["interval_95"])
+    """Return `0.8123 – 0.9012` of the row's "interval_95"; «–» where there is none."""
+    ends = [number(end, digits, sign) for end in row["interval_95"]]
+    return "–" if ends == ["–", "–"] else " – ".join(ends)
 
 
 def html_number(row: Mapping[str, Any], sign: str = "") -> str:

@@ -26,9 +26,9 @@ def test_a_number_that_does_not_exist_is_a_dash(value: float, digits: int, sign:
 
 def test_an_interval_stands_beside_or_below_its_number() -> None:
     assert interval(SOME) == "-0.5000 – 0.2500"
-    assert interval(NOTHING) == "– – –"
+    assert interval(NOTHING) == "–"
     assert html_number(SOME, "+") == "-0.123<small>-0.500 – +0.250</small>"
-    assert html_number(NOTHING) == "–<small>– – –</small>"
+    assert html_number(NOTHING) == "–<small>–</small>"
 
 
 def test_tables_of_text_and_html() -> None:
