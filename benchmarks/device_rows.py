@@ -120,8 +120,8 @@ def step(name: str, precision: Any, size: Size) -> Callable[[], Arrays]:
 
 def prediction(name: str, precision: str, size: Size) -> Callable[[], Arrays]:
     """Class probabilities of a volume that takes several windows, or of a batch of two."""
+    from engine.evaluation.cases import make_predict
     from engine.evaluation.classification import predict_cases
-    from engine.evaluation.segmentation import make_predict
     from engine.evaluation.sliding_window import predict_probabilities
 
     model, _, axes = network(name)

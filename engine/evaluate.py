@@ -21,12 +21,13 @@ from data.prepare.volumes import read_case_image
 from engine.config import check_config
 from engine.distributed.gather import collect
 from engine.distributed.group import ALONE, Group
+from engine.evaluation.cases import Failure, evenly_spaced
 from engine.evaluation.classification import ClassifiedCase, classify_cases, classify_together
 from engine.evaluation.ensemble import find_seen
 from engine.evaluation.grad_cam import grad_cam
 from engine.evaluation.members import Member
 from engine.evaluation.seen import divide, find_choice, own_splits, warn_of_cases
-from engine.evaluation.segmentation import CaseResult, Failure, Save, evaluate_cases, evenly_spaced
+from engine.evaluation.segmentation import CaseResult, Save, evaluate_cases
 from engine.evaluation.temperature import choose_temperature, store_temperature
 from engine.evaluation.voxels import VoxelFacts
 from engine.metrics.calibration import Reliability
@@ -37,6 +38,7 @@ from engine.reports import segmentation_tables as of_volumes
 from engine.reports.classification_report import write_classification_report
 from engine.reports.segmentation_report import write_evaluation_report
 from engine.reports.slices import PackedPlane, Slices
+from engine.reports.tables import write_metrics
 from engine.reports.uncertainty_report import uncertainty_sections
 from engine.reports.uncertainty_tables import (
     format_tables,
@@ -212,7 +214,7 @@ def segment(job: Job, save: Save, read_image: Callable[[str], np.ndarray]) -> li
     metrics |= summarise(results) | job.summarise_parts(results, summarise)
     metrics |= summarise_voxels(results, settings.bootstrap_samples, job.temperature, settings.seed)
     metrics["failed"] = [asdict(failure) for failure in failures]
-    of_volumes.write_metrics(job.output / "metrics.json", metrics)
+    write_metrics(job.output / "metrics.json", metrics)
     of_volumes.write_cases(job.output / "cases.csv", results, names)
     write_case_uncertainty(job.output / "uncertainty.csv", results)
     keep_temperature(job)
@@ -250,7 +252,7 @@ def classify(job: Job, baseline: Path | str | None) -> list[Failure]:
     metrics |= summarise(results) | job.summarise_parts(results, summarise)
     metrics |= summarise_classified(results, settings.bootstrap_samples, job.temperature, settings.seed)
     metrics["failed"] = [asdict(failure) for failure in failures]
-    of_volumes.write_metrics(job.output / "metrics.json", metrics)
+    write_metrics(job.output / "metrics.json", metrics)
     of_classes.write_cases(job.output / "cases.csv", results, names)
     keep_temperature(job)
     path, sections = job.output / "report.html", uncertainty_sections(metrics)

@@ -17,10 +17,11 @@ import numpy as np
 from data.dataset import open_images
 from engine.config import Config
 from engine.distributed.group import ALONE, Group
+from engine.evaluation.cases import make_predict
 from engine.evaluation.classification import classify_case
 from engine.evaluation.ensemble import join_config
 from engine.evaluation.members import Member, draw_members
-from engine.evaluation.segmentation import make_predict, predict_case
+from engine.evaluation.segmentation import predict_case
 from engine.evaluation.sliding_window import Predict
 from engine.evaluation.temperature import choose_temperature
 from engine.runs.checkpoints import load_weights, read_state

@@ -7,7 +7,6 @@ run = train("configs/mine.yaml", {"train.steps": 500})
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -18,7 +17,7 @@ from data.preview import save_preview
 from engine.config import check_config, load_config
 from engine.distributed.group import ALONE, Group
 from engine.evaluation import classification, segmentation
-from engine.reports.segmentation_report import write_run_report
+from engine.reports.page import write_run_report
 from engine.runs.check_resume import check_config_unchanged
 from engine.runs.checkpoints import steps_in
 from engine.runs.environment import write_facts
@@ -178,8 +177,7 @@ def build_step(config: Config, data: Dataset, group: Group, start: Start | None 
     budget = Budget.of(config, data.batches_per_epoch)
     loss_config = config.loss
     if loss_config.class_weights == "balanced":
-        labels: list[Any] = [case.label for case in data.cases("train")]
-        weights = balanced_weights({name: labels.count(k) for k, name in enumerate(data.class_names)})
+        weights = balanced_weights(dict(zip(data.class_names, data.class_counts["train"], strict=True)))
         loss_config = loss_config.model_copy(update={"class_weights": weights})
         _log.info("class weights: %s", ", ".join(f"{weight:.3g}" for weight in weights))
     loss = build_loss(loss_config, data.num_outputs, group.gather if group.size > 1 else None)

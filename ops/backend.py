@@ -73,11 +73,6 @@ def threads() -> int:
     return _threads or available_threads()
 
 
-def supports_bfloat16() -> bool:
-    """Whether the operators that run here compute bfloat16 natively."""
-    return why_no_bfloat16() is None
-
-
 def why_no_bfloat16() -> str | None:
     """What keeps the operators that run here from computing bfloat16 natively; None where they do.
 

@@ -21,7 +21,8 @@ from engine.reports.classification_tables import format_table as format_classifi
 from engine.reports.classification_tables import read_probabilities
 from engine.reports.classification_tables import summarise_cases as summarise_classified
 from engine.reports.segmentation_tables import format_table as format_segmentation
-from engine.reports.segmentation_tables import summarise_values, write_metrics
+from engine.reports.segmentation_tables import summarise_values
+from engine.reports.tables import write_metrics
 from engine.runs.run_folder import RunFolder
 from studies.scores import (
     Row,

@@ -76,7 +76,7 @@ def test_no_circle_of_modules() -> None:
     assert not imports, f"circles among {sorted(imports)}"
 
 
-def test_rooms_hold_few_files_and_files_few_lines() -> None:
+def test_files_hold_few_lines() -> None:
     for package in PACKAGES:
         for file in _modules(package).values():
             lines = len(file.read_text(encoding="utf-8").splitlines())

@@ -13,11 +13,7 @@ import numpy as np
 
 from configs import Config
 from engine.distributed.group import ALONE, Group
-from engine.evaluation.cases import Failure as Failure
-from engine.evaluation.cases import attempt, make_validator
-from engine.evaluation.cases import evaluating as evaluating
-from engine.evaluation.cases import evenly_spaced as evenly_spaced
-from engine.evaluation.cases import make_predict as make_predict
+from engine.evaluation.cases import Failure, attempt, make_validator
 from engine.evaluation.members import Member, predict_together, window_settings
 from engine.evaluation.sliding_window import (
     Predict,

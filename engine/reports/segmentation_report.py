@@ -11,7 +11,6 @@ from engine.evaluation.cases import Failure
 from engine.evaluation.segmentation import CaseResult
 from engine.metrics.bootstrap import explain_units
 from engine.reports.page import figure, image, write_evaluation_page
-from engine.reports.page import write_run_report as write_run_report
 from engine.reports.plots import plot_case, plot_scores
 from engine.reports.segmentation_tables import case_dice, count_cases
 from engine.reports.tables import html_table, interval, number

@@ -12,7 +12,6 @@ from engine.metrics.bootstrap import MIN_UNITS, describe_units, explain_units, r
 from engine.metrics.means import summarise
 from engine.metrics.segmentation import BOUNDS, METRICS, SURFACE_DEFINITION
 from engine.reports.tables import interval, number, text_table, write_csv
-from engine.reports.tables import write_metrics as write_metrics
 
 _VALUES = (*METRICS, "volume_ml", "reference_volume_ml")
 COLUMNS = ("case", "group", "class", *_VALUES, "empty_in")

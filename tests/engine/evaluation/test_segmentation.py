@@ -11,8 +11,9 @@ from mlx.utils import tree_flatten, tree_map
 
 from configs import Config
 from engine.config import config_class
+from engine.evaluation.cases import evaluating, evenly_spaced, make_predict
 from engine.evaluation.members import Member
-from engine.evaluation.segmentation import evaluate_cases, evaluating, evenly_spaced, make_predict, make_validation
+from engine.evaluation.segmentation import evaluate_cases, make_validation
 from engine.training.step import random_key
 from models import build_model
 from models.layers.dropout import held_masks

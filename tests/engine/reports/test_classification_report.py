@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from engine.config import check_config
+from engine.evaluation.cases import Failure
 from engine.evaluation.classification import ClassifiedCase
-from engine.evaluation.segmentation import Failure
 from engine.reports.classification_plots import plot_activation, plot_confusion, plot_roc
 from engine.reports.classification_report import worst_decisions, write_classification_report
 from engine.reports.classification_tables import summarise_cases

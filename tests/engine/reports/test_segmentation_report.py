@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from engine.config import check_config
-from engine.evaluation.segmentation import CaseResult, Failure
+from engine.evaluation.cases import Failure
+from engine.evaluation.segmentation import CaseResult
 from engine.metrics.segmentation import measure_volumes, score_case
-from engine.reports.segmentation_report import write_evaluation_report, write_run_report
+from engine.reports.page import write_run_report
+from engine.reports.segmentation_report import write_evaluation_report
 from engine.reports.segmentation_tables import summarise_cases
 from engine.reports.slices import cut_slices
 from engine.runs.run_folder import RunFolder

@@ -8,8 +8,9 @@ import pytest
 
 from engine.evaluation.segmentation import CaseResult
 from engine.metrics.segmentation import score_case
-from engine.reports.segmentation_tables import case_dice, format_table, summarise_cases, write_cases, write_metrics
+from engine.reports.segmentation_tables import case_dice, format_table, summarise_cases, write_cases
 from engine.reports.slices import cut_slices
+from engine.reports.tables import write_metrics
 
 NAMES = ["background", "left", "right"]
 SPACING_MM = (2.0, 1.0, 1.0)
