@@ -20,8 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     add_reading_arguments(parser)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with slices or frames, too")
     options = parser.parse_intermixed_args(arguments)
-    from planning.survey.page import write_page
-    from planning.survey.text import survey_text
+    from planning.report.page import write_page
+    from planning.report.text import survey_text
 
     try:
         if options.html is not None and not options.html.parent.is_dir():
@@ -53,7 +53,7 @@ def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) 
     """The survey of what `add_reading_arguments` took in, with a progress bar on a terminal's stderr."""
     from tqdm import tqdm
 
-    from planning.survey.layout import read_settings
+    from planning.layout.recognise import read_settings
     from planning.survey.survey import take_survey
 
     config = read_settings(options.path, options.overrides)

@@ -24,6 +24,10 @@ MAY_IMPORT = {
     "engine.predict": (*ROOMS, "data", "models"),
     "engine.train": (*ROOMS, "data", "models"),
     "planning": ("data", "engine", "configs"),
+    "planning.layout": ("data", "engine", "configs"),
+    "planning.survey": ("planning.layout", "data", "configs"),
+    "planning.report": ("planning.survey",),
+    "planning.proposal": ("planning.survey", "data", "engine", "configs"),
     "studies": ("engine", "models", "configs"),
 }
 MEETING = tuple(name for name in MAY_IMPORT if name.startswith("engine."))  # rooms must not reach up to these

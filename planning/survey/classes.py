@@ -8,8 +8,8 @@ from pathlib import Path
 from configs.schema.data import DataConfig
 from data.layouts.cases import some
 from data.layouts.table import read_table
+from planning.layout.class_layouts import class_folders, is_clip, is_volume
 from planning.survey.facts import ClassTable, Facts, Input, Remark
-from planning.survey.layout_classes import class_folders, is_clip, is_volume
 
 TINY = 10  # cases: of a class with fewer, folds and scores tell little
 IMBALANCE = 3.0  # of the commonest class over the rarest

@@ -12,9 +12,9 @@ from data.prepare.case_checks import Problem
 from planning.survey.classes import Classes, find_ignored_files
 from planning.survey.clips import CLIPS
 from planning.survey.facts import Input, Progress, Reading, Remark
+from planning.survey.findings import find_warnings
 from planning.survey.label_volumes import LabelVolumes, make_up_names
 from planning.survey.volumes import ROWS, VOLUMES, read_volumes
-from planning.survey.warnings import find_warnings
 
 log = logging.getLogger("mlx_volumes")
 

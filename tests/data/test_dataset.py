@@ -1,7 +1,6 @@
 """A config's data, from folder to batches."""
 
 import json
-import logging
 
 import nibabel
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 
 from data.dataset import open_data, open_images
 from data.files.volumes import read_label
-from engine.config import config_class
 from tests.data.batches import (
     assert_an_epoch_goes_on,
     assert_processes_share_batches_of_four,
@@ -17,79 +15,22 @@ from tests.data.batches import (
     assert_too_few_cases,
     batches,
 )
-
-AUGMENT = {
-    "flip": {"probability": 0.5},
-    "rotate": {"probability": 0.5},
-    "noise": {"probability": 0.5},
-    "gamma": {"probability": 0.5},
-}
-
-
-def write_msd(folder, cases=11):
-    """A small data set: noise, a bright box of class 1 and a dark one of class 2; sizes differ."""
-    (folder / "imagesTr").mkdir(parents=True)
-    (folder / "labelsTr").mkdir()
-    rng = np.random.default_rng(0)
-    listed = []
-    for number in range(cases):
-        shape = (14 + number % 3, 12, 10 + number % 2)
-        label = np.zeros(shape, np.uint8)
-        label[3:7, 2:6, 2:6] = 1
-        label[8:11, 7:10, 4:8] = 2
-        image = rng.normal(100, 5, shape).astype(np.float32) + 40 * (label == 1) - 30 * (label == 2)
-        affine = np.diag([1.0, 1.0, 1.5, 1.0])
-        name = f"case_{number:02d}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(image, affine), folder / "imagesTr" / name)
-        nibabel.save(nibabel.Nifti1Image(label, affine), folder / "labelsTr" / name)
-        listed.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
-    facts = {
-        "name": "boxes",
-        "modality": {"0": "MRI"},
-        "labels": {"0": "background", "1": "bright", "2": "dark"},
-        "training": listed,
-        "test": [],
-    }
-    (folder / "dataset.json").write_text(json.dumps(facts))
-    return folder
+from tests.data.boxes import boxes_config, put_nan, write_boxes
 
 
 @pytest.fixture(scope="module")
 def shared_root(tmp_path_factory):
-    return write_msd(tmp_path_factory.mktemp("msd") / "data")
+    return write_boxes(tmp_path_factory.mktemp("boxes") / "data")
 
 
 @pytest.fixture
 def root(tmp_path):
     """A data set that the test may damage."""
-    return write_msd(tmp_path / "data")
+    return write_boxes(tmp_path / "data")
 
 
-@pytest.fixture(scope="module")
-def cache_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def make_config(tmp_path, cache_folder):
-    def make(root, batch_size=2, seed=0, cache=None, **data):
-        cache = {"folder": cache_folder, **(cache or {})}
-        settings = {"root": root, "patch_size_voxels": (8, 8, 8), "augment": AUGMENT, "cache": cache, **data}
-        return config_class().model_validate(
-            {
-                "name": "t",
-                "seed": seed,
-                "run": {"dir": tmp_path / "runs"},
-                "data": settings,
-                "train": {"steps": 1, "batch_size": batch_size},
-            }
-        )
-
-    return make
-
-
-def test_facts_of_a_data_set(shared_root, make_config):
-    data = open_data(make_config(shared_root))
+def test_facts_of_a_data_set(shared_root):
+    data = open_data(boxes_config(shared_root))
     assert data.class_names == ("background", "bright", "dark")
     assert (data.num_channels, data.num_outputs) == (1, 3)
     assert {name: len(ids) for name, ids in data.splits.items()} == {"train": 8, "val": 3, "test": 0}
@@ -103,15 +44,15 @@ def test_facts_of_a_data_set(shared_root, make_config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"workers": 2}, {"workers": 4}, {"cache": {"memory_gb": 0}}])
-def test_batches_depend_on_seed_and_epoch_alone(shared_root, make_config, settings):
-    expected = batches(open_data(make_config(shared_root)), epoch=1)
-    data = open_data(make_config(shared_root, **settings))
+def test_batches_depend_on_seed_and_epoch_alone(shared_root, settings):
+    expected = batches(open_data(boxes_config(shared_root)), epoch=1)
+    data = open_data(boxes_config(shared_root, **settings))
     data.prepare_all()
     assert_same(batches(data, epoch=1), expected)
 
 
-def test_batch_contents(shared_root, make_config):
-    data = open_data(make_config(shared_root, batch_size=3))
+def test_batch_contents(shared_root):
+    data = open_data(boxes_config(shared_root, batch_size=3))
     found = batches(data)
     assert len(found) == 2
     assert found[0]["x"].shape == (3, 8, 8, 8, 1)
@@ -122,8 +63,8 @@ def test_batch_contents(shared_root, make_config):
     assert set(seen.tolist()) <= set(range(8))
 
 
-def test_samples_are_cut_from_their_case(shared_root, make_config):
-    data = open_data(make_config(shared_root, augment={}, normalisation="none"))
+def test_samples_are_cut_from_their_case(shared_root):
+    data = open_data(boxes_config(shared_root, augment={}, normalisation="none"))
     for batch in batches(data):
         for x, index in zip(batch["x"], batch["index"], strict=True):
             volume = data.load(data.splits["train"][index]).volume
@@ -131,12 +72,12 @@ def test_samples_are_cut_from_their_case(shared_root, make_config):
             assert (windows == x[..., 0]).all(axis=(-1, -2, -3)).any()
 
 
-def test_epochs_and_seeds_differ(shared_root, make_config):
-    data = open_data(make_config(shared_root))
+def test_epochs_and_seeds_differ(shared_root):
+    data = open_data(boxes_config(shared_root))
     orders = [np.concatenate([b["index"] for b in batches(data, epoch)]).tolist() for epoch in (0, 1)]
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
-    other = np.concatenate([b["index"] for b in batches(open_data(make_config(shared_root, seed=1)))])
+    other = np.concatenate([b["index"] for b in batches(open_data(boxes_config(shared_root, seed=1)))])
     assert other.tolist() != orders[0]
     first = {int(i): x for b in batches(data, 0) for i, x in zip(b["index"], b["x"], strict=True)}
     second = {int(i): x for b in batches(data, 1) for i, x in zip(b["index"], b["x"], strict=True)}
@@ -144,20 +85,20 @@ def test_epochs_and_seeds_differ(shared_root, make_config):
 
 
 @pytest.mark.parametrize("first_batch", [1, 3, 4])
-def test_resumed_epoch_goes_on_where_it_stopped(shared_root, make_config, first_batch):
-    assert_an_epoch_goes_on(open_data(make_config(shared_root, workers=2)), 2, first_batch)
+def test_resumed_epoch_goes_on_where_it_stopped(shared_root, first_batch):
+    assert_an_epoch_goes_on(open_data(boxes_config(shared_root, workers=2)), 2, first_batch)
 
 
-def test_processes_share_each_batch(shared_root, make_config):
-    assert_processes_share_batches_of_four(make_config(shared_root, batch_size=4))
+def test_processes_share_each_batch(shared_root):
+    assert_processes_share_batches_of_four(boxes_config(shared_root, batch_size=4))
 
 
-def test_batch_size_beyond_the_cases(shared_root, make_config):
-    assert_too_few_cases(make_config(shared_root, batch_size=9), "9 is more than the 8 training cases")
+def test_batch_size_beyond_the_cases(shared_root):
+    assert_too_few_cases(boxes_config(shared_root, batch_size=9), "9 is more than the 8 training cases")
 
 
-def test_whole_volumes_are_padded(shared_root, make_config):
-    data = open_data(make_config(shared_root, sampling="whole", patch_size_voxels=(16, 16, 16), augment={}))
+def test_whole_volumes_are_padded(shared_root):
+    data = open_data(boxes_config(shared_root, sampling="whole", patch_size_voxels=(16, 16, 16), augment={}))
     for batch in batches(data):
         assert batch["x"].shape[1:] == (16, 16, 16, 1)
         for y, index in zip(batch["y"], batch["index"], strict=True):
@@ -166,151 +107,38 @@ def test_whole_volumes_are_padded(shared_root, make_config):
     with pytest.raises(
         ValueError, match=r"data\.sampling=whole needs data\.patch_size_voxels of at least \[11, 12, 16\]"
     ):
-        open_data(make_config(shared_root, sampling="whole"))
+        open_data(boxes_config(shared_root, sampling="whole"))
 
 
-def test_grid_patches(shared_root, make_config):
-    data = open_data(make_config(shared_root, sampling="grid", augment={}))
+def test_grid_patches(shared_root):
+    data = open_data(boxes_config(shared_root, sampling="grid", augment={}))
     assert batches(data)[0]["x"].shape == (2, 8, 8, 8, 1)
 
 
-def test_prepared_once(shared_root, make_config, monkeypatch, tmp_path):
-    config = make_config(shared_root, cache={"folder": None})  # below run.dir
+def test_prepared_once(shared_root, monkeypatch):
+    config = boxes_config(shared_root, cache={"folder": None})  # below run.dir
     steps = []
     open_data(config).prepare_all(progress=lambda done, total: steps.append((done, total)))
     assert steps == [(n, 11) for n in range(1, 12)]
-    assert len(list((tmp_path / "runs" / ".cache").glob("*/facts.json"))) == 11
+    assert len(list((shared_root.parent / "runs" / ".cache").glob("*/facts.json"))) == 11
     monkeypatch.setattr("data.volume_input.prepare", None)  # would raise if anything were prepared again
     open_data(config).prepare_all()
     with pytest.raises(TypeError):
-        open_data(make_config(shared_root, percentiles=(1, 2), cache={"folder": None})).prepare_all()
+        open_data(boxes_config(shared_root, percentiles=(1, 2), cache={"folder": None})).prepare_all()
 
 
-def test_memory_holds_the_training_cases_when_they_fit(shared_root, make_config):
-    data = open_data(make_config(shared_root))
+def test_memory_holds_the_training_cases_when_they_fit(shared_root):
+    data = open_data(boxes_config(shared_root))
     data.prepare_all()
     assert not isinstance(data.load(data.splits["train"][0]).volume, np.memmap)
     assert isinstance(data.load(data.splits["val"][0]).volume, np.memmap)
-    mapped = open_data(make_config(shared_root, cache={"memory_gb": 1e-6}))
+    mapped = open_data(boxes_config(shared_root, cache={"memory_gb": 1e-6}))
     mapped.prepare_all()
     assert isinstance(mapped.load(mapped.splits["train"][0]).volume, np.memmap)
 
 
-def truncate(path):
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def put_nan(path):
-    image = nibabel.load(path)
-    voxels = np.asarray(image.dataobj).copy()
-    voxels[0, 0, 0] = np.nan
-    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
-
-
-def test_bad_cases_stop_and_are_all_listed(root, make_config):
-    truncate(root / "imagesTr" / "case_03.nii.gz")
-    (root / "labelsTr" / "case_05.nii.gz").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"(?s)2 of 11 cases .*case_03\.nii\.gz: .*case_05\.nii\.gz: .*on_error=skip"):
-        open_data(make_config(root))
-
-
-def test_bad_cases_are_skipped_and_kept_on_record(root, make_config, caplog):
-    whole = open_data(make_config(root))
-    truncate(root / "imagesTr" / "case_03.nii.gz")
-    put_nan(root / "imagesTr" / "case_05.nii.gz")
-    data = open_data(make_config(root, on_error="skip"))
-    assert [entry[0] for entry in data.skipped] == ["case_03"]
-    with caplog.at_level(logging.WARNING, "mlx_volumes"):
-        data.prepare_all()
-    assert [entry[0] for entry in data.skipped] == ["case_03", "case_05"]
-    assert data.skipped[1][1] == str(root / "imagesTr" / "case_05.nii.gz")
-    assert "1 NaN and 0 infinite voxels" in data.skipped[1][2]
-    assert "skipped case case_05" in caplog.text
-    for name, ids in whole.splits.items():
-        assert data.splits[name] == [i for i in ids if i not in ("case_03", "case_05")]
-    assert len(batches(data)) == data.batches_per_epoch
-
-
-def test_voxels_that_rule_a_case_out_stop_the_preparation(root, make_config):
-    put_nan(root / "imagesTr" / "case_05.nii.gz")
-    with pytest.raises(ValueError, match=r"1 of 11 cases cannot be used:\n.*case_05\.nii\.gz: 1 NaN"):
-        open_data(make_config(root)).prepare_all()
-
-
-def test_unprepared_bad_case_raises_with_its_name(root, make_config):
-    for image in (root / "imagesTr").iterdir():
-        put_nan(image)
-    data = open_data(make_config(root))
-    with pytest.raises(ValueError, match="1 NaN") as caught:
-        batches(data)
-    assert caught.value.__notes__[0].startswith("while reading case case_")
-
-
-def copy_case(root, case_id, over):
-    """The same voxels in other files, of another type."""
-    for folder in ("imagesTr", "labelsTr"):
-        image = nibabel.load(root / folder / f"{case_id}.nii.gz")
-        copy = nibabel.Nifti1Image(np.asarray(image.dataobj).astype(np.float64), image.affine)
-        nibabel.save(copy, root / folder / f"{over}.nii.gz")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["kfold", "lists"])
-def test_a_copy_in_another_split_is_found_before_training(root, make_config, kind, caplog):
-    whole = open_data(make_config(root))
-    trained, scored = whole.splits["train"][0], whole.splits["val"][0]
-    copy_case(root, scored, over=trained)
-    split = {"kind": kind}
-    if kind == "lists":
-        split |= {name: tuple(whole.splits[name]) for name in ("train", "val")}
-    for _ in range(2):  # the second time from the cache
-        with pytest.raises(
-            ValueError,
-            match=rf"(?s)1 of 11 .*{trained}\.nii\.gz: a copy of case {scored} \(.*{scored}\.nii\.gz\), which is in "
-            r"val: its score would flatter; remove one .* one group .* data\.split\.allow_copies=true.*on_error=skip",
-        ):
-            open_data(make_config(root, split=split)).prepare_all()
-
-    data = open_data(make_config(root, split=split, on_error="skip"))
-    data.prepare_all()
-    assert [case_id for case_id, _, _ in data.skipped] == [trained]
-    assert data.splits["train"] == whole.splits["train"][1:]
-    assert data.splits["val"] == whole.splits["val"]
-
-    caplog.clear()
-    kept = open_data(make_config(root, split={**split, "allow_copies": True}))
-    kept.prepare_all()
-    assert f"scores flatter, 1 training cases are copies of cases scored: {trained}" in caplog.text
-    assert kept.splits["train"] == whole.splits["train"]
-
-
-def test_copies_within_a_split_are_let_be(root, make_config):
-    first, second = open_data(make_config(root)).splits["train"][:2]
-    copy_case(root, first, over=second)
-    open_data(make_config(root)).prepare_all()
-
-
-def test_no_case_left(root, make_config):
-    for image in (root / "imagesTr").iterdir():
-        truncate(image)
-    with pytest.raises(ValueError, match="no case is left after skipping 11 bad ones"):
-        open_data(make_config(root, on_error="skip"))
-
-
-def test_case_with_other_channels_is_bad(root, make_config):
-    path = root / "imagesTr" / "case_04.nii.gz"
-    image = nibabel.load(path)
-    doubled = np.stack([np.asarray(image.dataobj)] * 2, axis=-1)
-    nibabel.save(nibabel.Nifti1Image(doubled, image.affine), path)
-    with pytest.raises(ValueError, match=r"case_04\.nii\.gz: 2 channels, expected 1"):
-        open_data(make_config(root))
-    with pytest.raises(ValueError, match=r"data\.channels=\[1\]: the images have 1, counted from 0"):
-        open_data(make_config(root, channels=[1], on_error="skip"))
-
-
-def test_ct_statistics_come_from_training_alone_and_are_reused(root, make_config):
-    config = make_config(root, normalisation="ct", percentiles=(10, 90))
+def test_ct_statistics_come_from_training_alone_and_are_reused(root):
+    config = boxes_config(root, normalisation="ct", percentiles=(10, 90))
     data = open_data(config)
     voxels = []
     for case in data.cases("train"):
@@ -328,16 +156,16 @@ def test_ct_statistics_come_from_training_alone_and_are_reused(root, make_config
     for case in data.cases("train"):  # without training files nothing could be measured again
         case.label.rename(case.label.with_suffix(".away"))
     stored = json.loads(json.dumps(data.statistics))
-    again = open_data(make_config(root, normalisation="ct", on_error="skip"), statistics=stored, splits={})
+    again = open_data(boxes_config(root, normalisation="ct", on_error="skip"), statistics=stored, splits={})
     assert again.statistics == data.statistics
     val = data.splits["val"][0]
     np.testing.assert_array_equal(again.load(val).volume, data.load(val).volume)
     with pytest.raises(ValueError, match=r"data\.normalisation=zscore, but the run's statistics are for ct"):
-        open_data(make_config(root, on_error="skip"), statistics=stored, splits={})
+        open_data(boxes_config(root, on_error="skip"), statistics=stored, splits={})
 
 
-def test_splits_of_a_run_are_kept(shared_root, make_config):
-    config = make_config(shared_root)
+def test_splits_of_a_run_are_kept(shared_root):
+    config = boxes_config(shared_root)
     splits = {"train": ["case_02", "case_00"], "val": ["case_09"], "test": []}
     data = open_data(config, splits=splits)
     assert data.splits == splits
@@ -346,24 +174,24 @@ def test_splits_of_a_run_are_kept(shared_root, make_config):
         open_data(config, splits={"train": ["case_00"], "val": ["other"]})
 
 
-def test_classes_must_be_those_of_the_run(shared_root, make_config):
-    statistics = open_data(make_config(shared_root)).statistics
+def test_classes_must_be_those_of_the_run(shared_root):
+    statistics = open_data(boxes_config(shared_root)).statistics
     with pytest.raises(ValueError, match=r"classes are \['a', 'b', 'c'\], the run was trained with \['background'"):
-        open_data(make_config(shared_root, class_names=("a", "b", "c")), statistics=statistics)
+        open_data(boxes_config(shared_root, class_names=("a", "b", "c")), statistics=statistics)
 
 
-def test_fingerprint_follows_files_and_preparation(root, make_config):
-    first = open_data(make_config(root)).fingerprint
-    assert open_data(make_config(root, workers=2, augment={})).fingerprint == first
-    assert open_data(make_config(root, spacing_mm=(1, 1, 1))).fingerprint != first
+def test_fingerprint_follows_files_and_preparation(root):
+    first = open_data(boxes_config(root)).fingerprint
+    assert open_data(boxes_config(root, workers=2, augment={})).fingerprint == first
+    assert open_data(boxes_config(root, spacing_mm=(1, 1, 1))).fingerprint != first
     moved = root.rename(root.parent / "moved")
-    assert open_data(make_config(moved)).fingerprint == first
+    assert open_data(boxes_config(moved)).fingerprint == first
     put_nan(moved / "imagesTr" / "case_01.nii.gz")
-    assert open_data(make_config(moved)).fingerprint != first
+    assert open_data(boxes_config(moved)).fingerprint != first
 
 
-def test_prediction_returns_to_the_untouched_label(shared_root, make_config):
-    data = open_data(make_config(shared_root, spacing_mm=(0.75, 0.5, 0.5)))
+def test_prediction_returns_to_the_untouched_label(shared_root):
+    data = open_data(boxes_config(shared_root, spacing_mm=(0.75, 0.5, 0.5)))
     case = data.cases("val")[0]
     prepared = data.load(case)
     assert prepared.grid.spacing_mm == pytest.approx((0.75, 0.5, 0.5))
@@ -375,15 +203,15 @@ def test_prediction_returns_to_the_untouched_label(shared_root, make_config):
     np.testing.assert_array_equal(np.concatenate(slabs).argmax(-1), label)
 
 
-def test_pictures_show_the_centre(shared_root, make_config):
-    pictures = open_data(make_config(shared_root)).pictures("case_00")
+def test_pictures_show_the_centre(shared_root):
+    pictures = open_data(boxes_config(shared_root)).pictures("case_00")
     assert (pictures.shape, pictures.dtype) == ((1, 8, 8, 8, 1), np.uint8)
     assert (pictures.min(), pictures.max()) == (0, 255)
 
 
-def test_merged_labels_train_and_score(shared_root, make_config):
+def test_merged_labels_train_and_score(shared_root):
     plain, merged = (
-        open_data(make_config(shared_root, **settings))
+        open_data(boxes_config(shared_root, **settings))
         for settings in ({}, {"label_map": {2: 1}, "class_names": ("background", "box")})
     )
     assert (plain.num_outputs, merged.num_outputs) == (3, 2)
@@ -395,8 +223,8 @@ def test_merged_labels_train_and_score(shared_root, make_config):
     assert {int(batch["y"].max()) for batch in batches(merged)} <= {0, 1}
 
 
-def test_unlabelled_images_of_a_folder(shared_root, make_config, tmp_path):
-    config = make_config(shared_root, cache={"folder": tmp_path / "new"})
+def test_unlabelled_images_of_a_folder(shared_root, tmp_path):
+    config = boxes_config(shared_root, cache={"folder": tmp_path / "new"})
     trained = open_data(config)
     images = open_images(shared_root / "imagesTr", config, trained.statistics)
     assert images.splits == {"images": [f"case_{n:02d}" for n in range(11)]}
@@ -410,8 +238,9 @@ def test_unlabelled_images_of_a_folder(shared_root, make_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_hippocampus_is_read_whole(datasets, make_config):
-    data = open_data(make_config(datasets / "hippocampus", batch_size=4, patch_size_voxels=(40, 56, 40)))
+def test_hippocampus_is_read_whole(datasets, tmp_path):
+    cache = {"folder": tmp_path}
+    data = open_data(boxes_config(datasets / "hippocampus", 4, cache=cache, patch_size_voxels=(40, 56, 40)))
     assert data.class_names == ("background", "Anterior", "Posterior")
     assert sum(len(ids) for ids in data.splits.values()) == 208
     for split in ("train", "val"):

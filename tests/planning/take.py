@@ -7,7 +7,7 @@ import pytest
 import plan
 from configs import Config
 from engine.config import load_config
-from planning.survey.layout import read_settings
+from planning.layout.recognise import read_settings
 from planning.survey.survey import Survey, take_survey
 
 

@@ -12,8 +12,8 @@ from imageio.v3 import imread
 
 from data.synthetic.phantoms import CLASS_NAMES
 from planning.inspect import main
+from planning.report.text import facts_table
 from planning.survey.survey import Survey
-from planning.survey.text import facts_table
 from planning.survey.thumbnails import colour_of, draw_thumbnail
 from tests.data.write_layouts import write_folders, write_layout, write_volume
 from tests.planning.take import remarks, survey

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planning.inspect import main
-from planning.survey.text import facts_table
+from planning.report.text import facts_table
 from tests.data.clip_files import numbered, write_clip
 from tests.data.write_layouts import write_volume
 from tests.planning.take import remarks, survey
@@ -205,7 +205,7 @@ def test_copies_in_two_groups(tmp_path: Path) -> None:
 def test_the_page_shows_a_sample_of_each_class(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("planning.survey.page.MAX_TILES", 8)
+    monkeypatch.setattr("planning.report.page.MAX_TILES", 8)
     root = write_volumes(tmp_path / "data")
     write_volume(root / "ill" / "case07.nii.gz", np.full((8, 8, 10), 5, np.uint8), (3, 1, 0.5))
     assert main([str(root), "--threads", "1", "--html", str(tmp_path / "page.html")]) == 1

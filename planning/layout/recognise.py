@@ -12,7 +12,7 @@ from data.layouts.cases import describe_folder, list_volumes
 from data.layouts.msd_nnunet import group_channels
 from data.layouts.registry import SOURCES, volume_layouts
 from engine.config import check_config
-from planning.survey.layout_classes import (
+from planning.layout.class_layouts import (
     CLASS_LAYOUTS,
     Tree,
     class_tree,

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from planning.report.text import facts_table
 from planning.survey.facts import Facts, Input
 from planning.survey.survey import Survey
-from planning.survey.text import facts_table
 from planning.survey.thumbnails import COLOURS
 
 MAX_TILES = 240  # about 1.5 MB of pictures

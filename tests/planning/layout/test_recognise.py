@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planning.survey.layout import read_settings, recognise
+from planning.layout.recognise import read_settings, recognise
 from tests.data.write_layouts import write_folders, write_layout, write_volume
 
 

@@ -1,0 +1,1 @@
+"""A survey for people: on a terminal, and as a page."""
