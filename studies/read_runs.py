@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from configs import Config
 from configs.schema.roles import is_within, keys_where, may_differ_between_runs
+from engine.config import config_class
 from engine.runs.check_resume import flatten
 from engine.runs.run_folder import RunFolder
-from studies.scores import CaseTable, read_table, whole_score
+from engine.training.losses import LOSSES
+from studies.case_rows import read_table
+from studies.scores import CaseTable, whole_score
 
 Curve = list[tuple[float, float]]  # (step, value)
 
@@ -160,15 +162,16 @@ def _read_run(
         return Run(*head, missing=f"evaluated at step {at} of {total}"), config, None
     if evaluated["failed"]:
         return Run(*head, missing=f"{len(evaluated['failed'])} cases could not be evaluated"), config, None
-    multi_label = config.get("loss.name") == "binary_cross_entropy"
-    metric, task = plan["metric"], plan["task"]
-    table = read_table(run.evaluation("val") / "cases.csv", metric, task, multi_label)
+    loss = LOSSES.get(config["loss.name"])
+    multi_label = loss is not None and "classes" in loss.targets
+    metric = plan["metric"]
+    table = read_table(run.evaluation("val") / "cases.csv", metric, multi_label)
     score = whole_score(table)
     if not math.isfinite(score):
         return Run(*head, missing=f"{metric} is undefined"), config, None
     on_train = _read_evaluation(run, "train")
     has_train = on_train is not None and on_train["checkpoint"]["step"] == at and not on_train["failed"]
-    train_table = read_table(run.evaluation("train") / "cases.csv", metric, task, multi_label) if has_train else None
+    train_table = read_table(run.evaluation("train") / "cases.csv", metric, multi_label) if has_train else None
     done = Run(
         *head,
         step=at,
@@ -204,7 +207,7 @@ def _check_configs(study: Study, configs: Mapping[str, dict[str, Any]]) -> None:
             if run.folder in configs and (found := configs[run.folder].get(key)) != planned:
                 where = study.folder / run.folder
                 raise ValueError(f"{where}: {key}={found}, but the sweep planned {planned}; {mend}")
-    free = keys_where(Config, may_differ_between_runs)
+    free = keys_where(config_class(), may_differ_between_runs)
     first: tuple[Cell, Run] | None = None
     for cell in sorted(study.cells, key=lambda cell: cell.name != study.baseline.source):
         own = [run for run in study.runs if run.cell == cell.name and run.folder in configs]

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs import Config
 from configs.schema.roles import is_within, keys_where, may_change_in_a_sweep
 from engine.config import check_config
 from engine.runs.check_resume import flatten
@@ -41,7 +40,7 @@ def check_unchanged(plan: SweepPlan) -> None:
         raise ValueError(f"{folder.path}: this is a run, not a sweep; choose another name=...")
     old = flatten(check_config(tree, str(folder.config_path)).model_dump(mode="json", exclude={"sweep"}))
     new = flatten(plan.config.model_dump(mode="json", exclude={"sweep"}))
-    free = keys_where(Config, may_change_in_a_sweep)
+    free = keys_where(type(plan.config), may_change_in_a_sweep)
     lines = [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 
 from configs import Config
-from configs.schema.load import ConfigError, Overrides, apply_overrides, check_config
+from configs.schema.load import ConfigError, Overrides, apply_overrides, bound, check_config
 from configs.schema.roles import is_within, keys_where, may_change_in_evaluation
 from engine.runs.run_folder import RunFolder
 
 
 def read_config(run: RunFolder, overrides: Overrides) -> Config:
     """The run's config with the overrides on top; bad cases are skipped, and reported at the end."""
-    free = keys_where(Config, may_change_in_evaluation)
+    free = keys_where(bound(), may_change_in_evaluation)
     for override in overrides:
         key = override if isinstance(overrides, Mapping) else override.partition("=")[0]
         if not is_within(key, free):

@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from engine.metrics.segmentation import SURFACE_DEFINITION
-from studies.scores import read_table, whole_score
+from studies.case_rows import read_table
+from studies.scores import whole_score
 from tests.studies.made_up import write_classified, write_metrics, write_segmented
 
 DICE = np.array([[0.9, 0.8], [0.7, np.nan], [0.5, 0.6]])
@@ -29,11 +30,11 @@ def classified(tmp_path: Path) -> Path:
 def test_segmentation_is_the_mean_over_classes_of_means_over_cases(
     segmented: Path, metric: str, expected: float
 ) -> None:
-    assert whole_score(read_table(segmented, metric, "segmentation", False)) == pytest.approx(expected)
+    assert whole_score(read_table(segmented, metric, False)) == pytest.approx(expected)
 
 
 def test_weights_count_cases_as_often_as_they_are_drawn(segmented: Path) -> None:
-    table = read_table(segmented, "dice.mean", "segmentation", False)
+    table = read_table(segmented, "dice.mean", False)
     # Case 0 twice and case 1 once: (0.9 + 0.9 + 0.7) / 3 and 0.8; case 1 alone: 0.7 and no posterior.
     found = table.score(np.array([[2, 1, 0], [0, 1, 0]]))
     assert found == pytest.approx([(2.5 / 3 + 0.8) / 2, 0.7])
@@ -53,11 +54,11 @@ def test_weights_count_cases_as_often_as_they_are_drawn(segmented: Path) -> None
     ],
 )
 def test_classification_has_scikit_learns_values(classified: Path, metric: str, expected: float) -> None:
-    assert whole_score(read_table(classified, metric, "classification", False)) == pytest.approx(expected)
+    assert whole_score(read_table(classified, metric, False)) == pytest.approx(expected)
 
 
 def test_weights_recompute_auc(classified: Path) -> None:
-    table = read_table(classified, "auc", "classification", False)
+    table = read_table(classified, "auc", False)
     weights = np.array([[2, 1, 0, 1, 1], [1, 0, 0, 0, 1]])
     found = table.score(weights)
     assert found[0] == pytest.approx(roc_auc_score(LABELS, P, sample_weight=weights[0]))
@@ -66,7 +67,7 @@ def test_weights_recompute_auc(classified: Path) -> None:
 
 
 def test_accuracy_is_a_mean_over_cases(classified: Path) -> None:
-    values = read_table(classified, "accuracy", "classification", False).case_values()
+    values = read_table(classified, "accuracy", False).case_values()
     assert values is not None
     assert values.tolist() == [1, 1, 0, 0, 1]
 
@@ -74,45 +75,46 @@ def test_accuracy_is_a_mean_over_cases(classified: Path) -> None:
 def test_labels_that_may_coincide(tmp_path: Path) -> None:
     path = tmp_path / "cases.csv"
     path.write_text("case,group,label,predicted,correct,views,p(a),p(b)\n1,,a|b,a,0,1,0.9,0.3\n2,g,,,1,1,0.2,0.1\n")
-    table = read_table(path, "accuracy", "classification", True)
+    table = read_table(path, "accuracy", True)
     assert whole_score(table) == 0.5
     assert table.units == ("case 1", "group g")
 
 
 @pytest.mark.parametrize(
-    ("task", "metric", "message"),
+    ("metric", "message"),
     [
-        ("segmentation", "auc", r"no metric auc: expected one of dice, .*, \.anterior, \.posterior"),
-        ("segmentation", "dice.lobe", "no metric dice.lobe"),
+        ("auc", r"no metric auc: expected one of dice, .*, \.anterior, \.posterior"),
+        ("dice.lobe", "no metric dice.lobe"),
     ],
 )
-def test_unknown_metrics_are_named(segmented: Path, task: str, metric: str, message: str) -> None:
+def test_unknown_metrics_are_named(segmented: Path, metric: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_table(segmented, metric, task, False)
+        read_table(segmented, metric, False)
 
 
 def test_unknown_metrics_of_classes_are_named(classified: Path) -> None:
     with pytest.raises(ValueError, match=r"no metric dice.mean: expected one of accuracy, .*auc.CLASS"):
-        read_table(classified, "dice.mean", "classification", False)
+        read_table(classified, "dice.mean", False)
 
 
-def test_unfit_files_are_named(classified: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cases.csv: no column 'class'; was it written by evaluate.py"):
-        read_table(classified, "dice.mean", "segmentation", False)
+def test_unfit_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("case,dice\n1,0.5\n")
+    with pytest.raises(ValueError, match=r"other.csv: no column 'correct'; was it written by evaluate.py"):
+        read_table(tmp_path / "other.csv", "dice.mean", False)
     (tmp_path / "empty.csv").write_text("case,class,dice\n")
     with pytest.raises(ValueError, match=r"empty.csv: no case in it"):
-        read_table(tmp_path / "empty.csv", "dice.mean", "segmentation", False)
+        read_table(tmp_path / "empty.csv", "dice.mean", False)
 
 
 def test_segmentations_have_groups(tmp_path: Path) -> None:
     columns = "case,group,class,dice,reference_volume_ml\n"
     (tmp_path / "cases.csv").write_text(f"{columns}1,p,lobe,0.5,1\n2,p,lobe,0.7,1\n3,,lobe,0.9,1\n")
-    table = read_table(tmp_path / "cases.csv", "dice.mean", "segmentation", False)
+    table = read_table(tmp_path / "cases.csv", "dice.mean", False)
     assert table.units == ("group p", "group p", "case 3")
 
 
 def test_surfaces_of_another_definition_are_refused(segmented: Path) -> None:
     with pytest.raises(ValueError, match=r"metrics.json: surface_definition=None, expected .*; evaluate the run again"):
-        read_table(segmented, "nsd.mean", "segmentation", False)
+        read_table(segmented, "nsd.mean", False)
     write_metrics(segmented.parent, surface_definition=SURFACE_DEFINITION)
-    assert whole_score(read_table(segmented, "nsd.mean", "segmentation", False)) == 1
+    assert whole_score(read_table(segmented, "nsd.mean", False)) == 1
