@@ -81,9 +81,9 @@ def why_no_bfloat16() -> str | None:
     if active() == "mlx":
         on_gpu = device.on_gpu()
         return judge_bfloat16("mlx", on_gpu, mx.device_info() if on_gpu else {})
-    from ops.cpu import onednn
+    from ops.cpu.onednn import primitives
 
-    return judge_bfloat16("onednn", False, {"native_bfloat16": onednn.runtime().native_bfloat16})
+    return judge_bfloat16("onednn", False, {"native_bfloat16": primitives.runtime().native_bfloat16})
 
 
 def judge_bfloat16(form: str, on_gpu: bool, facts: Mapping[str, Any]) -> str | None:
@@ -125,9 +125,9 @@ def _choose_automatically(on_gpu: bool, threads: int) -> str:
 def _load(threads: int) -> None:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise OSError(f"ops=onednn needs Linux x86-64, this is {sys.platform} {platform.machine()}: use ops=mlx")
-    from ops.cpu import onednn
+    from ops.cpu.onednn import primitives
 
-    onednn.load(threads)
+    primitives.load(threads)
     try:
         importlib.import_module("numba")
     except ImportError as error:

@@ -41,7 +41,7 @@ def conv3d(
         )
     g = Geometry("conv3d", x.shape, weight.shape, (n, *output, o), stride, padding, dilation)
     if backend.runs_on_onednn(x):
-        from ops.cpu.onednn_function import convolve
+        from ops.cpu.onednn.function import convolve
 
         return convolve(g, x, weight, bias, input_grad, weight_grad)
 

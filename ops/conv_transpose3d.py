@@ -45,7 +45,7 @@ def conv_transpose3d(
         )
     g = Geometry("conv_transpose3d", x.shape, weight.shape, (n, *output, o), stride, padding, (1, 1, 1))
     if backend.runs_on_onednn(x):
-        from ops.cpu.onednn_function import convolve
+        from ops.cpu.onednn.function import convolve
 
         return convolve(g, x, weight, bias, input_grad=True, weight_grad=weight_grad)
 

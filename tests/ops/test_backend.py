@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 from ops import backend
-from ops.cpu import onednn, onednn_library
+from ops.cpu.onednn import primitives
 
 HERE = sys.platform == "linux" and platform.machine() == "x86_64"
 linux_x86_64 = pytest.mark.skipif(not HERE, reason="oneDNN's form is for Linux x86-64")
@@ -23,15 +23,15 @@ def undecided(monkeypatch, caplog):
     monkeypatch.delenv("MLX_VOLUMES_OPS", raising=False)
     monkeypatch.setattr(backend, "_form", None)
     monkeypatch.setattr(backend, "_threads", None)
-    monkeypatch.setattr(onednn, "_runtime", onednn._runtime)
+    monkeypatch.setattr(primitives, "_runtime", primitives._runtime)
     yield
-    if onednn._runtime is not None:
-        onednn._runtime.set_threads(len(os.sched_getaffinity(0)))
+    if primitives._runtime is not None:
+        primitives._runtime.set_threads(len(os.sched_getaffinity(0)))
 
 
 def missing(monkeypatch, library):
     """Let the loader behave as where `library` is not installed."""
-    monkeypatch.setattr(onednn, "_runtime", None)
+    monkeypatch.setattr(primitives, "_runtime", None)
 
     class Loader(ctypes.CDLL):
         def __init__(self, name, *arguments):
@@ -39,7 +39,7 @@ def missing(monkeypatch, library):
                 raise OSError(f"{library}: cannot open shared object file: No such file or directory")
             super().__init__(name, *arguments)
 
-    monkeypatch.setattr(onednn_library.ctypes, "CDLL", Loader)
+    monkeypatch.setattr(ctypes, "CDLL", Loader)
 
 
 @linux_x86_64
@@ -55,7 +55,7 @@ def test_auto_takes_onednn_here_and_says_so_once(caplog):
 def test_threads_reach_onednn():
     backend.choose("onednn", threads=1)
     assert backend.threads() == 1
-    assert onednn.runtime().openmp.omp_get_max_threads() == 1
+    assert primitives.runtime().openmp.omp_get_max_threads() == 1
 
 
 def test_the_environment_decides_under_auto_and_a_name_goes_before_it(monkeypatch, caplog):
@@ -107,14 +107,14 @@ def test_a_missing_wheel_is_named(monkeypatch, caplog):
 
 @linux_x86_64
 def test_another_version_of_onednn_is_refused(monkeypatch):
-    monkeypatch.setattr(onednn, "_runtime", None)
+    monkeypatch.setattr(primitives, "_runtime", None)
     version = SimpleNamespace(contents=SimpleNamespace(major=2, minor=7))
 
     class Old(ctypes.CDLL):
         def __getattr__(self, name):
             return (lambda: version) if name == "dnnl_version" else super().__getattr__(name)
 
-    monkeypatch.setattr(onednn_library.ctypes, "CDLL", Old)
+    monkeypatch.setattr(ctypes, "CDLL", Old)
     with pytest.raises(OSError, match=r"is oneDNN 2\.7, version 3 is needed"):
         backend.choose("onednn")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ops.conv3d import conv3d
-from ops.cpu import onednn_conv
+from ops.cpu.onednn import convolution
 from tests.ops.convolution_checks import assert_as_exact_as_plain, draw, float64, results, use
 from tests.ops.convolution_reference import conv, conv_gradients, output_size
 
@@ -71,10 +71,10 @@ def test_bfloat16_keeps_float32_weights_and_their_gradients(monkeypatch, form):
 
 def test_bfloat16_is_computed_in_float32_where_the_cpu_lacks_it(monkeypatch):
     use(monkeypatch, "onednn")
-    from ops.cpu import onednn
+    from ops.cpu.onednn import primitives
 
     x, w = draw((1, 4, 4, 4, 16), mx.bfloat16), draw((8, 3, 3, 3, 16))
-    monkeypatch.setattr(onednn.runtime(), "native_bfloat16", False)
+    monkeypatch.setattr(primitives.runtime(), "native_bfloat16", False)
     y = conv3d(x, w, padding=1)
     assert y.dtype == mx.bfloat16
     assert mx.array_equal(y, conv3d(x.astype(mx.float32), w, padding=1).astype(mx.bfloat16))
@@ -114,14 +114,14 @@ def test_a_gradient_that_is_off_is_stopped_and_the_others_stay(monkeypatch, form
 
 def test_input_grad_off_computes_no_data_gradient(monkeypatch):
     use(monkeypatch, "onednn")
-    monkeypatch.setattr(onednn_conv, "backward_data", lambda *_: pytest.fail("the data gradient was computed"))
+    monkeypatch.setattr(convolution, "backward_data", lambda *_: pytest.fail("the data gradient was computed"))
     x, w = draw((1, 4, 4, 4, 2)), draw((3, 3, 3, 3, 2))
     mx.eval(mx.grad(lambda w: conv3d(x, w, input_grad=False).sum())(w))
 
 
 def test_weight_grad_off_computes_no_weight_gradient(monkeypatch):
     use(monkeypatch, "onednn")
-    monkeypatch.setattr(onednn_conv, "backward_weights", lambda *_: pytest.fail("the weight gradient was computed"))
+    monkeypatch.setattr(convolution, "backward_weights", lambda *_: pytest.fail("the weight gradient was computed"))
     x, w = draw((1, 4, 4, 4, 2)), draw((3, 3, 3, 3, 2))
     mx.eval(mx.grad(lambda x: conv3d(x, w, weight_grad=False).sum())(x))
 
@@ -189,7 +189,7 @@ def test_says_how_to_run_where_arrays_have_no_values(monkeypatch, transform):
 
 def test_float16_stays_with_mlx(monkeypatch):
     use(monkeypatch, "onednn")
-    monkeypatch.setattr(onednn_conv, "forward", lambda *_: pytest.fail("oneDNN was called"))
+    monkeypatch.setattr(convolution, "forward", lambda *_: pytest.fail("oneDNN was called"))
     assert conv3d(draw((1, 3, 3, 3, 2), mx.float16), draw((3, 3, 3, 3, 2))).dtype == mx.float16
 
 

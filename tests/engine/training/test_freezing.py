@@ -186,16 +186,16 @@ def test_a_frozen_run_equals_one_whose_gradients_are_masked(name: str, form: str
 def test_frozen_convolutions_cost_no_weight_gradient(monkeypatch) -> None:
     pytest.importorskip("numba")
     monkeypatch.setattr(backend, "_form", "onednn")
-    from ops.cpu import onednn_conv
+    from ops.cpu.onednn import convolution
 
     shapes = []
-    real = onednn_conv.backward_weights
+    real = convolution.backward_weights
 
     def count(g, *arrays) -> None:
         shapes.append(g.weight_shape)
         real(g, *arrays)
 
-    monkeypatch.setattr(onednn_conv, "backward_weights", count)
+    monkeypatch.setattr(convolution, "backward_weights", count)
     _step(None)([DATA.batch(0, 0)])
     encoder, decoder = (4, 3, 3, 3, 1), (4, 3, 3, 3, 4)
     assert shapes == [decoder, encoder]  # the head is MLX's own layer

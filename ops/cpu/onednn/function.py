@@ -7,9 +7,9 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
-from ops.cpu import onednn_conv
 from ops.cpu.arrays import empty, view
-from ops.cpu.onednn import runtime
+from ops.cpu.onednn import convolution
+from ops.cpu.onednn.primitives import runtime
 from ops.geometry import Geometry
 
 
@@ -33,7 +33,7 @@ def _function(g: Geometry, input_grad: bool, weight_grad: bool) -> Callable[...,
     @mx.custom_function
     def function(x: mx.array, weight: mx.array, *bias: mx.array) -> mx.array:
         y, target = empty(g.y_shape, x.dtype)
-        onednn_conv.forward(g, view(x), view(weight), view(bias[0]) if bias else None, target)
+        convolution.forward(g, view(x), view(weight), view(bias[0]) if bias else None, target)
         return y
 
     @function.vjp
@@ -42,12 +42,12 @@ def _function(g: Geometry, input_grad: bool, weight_grad: bool) -> Callable[...,
         cotangent = view(dy)
         if weight_grad:
             dweight, dweight_target = empty(g.weight_shape, mx.float32)
-            onednn_conv.backward_weights(g, view(x), cotangent, dweight_target)
+            convolution.backward_weights(g, view(x), cotangent, dweight_target)
         else:
             dweight = mx.zeros(g.weight_shape)  # lazy: nobody asks for it
         if input_grad:
             dx, dx_target = empty(g.x_shape, x.dtype)
-            onednn_conv.backward_data(g, cotangent, view(weight), dx_target)
+            convolution.backward_data(g, cotangent, view(weight), dx_target)
         else:
             dx = mx.zeros(g.x_shape, x.dtype)
         return (dx, dweight, *(mx.array(_sum_voxels(cotangent)) for _ in bias))

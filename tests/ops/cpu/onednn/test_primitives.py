@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ops import backend
-from ops.cpu import onednn, onednn_conv
+from ops.cpu.onednn import convolution, primitives
 from ops.geometry import Geometry
 
 
@@ -26,13 +26,13 @@ def geometry(size, channels=4, y=None):
 
 def run(g):
     x, w, y = (np.ones(shape, np.float32) for shape in (g.x_shape, g.weight_shape, g.y_shape))
-    onednn_conv.forward(g, x, w, None, y)
+    convolution.forward(g, x, w, None, y)
     return y
 
 
 def test_a_refused_call_names_operator_and_shapes():
     with pytest.raises(
-        onednn.OneDNNError,
+        primitives.OneDNNError,
         match=r"invalid arguments: forward of conv3d of x \(1, 5, 5, 5, 4\) float32 by weight \(4, 3, 3, 3, 4\) "
         r"to \(1, 9, 9, 9, 4\), stride \(1, 1, 1\), padding \(1, 1, 1\), dilation \(1, 1, 1\)",
     ):
@@ -40,13 +40,13 @@ def test_a_refused_call_names_operator_and_shapes():
 
 
 def test_an_unknown_status_is_reported_as_a_number():
-    with pytest.raises(onednn.OneDNNError, match="status 77: dancing"):
-        onednn.check(77, "dancing")
+    with pytest.raises(primitives.OneDNNError, match="status 77: dancing"):
+        primitives.check(77, "dancing")
 
 
 def test_plans_are_built_once_and_the_cache_is_bounded(monkeypatch):
-    monkeypatch.setattr(onednn, "CACHE_SIZE", 3)
-    runtime, built = onednn.runtime(), []
+    monkeypatch.setattr(primitives, "CACHE_SIZE", 3)
+    runtime, built = primitives.runtime(), []
     runtime._plans.clear()
     for key in "abcadab":  # d evicts b, the least recently used
         runtime.plan(key, lambda key=key: built.append(key))
@@ -56,22 +56,24 @@ def test_plans_are_built_once_and_the_cache_is_bounded(monkeypatch):
 
 
 def test_evicted_plans_give_their_handles_back(monkeypatch):
-    runtime = onednn.runtime()
+    runtime = primitives.runtime()
     runtime._plans.clear()
     alive = []
-    create = onednn.Runtime.create
+    create = primitives.Runtime.create
 
     def counted(self, function, *arguments, **options):
         handle = create(self, function, *arguments, **options)
         destroy = handle._finalizer.peek()[1]
         handle._finalizer.detach()
         alive.append(function)
-        handle._finalizer = onednn.weakref.finalize(
-            handle, lambda pointer: (alive.remove(function), onednn.check(destroy(pointer), function)), handle.pointer
+        handle._finalizer = primitives.weakref.finalize(
+            handle,
+            lambda pointer: (alive.remove(function), primitives.check(destroy(pointer), function)),
+            handle.pointer,
         )
         return handle
 
-    monkeypatch.setattr(onednn.Runtime, "create", counted)
+    monkeypatch.setattr(primitives.Runtime, "create", counted)
     run(geometry(4))
     assert alive.count("primitive_create") == 2  # the convolution and the weights' reorder
     runtime._plans.clear()
@@ -91,9 +93,9 @@ CHANGING_SHAPES = """
 import mlx.core as mx
 from ops import backend
 from ops.conv3d import conv3d
-from ops.cpu import onednn
+from ops.cpu.onednn import primitives
 backend.choose("onednn")
-onednn.CACHE_SIZE = 24
+primitives.CACHE_SIZE = 24
 def rss():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
 w = mx.random.normal((16, 3, 3, 3, 16))

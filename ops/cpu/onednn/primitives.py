@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ops.cpu import onednn_library as dnnl
+from ops.cpu.onednn import library as dnnl
 
 CACHE_SIZE = 256
 _ALIGNMENT = 64

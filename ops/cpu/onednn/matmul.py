@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from ops.cpu import onednn_library as dnnl
-from ops.cpu.onednn import Primitive, runtime
+from ops.cpu.onednn import library as dnnl
+from ops.cpu.onednn.primitives import Primitive, runtime
 from ops.geometry import Geometry
 
 MAX_VOXELS = 256  # of the output, over the batch: from 512 on the direct kernels are as fast

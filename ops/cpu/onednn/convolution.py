@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ops.cpu import onednn_library as dnnl
-from ops.cpu import onednn_matmul
-from ops.cpu.onednn import Handle, Primitive, Runtime, dims, runtime
+from ops.cpu.onednn import library as dnnl
+from ops.cpu.onednn import matmul
+from ops.cpu.onednn.primitives import Handle, Primitive, Runtime, dims, runtime
 from ops.geometry import Geometry, Shape
 
 
@@ -29,8 +29,8 @@ def backward_data(g: Geometry, dy: np.ndarray, weight: np.ndarray, dx: np.ndarra
 
 def backward_weights(g: Geometry, x: np.ndarray, dy: np.ndarray, dweight: np.ndarray) -> None:
     """Write the gradient with respect to the weight into dweight."""
-    if onednn_matmul.suits(g):
-        runtime().plan(("weight gradient as a product", g), lambda: onednn_matmul.WeightGradient(g))(x, dy, dweight)
+    if matmul.suits(g):
+        runtime().plan(("weight gradient as a product", g), lambda: matmul.WeightGradient(g))(x, dy, dweight)
         return
     if g.bfloat16 and _is_shallow(g):
         g, x, dy = replace(g, bfloat16=False), _as_float32(x), _as_float32(dy)

@@ -1,0 +1,1 @@
+"""oneDNN: its library, primitives built of it, and convolutions as MLX functions with gradients."""
