@@ -26,7 +26,7 @@ MEASURED_WIDTHS = WIDTHS[:3]
 SHAPES = ((1, 16, 32, 32, 1), (1, 32, 32, 32, 1))
 PRECISIONS = ("float32", "bfloat16")
 STEP = 32  # voxels, the product of the strides
-UNFOLD_BYTES = 64 << 20  # that the rule of ops/conv_forms.py lets a call take
+UNFOLD_BYTES = 64 << 20  # that ops/convolution/rules.py lets a call take
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ process of its own; prints a table, and exits with 1 where the mlx form's peak p
 
 Counted is what MLX allocates, in both forms; oneDNN's and NumPy's scratch, which would add to the onednn form, is not.
 On the CPU MLX unfolds the input of every convolution, which Metal does not: calls that its implicit kernel takes
-(backend/metal/conv.cpp, `dispatch_conv_3D_gpu`) are replaced by the allocations it makes. Of those that stay, the
-rule of `ops/conv_forms.py` decides, with its bounds made smaller as the patches are smaller than those it is made for.
+(backend/metal/conv.cpp, `dispatch_conv_3D_gpu`) are replaced by the allocations it makes. Of those that stay,
+`ops/convolution/rules.py` decides, its bounds made smaller as the patches are smaller than those they are made for.
 The peaks that count are taken under `mx.set_memory_limit(1_000_000)`: it keeps MLX from starting tasks long before
 their results are used. Without it a race decides how many; one such peak is shown besides.
 """
@@ -107,9 +107,9 @@ def measure(case: Case, form: str, limit: int, precision: str = "float32") -> di
 
 def stand_in_for_metal(voxels: int) -> None:
     """Let this process's convolutions allocate what Metal's do, for a batch of so many voxels."""
-    from ops import conv_forms
+    from ops.convolution import rules
 
-    conv_forms.SMALL_UNFOLD_BYTES = conv_forms.SMALL_UNFOLD_BYTES * voxels // FULL_VOXELS
+    rules.SMALL_UNFOLD_BYTES = rules.SMALL_UNFOLD_BYTES * voxels // FULL_VOXELS
     conv3d, conv_general = mx.conv3d, mx.conv_general
 
     def is_implicit(kwargs: dict[str, Any]) -> bool:

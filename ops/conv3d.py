@@ -2,8 +2,9 @@
 
 import mlx.core as mx
 
-from ops import backend, conv_plain
-from ops.geometry import Geometry, Triple, triple
+from ops import backend
+from ops.convolution import plain
+from ops.convolution.geometry import Geometry, Triple, triple
 
 
 def conv3d(
@@ -48,7 +49,7 @@ def conv3d(
     def forward(x: mx.array, w: mx.array) -> mx.array:
         return mx.conv3d(x, w, stride, padding, dilation)
 
-    return conv_plain.convolve(g, forward, x, weight, bias, input_grad, weight_grad)
+    return plain.convolve(g, forward, x, weight, bias, input_grad, weight_grad)
 
 
 def check_channels(operator: str, x: mx.array, weight: mx.array, bias: mx.array | None) -> None:

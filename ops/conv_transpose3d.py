@@ -2,9 +2,10 @@
 
 import mlx.core as mx
 
-from ops import backend, conv_plain
+from ops import backend
 from ops.conv3d import check_channels
-from ops.geometry import Geometry, Triple, triple
+from ops.convolution import plain
+from ops.convolution.geometry import Geometry, Triple, triple
 
 
 def conv_transpose3d(
@@ -59,4 +60,4 @@ def conv_transpose3d(
         d, h, v = (slice(p, end) for p, end in zip(padding, ends, strict=True))
         return y[:, d, h, v]
 
-    return conv_plain.convolve(g, forward, x, weight, bias, input_grad=True, weight_grad=weight_grad)
+    return plain.convolve(g, forward, x, weight, bias, input_grad=True, weight_grad=weight_grad)

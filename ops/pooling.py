@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from ops import backend
-from ops.geometry import Triple, triple
+from ops.convolution.geometry import Triple, triple
 
 
 def max_pool3d(

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from ops import backend
-from ops.geometry import Triple, triple
+from ops.convolution.geometry import Triple, triple
 
 MODES = ("nearest", "linear")
 

@@ -8,10 +8,10 @@ import mlx.core as mx
 import numpy as np
 
 from ops import backend
+from ops.convolution.geometry import Triple
 from ops.cpu.arrays import empty, view
 from ops.cpu.kernels import integer, kernel, load, share, store, thread_number, vector, volume
 from ops.cpu.resample_kernels import linear_operator
-from ops.geometry import Triple
 
 
 @functools.lru_cache(256)

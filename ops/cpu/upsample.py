@@ -6,8 +6,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ops.convolution.geometry import Shape, Triple
 from ops.cpu.resample_kernels import linear_operator
-from ops.geometry import Shape, Triple
 
 
 def upsample3d(x: mx.array, scale: Triple, mode: str) -> mx.array:

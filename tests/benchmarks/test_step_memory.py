@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import step_memory
-from ops import backend, conv_forms
+from ops import backend
+from ops.convolution import rules
 
 
 @pytest.mark.parametrize(("stride", "kernel"), [(1, 3), (2, 3), (1, 1), ((1, 2, 2), (1, 3, 5))])
@@ -46,7 +47,7 @@ def test_the_stand_in_allocates_what_metal_does(channels, outputs, expected) -> 
 def test_a_row(monkeypatch) -> None:
     monkeypatch.setattr(mx, "conv3d", mx.conv3d)  # which the benchmark replaces
     monkeypatch.setattr(mx, "conv_general", mx.conv_general)
-    monkeypatch.setattr(conv_forms, "SMALL_UNFOLD_BYTES", conv_forms.SMALL_UNFOLD_BYTES)
+    monkeypatch.setattr(rules, "SMALL_UNFOLD_BYTES", rules.SMALL_UNFOLD_BYTES)
     case = dataclasses.replace(step_memory.small("unet16"), shape=(1, 8, 8, 8, 1), widths=(16, 16))
     limit = mx.set_memory_limit(step_memory.LIMIT_BYTES)
     try:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.unet3d import UNet3d, UNet3dArgs
-from ops import conv_forms
+from ops.convolution import rules
 from tests.ops.convolution_checks import draw, use
 
 pytestmark = pytest.mark.slow
@@ -47,6 +47,6 @@ def test_losses_agree_where_every_layer_is_a_large_one(monkeypatch, device, comp
     """Nothing unfolds: by rows or cuDNN's convolution, phases, products and tiles."""
     network = {"widths": (6, 8, 12), "residual": True, "convolutions": 1}
     want = train(monkeypatch, "onednn", **network)
-    monkeypatch.setattr(conv_forms, "SMALL_UNFOLD_BYTES", 1)
-    monkeypatch.setattr(conv_forms, "device", lambda: device)
+    monkeypatch.setattr(rules, "SMALL_UNFOLD_BYTES", 1)
+    monkeypatch.setattr(rules, "device", lambda: device)
     np.testing.assert_allclose(train(monkeypatch, "mlx", compiled=compiled, **network), want, rtol=1e-4)

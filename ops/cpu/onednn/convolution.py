@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ops.convolution.geometry import Geometry, Shape
 from ops.cpu.onednn import library as dnnl
 from ops.cpu.onednn import matmul
 from ops.cpu.onednn.primitives import Handle, Primitive, Runtime, dims, runtime
-from ops.geometry import Geometry, Shape
 
 
 def forward(g: Geometry, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:

@@ -7,10 +7,10 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
+from ops.convolution.geometry import Geometry
 from ops.cpu.arrays import empty, view
 from ops.cpu.onednn import convolution
 from ops.cpu.onednn.primitives import runtime
-from ops.geometry import Geometry
 
 
 def convolve(

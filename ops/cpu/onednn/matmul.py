@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
+from ops.convolution.geometry import Geometry
 from ops.cpu.onednn import library as dnnl
 from ops.cpu.onednn.primitives import Primitive, runtime
-from ops.geometry import Geometry
 
 MAX_VOXELS = 256  # of the output, over the batch: from 512 on the direct kernels are as fast
 MIN_CHANNEL_PAIRS = 128 * 128

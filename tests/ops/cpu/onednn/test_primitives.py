@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ops import backend
+from ops.convolution.geometry import Geometry
 from ops.cpu.onednn import convolution, primitives
-from ops.geometry import Geometry
 
 
 @pytest.fixture(autouse=True)

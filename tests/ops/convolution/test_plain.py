@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from models.layers.gradient_checkpointing import recomputed
-from ops import conv_forms, conv_plain
 from ops.conv3d import conv3d
 from ops.conv_transpose3d import conv_transpose3d
+from ops.convolution import plain, rules
 from tests.ops.convolution_checks import draw, float64, use
 from tests.ops.convolution_reference import (
     conv,
@@ -63,14 +63,14 @@ TRANSPOSED = [
 def on(request, monkeypatch):
     """Run a device's forms, on the CPU."""
     use(monkeypatch, "mlx")
-    monkeypatch.setattr(conv_forms, "device", lambda: request.param)
+    monkeypatch.setattr(rules, "device", lambda: request.param)
     return request.param
 
 
 @pytest.fixture
 def unfold_nothing(monkeypatch):
     """Take every layer for a large one."""
-    monkeypatch.setattr(conv_forms, "SMALL_UNFOLD_BYTES", 1)
+    monkeypatch.setattr(rules, "SMALL_UNFOLD_BYTES", 1)
 
 
 def convolution(case, dtype):
@@ -145,8 +145,8 @@ def test_bias_gradient_of_bfloat16_is_summed_in_float32(on):
 
 def calls(monkeypatch, name):
     made = []
-    function = getattr(conv_plain, name)
-    monkeypatch.setattr(conv_plain, name, lambda *arguments: (made.append(name), function(*arguments))[1])
+    function = getattr(plain, name)
+    monkeypatch.setattr(plain, name, lambda *arguments: (made.append(name), function(*arguments))[1])
     return made
 
 
@@ -228,7 +228,7 @@ def test_weight_gradient_of_an_image_layer_is_unfolded_in_slabs(monkeypatch):
         return mx.vjp(lambda w: conv3d(x, w, padding=2, input_grad=False), [w], [dy])[1]
 
     assert peak(ours, x, w, dy) > whole
-    monkeypatch.setattr(conv_forms, "SMALL_UNFOLD_BYTES", whole // 8)
+    monkeypatch.setattr(rules, "SMALL_UNFOLD_BYTES", whole // 8)
     assert peak(ours, x, w, dy) < 0.25 * whole
 
 
@@ -281,8 +281,8 @@ def test_gradients_of_a_chain_come_layer_by_layer(monkeypatch, unfold_nothing):
 def test_cudnn_is_asked_for_a_weight_gradient(monkeypatch, stride):
     """MLX's CUDA backend takes a convolution for one where both arrays are transposed and the kernel is the larger."""
     use(monkeypatch, "mlx")
-    monkeypatch.setattr(conv_forms, "device", lambda: "cuda")
-    monkeypatch.setattr(conv_forms, "SMALL_UNFOLD_BYTES", 1)
+    monkeypatch.setattr(rules, "device", lambda: "cuda")
+    monkeypatch.setattr(rules, "SMALL_UNFOLD_BYTES", 1)
     asked = []
     monkeypatch.setattr(
         mx, "conv_general", lambda x, w, **k: asked.append((x.shape, w.shape, k)) or mx.zeros((6, 3, 3, 3, 4))

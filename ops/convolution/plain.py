@@ -1,4 +1,4 @@
-"""Convolutions and their gradients in plain MLX, without unfolding the input. `ops/conv_forms.py` chooses.
+"""Convolutions and their gradients in plain MLX, without unfolding the input. `ops/convolution/rules.py` chooses.
 
 A layer's gradients are ordered: bias, weight, input. Left to itself MLX computes the weights' gradients of all
 layers last, and keeps all that they need until then.
@@ -13,9 +13,9 @@ from typing import cast
 
 import mlx.core as mx
 
-from ops import conv_forms
-from ops.conv_forms import Forms
-from ops.geometry import Geometry
+from ops.convolution import rules
+from ops.convolution.geometry import Geometry
+from ops.convolution.rules import Forms
 
 Function = Callable[..., mx.array]
 
@@ -34,7 +34,7 @@ def convolve(
     forward(x, weight) is MLX's own. The result has x's dtype, gradients that of what they belong to. Asking for x's
     gradient computes the weight's too, unless weight_grad is False.
     """
-    forms = conv_forms.choose(g, x.dtype.size, conv_forms.device())
+    forms = rules.choose(g, x.dtype.size, rules.device())
     parameters = [p for p in (weight, bias) if p is not None]
     return _function(g, forms, forward, input_grad, weight_grad)(x, *parameters)
 
@@ -116,9 +116,9 @@ def _gather(y: mx.array, kernel: Sequence[int]) -> mx.array:
 
 def by_unfolding(g: Geometry, x: mx.array, dy: mx.array, w: mx.array) -> mx.array:
     """Weight gradient by MLX's own, in slabs whose unfolded input is small, one after the other."""
-    unfold = conv_forms.weight_unfold_bytes(g, x.dtype.size)
+    unfold = rules.weight_unfold_bytes(g, x.dtype.size)
     depth, (stride, padding, dilation) = g.y_shape[1], (p[0] for p in (g.stride, g.padding, g.dilation))
-    slabs = min(depth, math.ceil(unfold / conv_forms.SMALL_UNFOLD_BYTES))
+    slabs = min(depth, math.ceil(unfold / rules.SMALL_UNFOLD_BYTES))
     total = mx.zeros(w.shape)
     for first, last in itertools.pairwise(depth * i // slabs for i in range(slabs + 1)):
         start, stop = first * stride - padding, (last - 1) * stride - padding + dilation * (w.shape[1] - 1) + 1

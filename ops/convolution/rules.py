@@ -1,6 +1,6 @@
 """Which form of a convolution and of its gradients runs in plain MLX: the one rule, by device, shape and dtype.
 
-The forms are in `ops/conv_plain.py`; what each becomes on a GPU is in `docs/gpu.md`, whose lines of MLX's source
+The forms are in `ops/convolution/plain.py`; what each becomes on a GPU is in `docs/gpu.md`, whose lines of MLX's source
 are the reasons here.
 """
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from ops.geometry import Geometry
+from ops.convolution.geometry import Geometry
 
 Device = Literal["metal", "cuda", "cpu"]
 

@@ -3,9 +3,9 @@ import itertools
 import mlx.core as mx
 import pytest
 
-from ops import conv_forms
-from ops.conv_forms import Forms
-from ops.geometry import Geometry
+from ops.convolution import rules
+from ops.convolution.geometry import Geometry
+from ops.convolution.rules import Forms
 from tests.ops.convolution_reference import sizes
 
 MIB = 1 << 20
@@ -62,22 +62,22 @@ NO_GPU_LIBRARY = ("metal", "cpu")
     ],
 )
 def test_the_rule(g, devices, forms):
-    assert {on: conv_forms.choose(g, 4, on) for on in devices} == dict.fromkeys(devices, forms)
+    assert {on: rules.choose(g, 4, on) for on in devices} == dict.fromkeys(devices, forms)
 
 
 def test_small_is_judged_by_the_unfolded_bytes(monkeypatch):
     g = conv(size=32, channels=(16, 16), batch=4)  # 4 · 32³ · 27 · 16 numbers: 108 MiB in bfloat16
-    assert conv_forms.weight_unfold_bytes(g, 2) == 108 * MIB
-    assert conv_forms.choose(g, 2, "metal").weight_gradient == "rows"
-    monkeypatch.setattr(conv_forms, "SMALL_UNFOLD_BYTES", 109 * MIB)
-    assert conv_forms.choose(g, 2, "metal").weight_gradient == "mlx"
-    assert conv_forms.choose(g, 4, "metal").weight_gradient == "rows"
+    assert rules.weight_unfold_bytes(g, 2) == 108 * MIB
+    assert rules.choose(g, 2, "metal").weight_gradient == "rows"
+    monkeypatch.setattr(rules, "SMALL_UNFOLD_BYTES", 109 * MIB)
+    assert rules.choose(g, 2, "metal").weight_gradient == "mlx"
+    assert rules.choose(g, 4, "metal").weight_gradient == "rows"
 
 
 def test_no_unfold_of_a_large_layer_stays_on_metal():
     """Of the layers that networks here have, only the image layers' weight gradient unfolds."""
     for kernel, stride, i in itertools.product((1, 3, 5, 7), (1, 2), (8, 64)):
-        forms = conv_forms.choose(conv(kernel=kernel, stride=stride, channels=(i, 64)), 2, "metal")
+        forms = rules.choose(conv(kernel=kernel, stride=stride, channels=(i, 64)), 2, "metal")
         assert forms.weight_gradient == "rows"
         assert (forms.input_gradient == "mlx") == (stride == 1 and kernel > 1)
 
@@ -88,4 +88,4 @@ def test_no_unfold_of_a_large_layer_stays_on_metal():
 def test_names_the_device(monkeypatch, kind, metal, name):
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(getattr(mx.DeviceType, kind)))
     monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
-    assert conv_forms.device() == name
+    assert rules.device() == name
