@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--row", nargs=2, metavar=("SHAPE", "PRECISION"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.row:
-        from benchmarks.cases import Case
+        from benchmarks.shared.cases import Case
         from benchmarks.step_memory import LIMIT_BYTES, measure
 
         case = Case("unet", SHAPES[int(arguments.row[0])], 3, MEASURED_WIDTHS)

@@ -87,7 +87,7 @@ def work(arguments: argparse.Namespace) -> None:
     import numpy as np
     from mlx.utils import tree_flatten
 
-    from benchmarks.cases import CASES
+    from benchmarks.shared.cases import CASES
     from configs.schema.train import OptimConfig, TrainConfig
     from engine.distributed.group import join_group
     from engine.training.losses import StandardLossArgs, build_loss

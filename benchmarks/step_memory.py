@@ -26,7 +26,7 @@ from typing import Any, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from benchmarks.cases import CASES, Case, our_network
+from benchmarks.shared.cases import CASES, Case, our_network
 from ops import backend
 
 Convolution = Callable[[mx.array, mx.array], mx.array]  # of x and weight

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Step, TorchTrainer
-from benchmarks.workers import Worker, serve
+from benchmarks.shared.cases import Step, TorchTrainer
+from benchmarks.shared.workers import Worker, serve
 from machine.resources import available_threads
 
 MODULE = "benchmarks.time_to_dice"
@@ -173,7 +173,7 @@ def _torch(job: dict[str, Any], config: Any, num_outputs: int) -> tuple[Train, L
     import mlx.core as mx
     import torch
 
-    from benchmarks.torch_models import UNet3d
+    from benchmarks.shared.torch_models import UNet3d
     from models import build_model
 
     torch.set_num_threads(job["threads"])

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workers import Worker, ratio_interval, serve, take_turns
+from benchmarks.shared.workers import Worker, ratio_interval, serve, take_turns
 from machine.resources import available_threads
 
 MODULE = "benchmarks.train_step"
@@ -53,7 +53,7 @@ def main() -> None:
 
 def compare(case: str, precisions: list[str], threads: int, warmup: int, rounds: int) -> list[dict[str, Any]]:
     """Return one row per precision, all of them timed in the same rounds."""
-    from benchmarks.cases import CASES, count_convolution_flops
+    from benchmarks.shared.cases import CASES, count_convolution_flops
 
     jobs = []
     for precision in precisions:
@@ -132,7 +132,7 @@ PEAK_FLOPS = 2.0 * 2 * 32**3 * 27 * 64 * 64
 
 def work(job: dict[str, Any]) -> None:
     """Run as a worker process."""
-    from benchmarks.cases import CASES, Step, our_convolution, our_step, torch_step
+    from benchmarks.shared.cases import CASES, Step, our_convolution, our_step, torch_step
 
     def libraries() -> None:
         if job["side"] == "torch":

@@ -8,8 +8,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from benchmarks import device_check
-from benchmarks.device_check import ALLOWED, Check, Row, compare, format_block, is_fit, list_checks, run, verdict
+from benchmarks.device_check import __main__ as device_check
+from benchmarks.device_check.__main__ import (
+    ALLOWED,
+    Check,
+    Row,
+    compare,
+    format_block,
+    is_fit,
+    list_checks,
+    run,
+    verdict,
+)
 from ops import backend
 
 pytestmark = pytest.mark.slow
@@ -22,14 +32,14 @@ UPSAMPLE = Check("operator", "upsample3d nearest 2×4×4×4×16", "float32", SIZ
 FAULTY = """
 import sys
 import mlx.core as mx
-from benchmarks import device_rows
+from benchmarks.device_check import rows
 import ops, json
 own = ops.conv3d
 def conv3d(x, w, *arguments, **more):
     {fault}
 if '"side": "device"' in sys.argv[-1]:
     ops.conv3d = conv3d
-device_rows.compute_row(json.loads(sys.argv[1]))
+rows.compute_row(json.loads(sys.argv[1]))
 """
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import operators
-from benchmarks.operator_cases import OPERATORS, convolution, our_commands, transposed_convolution
+from benchmarks.operators import __main__ as operators
+from benchmarks.operators.cases import OPERATORS, convolution, our_commands, transposed_convolution
 
 
 def test_operations_of_a_convolution_by_hand():

@@ -103,7 +103,7 @@ def _torch_loss(logits: Any, y: Any) -> Any:
 
 
 def _torch_model(case: Case) -> Any:
-    from benchmarks.torch_models import ResNet18, UNet3d
+    from benchmarks.shared.torch_models import ResNet18, UNet3d
 
     inputs = case.shape[-1]
     if case.widths is not None:

@@ -39,7 +39,7 @@ TIME_LIMIT_SECONDS = 900.0
 # What rounding explains, of values and of gradients; a wrong operator is off by more, in float32 at the least. The
 # gradient of r3d_18 in bfloat16 is off by 0.28 with oneDNN's operators, too.
 ALLOWED = {"float32": (1e-3, 1e-2), "bfloat16": (1e-1, 4e-1)}
-COMMAND = (sys.executable, "-m", "benchmarks.device_rows")
+COMMAND = (sys.executable, "-m", "benchmarks.device_check.rows")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def list_checks(sizes: Sequence[Size], precisions: Sequence[str]) -> Iterator[Check]:
     """All rows, those of one name and size beside each other, so that they share what they are compared with."""
-    from benchmarks.operator_cases import resized
+    from benchmarks.operators.cases import resized
     from models import MODELS
 
     for size in sizes:

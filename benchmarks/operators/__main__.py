@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.operator_cases import OPERATORS, our_commands, torch_commands
-from benchmarks.workers import Worker, ratio_interval, serve, take_turns
+from benchmarks.operators.cases import OPERATORS, our_commands, torch_commands
+from benchmarks.shared.workers import Worker, ratio_interval, serve, take_turns
 from machine.resources import available_threads
 
 MODULE = "benchmarks.operators"

@@ -1,4 +1,4 @@
-"""What a row of `benchmarks.device_check` computes, in a process of its own: python -m benchmarks.device_rows JOB
+"""What a row of the check computes, in a process of its own: python -m benchmarks.device_check.rows JOB
 
 JOB is JSON: kind, name, precision and size of the check; side, "device" or "reference"; form, of the operators; and
 file, where the arrays go.
@@ -52,7 +52,7 @@ def operator(name: str, precision: str, size: Size) -> Callable[[], Arrays]:
     """The operator's value and gradients."""
     import mlx.core as mx
 
-    from benchmarks.operator_cases import our_arrays, our_gradients, resized
+    from benchmarks.operators.cases import our_arrays, our_gradients, resized
     from ops import memory
 
     case = resized(size)[name]

@@ -1,0 +1,1 @@
+"""Each operator against PyTorch: `python -m benchmarks.operators`."""
