@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ops import memory
-from ops.cpu.onednn import check
+from ops.cpu.onednn.primitives import check
 
 GB = 10**9
 
