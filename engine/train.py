@@ -5,6 +5,7 @@ run = train("configs/mine.yaml", {"train.steps": 500})
 """
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from engine.reports.page import write_run_report
 from engine.runs.check_resume import check_config_unchanged
 from engine.runs.checkpoints import steps_in
 from engine.runs.environment import write_facts
+from engine.runs.lock import hold
 from engine.runs.precision import set_up_device, settle_training
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StoppableData, StopRequest
@@ -75,6 +77,7 @@ class Training:
     position: Position
     stop: StopRequest
     group: Group
+    lock: ExitStack  # of the run's folder, in rank 0; `fit` gives it back
 
     def fit(self, hooks: Hooks = NO_HOOKS) -> RunFolder:
         """Train to the end of the budget, or until it is asked to stop; write the run's report.
@@ -82,12 +85,13 @@ class Training:
         Raises NonFiniteError, OSError and FileProblem, for what goes wrong on the way.
         """
         config, data, stop, group = self.config, self.data, self.stop, self.group
-        validate, cases = build_validation(config, data, stop, group), data.cases("train")
-        with stop, group.together():
-            arguments = (self.step, data, self.run, config, self.position, stop, validate)
-            fit(*arguments, lambda index: cases[index].id, group, hooks)
-        if group.writes:
-            _log.info("report: %s", write_run_report(self.run))
+        with self.lock:
+            validate, cases = build_validation(config, data, stop, group), data.cases("train")
+            with stop, group.together():
+                arguments = (self.step, data, self.run, config, self.position, stop, validate)
+                fit(*arguments, lambda index: cases[index].id, group, hooks)
+            if group.writes:
+                _log.info("report: %s", write_run_report(self.run))
         return self.run
 
 
@@ -95,11 +99,21 @@ def begin(config: Config, group: Group = ALONE) -> Training:
     """Read, check and build all that a run of the config needs, and write its facts into its folder.
 
     config: one that `settle_training` returned. Raises ValueError or OSError for what doesn't fit together, and
-    where the run exists, unless it is to be resumed.
+    where the run exists, unless it is to be resumed, or where another process trains it.
     """
     if config.sweep is not None:
         raise ValueError("sweep: train.py trains its runs, each in a process of its own; leave the section out here")
     run = RunFolder(config.run_folder, group.writes)
+    with ExitStack() as lock:
+        if group.writes:
+            lock.enter_context(hold(run.path, "trains this run"))
+        data, step, position = _build(run, config, group)
+        stop = StopRequest(run.stop_path, speaks=group.writes)
+        return Training(run, config, data, step, position, stop, group, lock.pop_all())
+
+
+def _build(run: RunFolder, config: Config, group: Group) -> tuple[Dataset, TrainStep, Position]:
+    """Return the prepared data, and the step at the position where the run begins or goes on."""
     resumed = group.writes and config.resume and run.exists()
     if resumed:
         check_config_unchanged(run, config)
@@ -115,8 +129,7 @@ def begin(config: Config, group: Group = ALONE) -> Training:
     if start is not None:
         run.write_json("init", start.to_json())
         _log.info("%s", format_start(start))
-    position = restore(step, data, run, group)
-    return Training(run, config, data, step, position, StopRequest(run.stop_path, speaks=group.writes), group)
+    return data, step, restore(step, data, run, group)
 
 
 def dry_run(config: Config, group: Group = ALONE) -> str:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from configs import Config
+from engine.runs.lock import hold
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest, StopRequested
 from engine.training.dry_run import format_seconds
@@ -25,7 +26,6 @@ from studies.sweep_folder import (
     is_trained,
     read_metrics,
     record,
-    sole_worker,
 )
 
 _log = logging.getLogger("mlx_volumes")
@@ -34,6 +34,7 @@ LOG_NAME = "log.txt"
 _SCRIPTS = Path(__file__).resolve().parents[1]
 _CHILD = Path(__file__).with_name("entry.py")
 _LOOK_EVERY_SECONDS = 0.2
+_PATIENCE_SECONDS = 120.0  # for a run whose sweep was killed to finish its step
 
 
 class RunFailed(Exception):
@@ -60,7 +61,7 @@ def run_sweep(
         _require_validation([run for run in chosen if not is_finished(plan, run)], count_validation_cases)
     stop = StopRequest(plan.folder / "STOP")
     failed: list[str] = []
-    with sole_worker(plan.folder) as lock:
+    with hold(plan.folder, "works on this sweep", _PATIENCE_SECONDS) as lock:
         record(plan)
         try:
             with stop:

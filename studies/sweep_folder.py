@@ -1,12 +1,6 @@
-"""A sweep's folder: who works on it, what was planned, and how far each run is."""
+"""A sweep's folder: what was planned, and how far each run is."""
 
-import fcntl
 import json
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from configs.schema.roles import is_within, keys_where, may_change_in_a_sweep
@@ -17,8 +11,6 @@ from engine.runs.run_folder import RunFolder
 from engine.training.budget import Budget, out_of_patience, recalibration_is_due
 from engine.training.progress import Position
 from studies.expand import PlannedRun, SweepPlan, describe
-
-_PATIENCE_SECONDS = 120.0  # for a run whose sweep was killed to finish its step
 
 
 def record(plan: SweepPlan) -> None:
@@ -114,45 +106,3 @@ def seconds_taken(folder: RunFolder, splits: tuple[str, ...]) -> float:
     evaluations = [read_metrics(folder, split) for split in splits]
     evaluating = sum(metrics["seconds_per_case"] * metrics["num_cases"] for metrics in evaluations)
     return float(last["seconds"] + last["validation_seconds"] + evaluating)
-
-
-@contextmanager
-def sole_worker(folder: Path) -> Iterator[int]:
-    """Within, no other process works on the sweep; gives the lock's descriptor, for the runs to hold it too.
-
-    A sweep that was killed leaves a run that is about to save: it is waited for. Raises ValueError where the other
-    process lives on.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        give_up = time.monotonic() + _PATIENCE_SECONDS
-        while not _lock(descriptor):
-            holder = path.read_text(encoding="utf-8").strip()
-            if _is_alive(holder) or time.monotonic() > give_up:
-                raise ValueError(f"{folder}: process {holder or 'unknown'} works on this sweep; wait for it, or end it")
-            time.sleep(0.2)
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True

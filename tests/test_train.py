@@ -163,6 +163,19 @@ def test_sigterm_finishes_the_step_saves_and_exits_with_143(whole, config, tmp_p
     _assert_same_run(whole, run)
 
 
+def test_two_that_resume_one_run_at_once_are_told_apart(whole, config, tmp_path) -> None:
+    run = RunFolder(tmp_path / "tiny")
+    _signal_after(_start(config, f"run.dir={tmp_path}"), run, lines=12, number=signal.SIGKILL)
+    both = [_start(config, f"run.dir={tmp_path}", "--resume") for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], errors
+    refused = both[0].returncode == 0  # a number: the second one, where the first trained
+    expected = rf"train\.py: {run.path}: process {both[1 - refused].pid} on \S+ trains this run since .*\n"
+    assert re.fullmatch(expected, errors[refused]), errors
+    assert not (run.path / "run.lock").exists()
+    _assert_same_run(whole, run)
+
+
 def test_an_existing_run_is_not_overwritten(whole, config, capsys) -> None:
     before = whole.metrics_path.read_bytes()
     assert train.main(["--config", str(config), f"run.dir={whole.path.parent}"]) == 2

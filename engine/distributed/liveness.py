@@ -2,10 +2,9 @@
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from machine.processes import when_started
 
 
 def own_address() -> str:
@@ -24,14 +23,4 @@ class Peers:
 
     def is_alive(self, rank: int) -> bool:
         """Whether a process of this machine runs; those of others are taken to."""
-        if not self.is_here(rank):
-            return True
-        pid = self.addresses[rank].rpartition(":")[2]
-        # One that ended stays, as a zombie, until its parent asks: to os.kill it is there.
-        if sys.platform == "linux":
-            try:
-                return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-            except OSError:
-                return False
-        shown = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True, check=False)
-        return shown.stdout.strip()[:1] not in ("", "Z")
+        return not self.is_here(rank) or when_started(int(self.addresses[rank].rpartition(":")[2])) is not None

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from configs import Config
+from engine.runs.lock import hold
 from engine.training.budget import Budget
 from studies import sweep as runner
 from studies.estimate import Pace, list_sweep
 from studies.sweep import run_sweep
-from studies.sweep_folder import sole_worker
 from tests.studies.tiny import KIND, RATE, tiny_sweep
 
 pytestmark = pytest.mark.slow
@@ -211,8 +211,10 @@ def test_each_split_is_asked_for_validation_cases_before_the_first_run(tmp_path,
 def test_two_processes_do_not_share_a_sweep(tmp_path, orders) -> None:
     config = tiny_sweep(tmp_path)
     with (
-        sole_worker(config.run_folder),
-        pytest.raises(ValueError, match=f"process {os.getpid()} works on this sweep; wait for it, or end it"),
+        hold(config.run_folder, "works on this sweep"),
+        pytest.raises(
+            ValueError, match=rf"process {os.getpid()} on \S+ works on this sweep since .*; wait for it, or end it"
+        ),
     ):
         run_sweep(config)
     assert run_sweep(config) == 0

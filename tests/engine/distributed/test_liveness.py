@@ -16,7 +16,7 @@ def _how_is_told(request, monkeypatch) -> None:
     if request.param == "ps":
         if shutil.which("ps") is None:
             pytest.skip("needs ps")
-        monkeypatch.setattr("engine.distributed.liveness.sys.platform", "darwin")
+        monkeypatch.setattr("machine.processes.sys.platform", "darwin")
 
 
 def test_the_living_the_dead_and_those_elsewhere() -> None:
