@@ -18,6 +18,7 @@ from data.dataset import Dataset, open_data
 from data.files.volumes import write_volume
 from data.layouts.cases import Case
 from data.prepare.volumes import read_case_image
+from engine.check_compatibility import check_array_sizes
 from engine.config import check_config
 from engine.distributed.gather import collect
 from engine.distributed.group import ALONE, Group
@@ -48,7 +49,6 @@ from engine.reports.uncertainty_tables import (
 )
 from engine.runs.run_folder import RunFolder
 from engine.runs.trained import Overrides, Runs, Trained, open_trained
-from engine.training.check_compatibility import check_array_sizes
 
 _log = logging.getLogger("mlx_volumes")
 

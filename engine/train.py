@@ -15,6 +15,7 @@ from configs import Config
 from configs.schema.load import Overrides, apply_overrides
 from data.dataset import Dataset, open_data
 from data.preview import save_preview
+from engine.check_compatibility import check_array_sizes, check_fits_the_data
 from engine.config import check_config, load_config
 from engine.distributed.group import ALONE, Group
 from engine.evaluation import classification, segmentation
@@ -28,17 +29,16 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StoppableData, StopRequest
 from engine.training.batches import Feed
 from engine.training.budget import Budget
-from engine.training.check_compatibility import check_array_sizes, check_fits_the_data
 from engine.training.dry_run import format_rehearsal, rehearse
-from engine.training.freezing import Freezing
-from engine.training.load_weights import Start, loaded_parameters, read_start
 from engine.training.loop import Validate, fit, restore
 from engine.training.losses import balanced_weights, build_loss
-from engine.training.match_weights import begin_from, format_start
 from engine.training.milestones import NO_HOOKS, Hooks
 from engine.training.optim import build_optimizer
 from engine.training.progress import Position, ShowPreparation
 from engine.training.step import TrainStep
+from engine.training.weights.freezing import Freezing
+from engine.training.weights.load import Start, loaded_parameters, read_start
+from engine.training.weights.match import begin_from, format_start
 from models import build_model, count_parameters
 from models.layers.dropout import check_norms, dropout_table, format_table
 from models.layers.norms import synchronise_batch_norms

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "data": ("configs",),
     "models": ("ops", "configs"),
     "engine": ROOMS,
+    "engine.check_compatibility": ROOMS,
     "engine.config": (*ROOMS, "models", "data"),
     "engine.convert": (*ROOMS, "models"),
     "engine.evaluate": (*ROOMS, "data", "models"),

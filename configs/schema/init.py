@@ -21,7 +21,7 @@ class InitConfig(Section):
     checkpoint: Literal["best", "last"] = "best"  # of a run
     weights: Literal["ema", "raw"] = "ema"  # of a run or checkpoint; ema where it has one
     # The first convolution for another number of channels: the weights' channels over and over, their mean in each,
-    # or as they are in the first ones and 0 in the others. Scaled as engine/training/match_weights.py says.
+    # or as they are in the first ones and 0 in the others. Scaled as engine/training/weights/match.py says.
     # null: as many.
     input: Literal["repeat", "mean", "first"] | None = None
     # The last layers for other classes: drawn anew, or those of classes of the same name taken over. null: the same.

@@ -12,8 +12,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 import ops
 from configs.schema.train import OptimConfig
-from engine.training.freezing import Freezing
-from engine.training.parameter_names import matching
+from engine.training.weights.freezing import Freezing
+from engine.training.weights.names import matching
 
 Schedule = Callable[[mx.array], mx.array]
 

@@ -17,11 +17,11 @@ from configs.schema.train import OptimConfig, TrainConfig
 from engine.distributed.group import ALONE, Group, running_statistics
 from engine.runs.checkpoints import check_same_tensors, load_parameters, read_tensors
 from engine.runs.precision import settle
-from engine.training.ema import WeightAverage
-from engine.training.freezing import Freezing
 from engine.training.losses import Loss
 from engine.training.mixup import Mixup
 from engine.training.optim import clip_factor, global_norm, steps_done, update_in_place, updates_in_place
+from engine.training.weights.ema import WeightAverage
+from engine.training.weights.freezing import Freezing
 from ops import backend, memory
 
 Batch = Mapping[str, np.ndarray]

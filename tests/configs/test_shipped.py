@@ -11,10 +11,10 @@ from configs import Config
 from engine.config import load_config
 from engine.distributed.group import ALONE
 from engine.runs.precision import settle_training
-from engine.training.freezing import Freezing
 from engine.training.losses import build_loss
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
+from engine.training.weights.freezing import Freezing
 from models import build_model
 from studies.expand import make_plan
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from configs import Config
 from engine.config import config_class
-from engine.training.freezing import Freezing
 from engine.training.losses import build_loss
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
+from engine.training.weights.freezing import Freezing
 from models.layers.dropout import apply_dropout
 
 

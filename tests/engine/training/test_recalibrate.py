@@ -15,13 +15,13 @@ from configs.schema.freeze import FreezeConfig
 from engine.runs.checkpoints import load_weights
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest
-from engine.training.freezing import Freezing
 from engine.training.loop import fit, restore
 from engine.training.losses import build_loss
 from engine.training.optim import build_optimizer
 from engine.training.progress import Position
 from engine.training.recalibrate import recalibrate_norms
 from engine.training.step import TrainStep
+from engine.training.weights.freezing import Freezing
 from models import build_model
 from models.cnn3d import CNN3dArgs
 from models.layers.heads import ClassifierDropout

@@ -10,8 +10,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from configs.schema.init import InitConfig
 from engine.distributed.group import ALONE, Group
-from engine.training.load_weights import Row, Start, What
-from engine.training.parameter_names import matching
+from engine.training.weights.load import Row, Start, What
+from engine.training.weights.names import matching
 
 HEADS = ("head.*", "heads.*")
 """What networks call their last layers, deep supervision's included, whose first axis is classes."""

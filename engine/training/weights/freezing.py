@@ -7,7 +7,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from configs.schema.freeze import FreezeConfig
-from engine.training.parameter_names import matching
+from engine.training.weights.names import matching
 
 
 @dataclass(frozen=True)

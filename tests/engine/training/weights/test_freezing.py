@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from configs.schema.freeze import FreezeConfig
 from configs.schema.train import OptimConfig, TrainConfig
-from engine.training.freezing import Freezing
 from engine.training.losses import StandardLossArgs, build_loss
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
+from engine.training.weights.freezing import Freezing
 from models.layers.blocks import ConvBlock
 from models.layers.norms import make_norm
 from ops import backend

@@ -10,7 +10,7 @@ from configs import Config
 from configs.schema.init import InitConfig
 from engine.runs.pack import export_run
 from engine.runs.run_folder import RunFolder
-from engine.training.load_weights import Start, read_start
+from engine.training.weights.load import Start, read_start
 from tests.engine.pack.packs import CLASS_NAMES, make_model, write_run
 
 

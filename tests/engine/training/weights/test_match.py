@@ -10,11 +10,11 @@ from mlx.utils import tree_flatten
 
 from configs.schema.init import InitConfig
 from configs.schema.train import OptimConfig, TrainConfig
-from engine.training.load_weights import Start
 from engine.training.losses import StandardLossArgs, build_loss
-from engine.training.match_weights import InitError, adapt_input, begin_from, format_start, initialise, input_weights
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
+from engine.training.weights.load import Start
+from engine.training.weights.match import InitError, adapt_input, begin_from, format_start, initialise, input_weights
 from models import build_model
 from models.cnn3d import CNN3dArgs
 from models.resnet3d import ResNet3dArgs

@@ -8,8 +8,8 @@ import pytest
 
 import ops
 from configs import Config
+from engine.check_compatibility import check_array_sizes, check_fits_the_data
 from engine.config import check_config
-from engine.training.check_compatibility import check_array_sizes, check_fits_the_data
 from models import build_model
 from ops import backend
 
