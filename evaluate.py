@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     group = ALONE
     try:
         if arguments.compare:
-            from studies.comparison_report import compare_sweep
+            from studies.comparison.report import compare_sweep
 
             print(f"report: {compare_sweep(arguments.compare)}")
             return 0

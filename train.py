@@ -72,8 +72,8 @@ def run(config: "Config", is_dry: bool, only: str | None, group: "Group") -> int
     from data.splits import count_validation_cases
     from engine.train import begin, dry_run
     from engine.training.loop import NonFiniteError
-    from studies.estimate import list_sweep
-    from studies.sweep import run_sweep
+    from studies.sweep.estimate import list_sweep
+    from studies.sweep.run import run_sweep
 
     if config.sweep is not None:
         if group.size > 1:

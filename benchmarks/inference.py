@@ -21,7 +21,13 @@ import numpy as np
 from scipy import stats
 
 from engine.metrics.bootstrap import draw_weights
-from studies.significance import Comparisons, crossed_intervals, dunnett_critical, estimate_noise, wilcoxon_over_cases
+from studies.comparison.significance import (
+    Comparisons,
+    crossed_intervals,
+    dunnett_critical,
+    estimate_noise,
+    wilcoxon_over_cases,
+)
 
 Test = Callable[[np.ndarray], np.ndarray]  # scores (studies, cells, seeds), baseline first -> found (studies, k)
 
@@ -58,7 +64,7 @@ def draw_scores(
 
 
 def shipped(scores: np.ndarray) -> np.ndarray:
-    """What `studies.significance.compare_with_baseline` finds at p < 0.05, of many studies at once."""
+    """What `studies.comparison.significance.compare_with_baseline` finds at p < 0.05, of many studies at once."""
     noise = estimate_noise(scores)
     errors = np.sqrt(noise.variances / scores.shape[2])
     return _mean_difference(scores) > errors * _critical(scores.shape[1] - 1, noise.degrees)

@@ -16,7 +16,7 @@ from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
 from engine.training.weights.freezing import Freezing
 from models import build_model
-from studies.expand import make_plan
+from studies.sweep.plan import make_plan
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,6 @@
 """Runs a script for a study, and ends it when the study is gone.
 
-python studies/entry.py train.py --config ...
+python studies/sweep/entry.py train.py --config ...
 
 Standard input is a pipe that the study's process holds open: its end, however it came about, reads as SIGTERM here, on
 which training finishes its step and saves.

@@ -17,8 +17,8 @@ from engine.training.batches import Feed
 from engine.training.budget import Budget
 from engine.training.dry_run import format_seconds, rehearse
 from models.layers.dropout import DropoutRow
-from studies.expand import PlannedRun, SweepPlan, make_plan, no_validation
-from studies.sweep_folder import check_unchanged, is_finished, seconds_taken
+from studies.sweep.folder import check_unchanged, is_finished, seconds_taken
+from studies.sweep.plan import PlannedRun, SweepPlan, make_plan, no_validation
 
 _log = logging.getLogger("mlx_volumes")
 

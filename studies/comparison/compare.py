@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.metrics.bootstrap import draw_weights
-from studies.read_runs import Cell, Run, Study
-from studies.significance import Comparisons, compare_with_baseline, crossed_intervals, wilcoxon_over_cases
+from studies.comparison.read_runs import Cell, Run, Study
+from studies.comparison.significance import Comparisons, compare_with_baseline, crossed_intervals, wilcoxon_over_cases
 
 NUM_SAMPLES = 2000  # of the cases
 

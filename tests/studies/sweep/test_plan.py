@@ -14,10 +14,10 @@ from data.synthetic.phantoms import write_phantoms
 from engine.config import load_config
 from engine.training.step import random_key
 from models import build_model
-from studies.expand import describe, make_plan
+from studies.sweep.plan import describe, make_plan
 from tests.studies.tiny import KIND, PLACES, POSITION, RATE, tiny_sweep
 
-FOLDER = Path(__file__).parents[2] / "configs" / "ablations"
+FOLDER = Path(__file__).parents[3] / "configs" / "ablations"
 
 
 def test_each_cell_runs_under_each_seed_with_its_settings(tmp_path) -> None:

@@ -1,6 +1,6 @@
 """A cell's dropout layers and their dose, as a comparison shows them."""
 
-from studies.comparison import CellResult
+from studies.comparison.compare import CellResult
 
 DROPOUT_COLUMNS = ("cell", "dose", "kind", "rate", "place", "position", "layers")
 

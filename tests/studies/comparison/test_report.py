@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from evaluate import main
-from studies.comparison import compare
-from studies.comparison_plots import band, span_of
-from studies.comparison_report import write_comparison_page
-from studies.comparison_text import method, sentence, to_csv, to_json, to_markdown
-from studies.format import format_p, number
-from studies.read_runs import read_study
+from studies.comparison.compare import compare
+from studies.comparison.format import format_p, number
+from studies.comparison.plots import band, span_of
+from studies.comparison.read_runs import read_study
+from studies.comparison.report import write_comparison_page
+from studies.comparison.text import method, sentence, to_csv, to_json, to_markdown
 from tests.studies.made_up import RATES, write_sweep
 
 CASES = np.random.default_rng(9).normal(0, 0.03, (12, 2))
@@ -39,7 +39,7 @@ def sweep(tmp_path: Path) -> Path:
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures: they take most of the time."""
     for plot in ("plot_differences", "plot_bands"):
-        monkeypatch.setattr(f"studies.comparison_report.{plot}", lambda *_, **__: "data:image/png;base64,")
+        monkeypatch.setattr(f"studies.comparison.report.{plot}", lambda *_, **__: "data:image/png;base64,")
 
 
 def sentences(folder: Path) -> list[str]:

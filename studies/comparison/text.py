@@ -10,9 +10,9 @@ from typing import Any
 
 from engine.metrics.bootstrap import MIN_UNITS
 from engine.runs.run_folder import without_nan
-from studies.comparison import CellResult, Comparison
-from studies.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
-from studies.format import format_p, format_spread, number
+from studies.comparison.compare import CellResult, Comparison
+from studies.comparison.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
+from studies.comparison.format import format_p, format_spread, number
 
 COLUMNS = ("cell", "runs", "score", "difference", "p", "gap", "minutes", "memory")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from studies.read_runs import read_study
+from studies.comparison.read_runs import read_study
 from tests.studies.made_up import RATES, STEPS, write_metrics, write_run, write_segmented, write_sweep
 
 

@@ -3,7 +3,7 @@
 import math
 
 from engine.reports import tables
-from studies.comparison import Spread
+from studies.comparison.compare import Spread
 
 
 def format_spread(spread: Spread, digits: int = 4) -> str:

@@ -10,7 +10,7 @@ from engine.runs.checkpoints import CheckpointError, read_state
 from engine.runs.run_folder import RunFolder
 from engine.training.budget import Budget, out_of_patience, recalibration_is_due
 from engine.training.progress import Position
-from studies.expand import PlannedRun, SweepPlan, describe
+from studies.sweep.plan import PlannedRun, SweepPlan, describe
 
 
 def record(plan: SweepPlan) -> None:

@@ -18,8 +18,7 @@ from engine.runs.lock import hold
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest, StopRequested
 from engine.training.dry_run import format_seconds
-from studies.expand import PlannedRun, SweepPlan, make_plan, no_validation
-from studies.sweep_folder import (
+from studies.sweep.folder import (
     check_unchanged,
     is_evaluated,
     is_finished,
@@ -27,11 +26,12 @@ from studies.sweep_folder import (
     read_metrics,
     record,
 )
+from studies.sweep.plan import PlannedRun, SweepPlan, make_plan, no_validation
 
 _log = logging.getLogger("mlx_volumes")
 
 LOG_NAME = "log.txt"
-_SCRIPTS = Path(__file__).resolve().parents[1]
+_SCRIPTS = Path(__file__).resolve().parents[2]
 _CHILD = Path(__file__).with_name("entry.py")
 _LOOK_EVERY_SECONDS = 0.2
 _PATIENCE_SECONDS = 120.0  # for a run whose sweep was killed to finish its step
@@ -143,7 +143,7 @@ def _finish(plan: SweepPlan, run: PlannedRun, stop: StopRequest, lock: int, show
 def _execute(arguments: Sequence[str], log: Path, stop: StopRequest, lock: int, show: Callable[[str], Any]) -> int:
     """Run one of the scripts, its output added to `log`; return its exit code. A request to stop is passed on.
 
-    It is in a session of its own, so that Ctrl-C reaches it but once, through us; see also `studies/entry.py`.
+    It is in a session of its own, so that Ctrl-C reaches it but once, through us; see also `studies/sweep/entry.py`.
     """
     script, *rest = arguments
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.inference import draw_scores, error_rate, measure_cases, noises, paired_holm, power, shipped
-from studies.significance import (
+from studies.comparison.significance import (
     Comparisons,
     compare_with_baseline,
     crossed_intervals,

@@ -7,9 +7,11 @@ from pathlib import Path
 from engine.reports.page import figure, heading, image, warnings, write_page
 from engine.reports.tables import html_table
 from engine.runs.run_folder import write_atomically
-from studies.comparison import Comparison, compare
-from studies.comparison_plots import Band, band, plot_bands, plot_differences
-from studies.comparison_text import (
+from studies.comparison.compare import Comparison, compare
+from studies.comparison.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
+from studies.comparison.plots import Band, band, plot_bands, plot_differences
+from studies.comparison.read_runs import Curve, Run, read_study
+from studies.comparison.text import (
     COLUMNS,
     OTHER_TESTS,
     cells_of,
@@ -23,8 +25,6 @@ from studies.comparison_text import (
     to_json,
     to_markdown,
 )
-from studies.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
-from studies.read_runs import Curve, Run, read_study
 
 
 def compare_sweep(folder: str | Path) -> Path:

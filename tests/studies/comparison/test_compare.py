@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from studies.comparison import Comparison, compare, resample_differences
-from studies.read_runs import read_study
-from studies.significance import compare_with_baseline, dunnett_critical
+from studies.comparison.compare import Comparison, compare, resample_differences
+from studies.comparison.read_runs import read_study
+from studies.comparison.significance import compare_with_baseline, dunnett_critical
 from tests.studies.made_up import RATES, write_classified, write_plan, write_run, write_sweep
 
 CASES = np.random.default_rng(9).normal(0, 0.03, (12, 2))

@@ -18,9 +18,9 @@ import pytest
 from configs import Config
 from engine.runs.lock import hold
 from engine.training.budget import Budget
-from studies import sweep as runner
-from studies.estimate import Pace, list_sweep
-from studies.sweep import run_sweep
+from studies.sweep import run as runner
+from studies.sweep.estimate import Pace, list_sweep
+from studies.sweep.run import run_sweep
 from tests.studies.tiny import KIND, RATE, tiny_sweep
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from engine.reports.plots import COLORS, INK, data_uri, ink_axes
-from studies.comparison import CellResult, Comparison
-from studies.format import number
-from studies.read_runs import Curve
+from studies.comparison.compare import CellResult, Comparison
+from studies.comparison.format import number
+from studies.comparison.read_runs import Curve
 
 _WORSE, _BETTER = COLORS[0], COLORS[1]
 

@@ -1,0 +1,1 @@
+"""One sweep: its runs planned, rehearsed, trained and evaluated."""
