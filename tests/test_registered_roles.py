@@ -12,11 +12,11 @@ from data.sampling.intensity_changes import CHANGES, Change
 from engine.config import check_config
 from engine.runs.run_config import read_config
 from engine.runs.run_folder import RunFolder
-from studies.expand import make_plan
-from studies.read_runs import read_study
-from studies.sweep_folder import check_unchanged, record
+from studies.comparison.read_runs import read_study
+from studies.sweep.folder import check_unchanged, record
+from studies.sweep.plan import make_plan
+from tests.studies.comparison.test_read_runs import edit_config
 from tests.studies.made_up import write_sweep
-from tests.studies.test_read_runs import edit_config
 from tests.studies.tiny import tiny_sweep
 
 
