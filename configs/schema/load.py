@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from configs.plain_yaml import LARGEST_WHOLE_NUMBER, MAX_DEPTH, read_yaml, read_yaml_file
 from configs.schema.config import Config
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -21,6 +22,8 @@ class ConfigError(ValueError):
     """A mistake in a config; the message names file, dotted path and mend."""
 
 
+_LONGEST_VALUE = 200  # characters, in a message
+_MOST_PROBLEMS = 20  # that a message lists
 _config_class: Callable[[], type[Config]] | None = None
 
 
@@ -51,8 +54,12 @@ def check_config(tree: dict[str, Any], where: str) -> Config:
     try:
         return bound().model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(e) for e in error.errors()]
-        raise ConfigError("\n".join([f"{where}: {len(lines)} problem(s)", *(f"  {x}" for x in lines)])) from None
+        lines = [_shortened(_explain(e)) for e in error.errors()[:_MOST_PROBLEMS]]
+        more = error.error_count() - len(lines)
+        lines += [f"and {more:,} more"] if more else []
+        raise ConfigError(
+            "\n".join([f"{where}: {error.error_count()} problem(s)", *(f"  {x}" for x in lines)])
+        ) from None
 
 
 # Keys of a run's resolved config that were renamed since version 0.1.0. The values stay: the first two were voxels, of
@@ -78,6 +85,8 @@ def rename_old_keys(tree: Any) -> Any:
 def apply_overrides(tree: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     """Return `tree` with each `dotted.path=value` set; values of texts are YAML (`[1, 2]`, `null`, `3e-4`)."""
     for key, value in overrides.items() if isinstance(overrides, Mapping) else _read_overrides(overrides):
+        if key.count(".") >= MAX_DEPTH:
+            raise ConfigError(f"override {_shortened(key, 40)}: no config key has so many parts")
         for part in reversed(key.split(".")):
             value = {part: value}
         tree = merge(tree, value)
@@ -90,9 +99,9 @@ def _read_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
         if not equals or not key:
             raise ConfigError(f"override {override!r}: expected key.path=value, e.g. optim.learning_rate=3e-4")
         try:
-            yield key, yaml.safe_load(text)
+            yield key, read_yaml(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: the value is not YAML ({_one_line(error)})") from None
+            raise ConfigError(f"override {override!r}: the value is not YAML ({error})") from None
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -115,16 +124,16 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: base files form a circle: {' -> '.join(map(str, [*seen, path.resolve()]))}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml_file(path)
     except FileNotFoundError:
         there = sorted(p.name for p in path.parent.glob("[!.]*.yaml")) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, there, n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else f"; found {', '.join(there)}" if there else ""
         raise ConfigError(f"{path}: no such config file{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{path}: cannot be read as a YAML file ({error})") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({_one_line(error)})") from None
+        raise ConfigError(f"{path}: not valid YAML ({error})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of config keys, got {type(tree).__name__}")
     base = tree.pop("base", None)
@@ -133,10 +142,6 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base: expected one file name, got {base!r}")
     return merge(_read(path.parent / base, (*seen, path.resolve())), tree)
-
-
-def _one_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error))
 
 
 def _explain(error: Any) -> str:
@@ -156,8 +161,18 @@ def _explain(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{path}: {message}" if path else message
-    got = error["input"]
-    return f"{path}: {message[0].lower()}{message[1:]}; got {got!r}"
+    return f"{path}: {message[0].lower()}{message[1:]}; got {_shown(error['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """The value on one short line."""
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE_NUMBER:  # Python writes out no more than 4,300 digits
+        return f"a whole number of {value.bit_length()} bits"
+    return _shortened(repr(value), _LONGEST_VALUE)
+
+
+def _shortened(text: str, length: int = 1000) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _nearest(key: str, known: list[str]) -> str | None:

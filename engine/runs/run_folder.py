@@ -9,7 +9,8 @@ from typing import Any, Self
 import yaml
 
 from configs import Config
-from configs.schema.load import rename_old_keys
+from configs.plain_yaml import read_yaml_file
+from configs.schema.load import ConfigError, rename_old_keys
 from machine import disk
 
 DEFAULT_CHECKPOINT = "last"
@@ -87,8 +88,14 @@ class RunFolder:
 
     def read_config_tree(self) -> dict[str, Any]:
         """The resolved config as a plain tree, unchecked; keys of earlier versions have their present names."""
-        tree: dict[str, Any] = rename_old_keys(yaml.safe_load(self.read_config_text()))
-        return tree
+        try:
+            tree = read_yaml_file(self.config_path)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{self.config_path}: not valid YAML ({error}); restore the file") from None
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{self.config_path}: expected a mapping of config keys, got {type(tree).__name__}")
+        renamed: dict[str, Any] = rename_old_keys(tree)
+        return renamed
 
     def evaluation(self, split: str) -> Path:
         return self.path / "eval" / split
@@ -120,7 +127,7 @@ class RunFolder:
             value = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ValueError(f"{path}: missing; was this run written by train.py?") from None
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError among them
             raise ValueError(f"{path}: not valid JSON ({error})") from None
         if name == "statistics" and not (isinstance(value, dict) and {"class_names", "num_channels"} <= value.keys()):
             raise ValueError(f"{path}: expected class_names and num_channels, as train.py wrote them; restore the file")

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from configs import Config
+from configs.plain_yaml import read_yaml
 from configs.schema.load import ConfigError, check_config, rename_old_keys
 from configs.schema.roles import is_packed, keys_where, pick
 from engine.runs.pack.archive import PackError, printable
@@ -28,15 +29,6 @@ _MAX_BOOTSTRAP = 100_000
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML: without aliases, which let a few lines stand for gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not read")
-        return super().compose_node(parent, index)
 
 
 def neutral_config(config: Config) -> Config:
@@ -62,7 +54,7 @@ def read_config(content: bytes, where: Path) -> Config:
     """
     where = where / "config.yaml"
     try:
-        tree = yaml.load(content.decode(), _Loader)
+        tree = read_yaml(content)
         if not isinstance(tree, dict):
             raise PackError(where, f"expected a mapping of config keys, got {type(tree).__name__}")
         config = neutral_config(check_config(rename_old_keys(clean(tree)), where="config"))
