@@ -9,6 +9,7 @@ import numpy as np
 
 from configs.schema.clip import Clip
 from data.files.errors import FileProblem
+from data.files.gzip import open_file
 from data.files.videos import MAX_CLIP_BYTES, ClipHeader, Footage, read_clip, read_frames, read_header, resized
 from data.input import Input
 from data.layouts.cases import Case
@@ -143,8 +144,8 @@ class Clips(Input):
         if footage.frames is not None:
             arrays["frames"] = footage.frames
             digests.append(voxel_digest(footage.frames))
-        with _path(case).open("rb") as file:  # of clips whose frames are not kept, all that there is to compare
-            digests.append(file_digest(file, blake2b).hexdigest())
+        with open_file(_path(case)) as file:  # of clips whose frames are not kept, all that there is to compare
+            digests.append(file_digest(file, blake2b).hexdigest())  # type: ignore[arg-type]  # a BinaryIO will do
         facts = {"duration_s": footage.duration_s, "start_s": footage.start_s, "digests": digests}
         return Entry(arrays, facts)
 

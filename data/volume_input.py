@@ -10,10 +10,10 @@ import numpy as np
 from configs import Config
 from data.files.errors import FileProblem
 from data.files.grid import Grid, Shape, Source
+from data.files.npy import read_member
 from data.files.volumes import read_header
 from data.input import Input
 from data.layouts.cases import Case
-from data.layouts.medmnist import read_member
 from data.prepare.cache import Entry
 from data.prepare.copies import voxel_digest
 from data.prepare.crop import crop

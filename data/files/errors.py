@@ -1,6 +1,14 @@
 """What is wrong with a file, said once, in the same form everywhere."""
 
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+RESTORE = "restore the file from its origin"
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class FileProblem(ValueError):
@@ -14,6 +22,38 @@ class FileProblem(ValueError):
 
     def __reduce__(self) -> tuple[type["FileProblem"], tuple[Path, str, str]]:
         return type(self), (self.path, self.reason, self.mend)
+
+
+@contextmanager
+def fault_of(path: Path | str) -> Iterator[None]:
+    """Raise whatever the work on one file raises as a FileProblem with the file's name; FileProblems pass.
+
+    It is the boundary around everything that is read: no library's error, foreseen or not, leaves it unnamed.
+    """
+    try:
+        yield
+    except FileProblem:
+        raise
+    except MemoryError:
+        mend = "leave it out, or read it on a machine with more memory"
+        raise FileProblem(path, "takes more memory than there is", mend) from None
+    except Exception as error:  # of any kind: the file is the only thing that differs from case to case
+        said = " ".join(str(error).split())
+        reason = f"cannot be read ({type(error).__name__}{': ' if said else ''}{said})"
+        raise FileProblem(path, reason, RESTORE) from error
+
+
+def names_its_file(
+    read: Callable[Concatenate[Path, Arguments], Result],
+) -> Callable[Concatenate[Path | str, Arguments], Result]:
+    """Put a function whose first argument is the file that it reads inside `fault_of` that file."""
+
+    @functools.wraps(read)
+    def guarded(path: Path | str, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with fault_of(path):
+            return read(Path(path), *args, **kwargs)
+
+    return guarded
 
 
 def readable_size(num_bytes: int) -> str:

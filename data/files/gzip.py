@@ -4,6 +4,7 @@ gzip is recognised by its magic number, whatever the file is called. Pieces are 
 interpreter's lock for the length of one: threads then decompress side by side.
 """
 
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +13,21 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data.files.errors import FileProblem, readable_size
+from data.files.errors import RESTORE, FileProblem, readable_size
 
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_DEFLATE_RATIO = 1032  # what deflate reaches at most: 258 bytes for two bits
 TRAILING_BYTES = 4096  # more than promised, and not yet suspect: some writers pad to a block
 PIECE_BYTES = 16 << 20
-RESTORE = "restore the file from its origin"
 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
-    """The file open for reading; what the system refuses comes as a FileProblem."""
+    """The file open for reading; what the system refuses, and what is no regular file, comes as a FileProblem."""
     try:
+        mode = path.stat().st_mode  # first, as opening a pipe waits for who writes to it
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise FileProblem(path, f"is {_kind_of(mode)}, not a regular file", "replace it by the file, or remove it")
         with path.open("rb") as file:
             yield file
     except FileNotFoundError:
@@ -35,6 +38,22 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
         raise FileProblem(path, "may not be read (permission denied)", f"chmod +r {path.name}") from None
     except OSError as error:
         raise FileProblem(path, f"cannot be read ({error.strerror or error})", RESTORE) from None
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 text file, with or without a byte order mark. Raises FileProblem."""
+    with open_file(path) as file:
+        content = file.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileProblem(path, f"not UTF-8 text ({error})", "save it as UTF-8") from None
+
+
+def _kind_of(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "a named pipe (FIFO)"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def is_gzipped(path: Path) -> bool:
@@ -92,17 +111,31 @@ def read_content(path: Path, num_bytes: int) -> np.ndarray:
         with open_file(path) as file:
             return np.fromfile(file, dtype=np.uint8, count=num_bytes)
     content = np.empty(num_bytes, dtype=np.uint8)
-    filled = seen = 0
-    for piece in inflated(path, PIECE_BYTES):
+    filled = 0
+    for piece in read_pieces(path, num_bytes):
+        content[filled : filled + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+        filled += len(piece)
+    return content
+
+
+def read_pieces(path: Path, num_bytes: int) -> Iterator[bytes]:
+    """What `read_content` reads, piece by piece, checked alike; what is wrong at the end is raised after the last."""
+    if (problem := size_problem(path, num_bytes)) is not None:
+        raise problem
+    seen = 0
+    for piece in inflated(path, PIECE_BYTES) if is_gzipped(path) else _plain(path):
+        yield piece[: max(0, num_bytes - seen)]
         seen += len(piece)
         if seen > num_bytes + TRAILING_BYTES:
             raise too_long(path, num_bytes)
-        part = np.frombuffer(piece, dtype=np.uint8)[: num_bytes - filled]
-        content[filled : filled + len(part)] = part
-        filled += len(part)
-    if filled < num_bytes:
-        raise too_short(path, num_bytes, filled)
-    return content
+    if seen < num_bytes:
+        raise too_short(path, num_bytes, seen)
+
+
+def _plain(path: Path) -> Iterator[bytes]:
+    with open_file(path) as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 def size_problem(path: Path, num_bytes: int) -> FileProblem | None:

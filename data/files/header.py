@@ -11,6 +11,9 @@ from data.files.grid import Grid, Source, Spacing
 from data.files.gzip import size_problem
 
 CONVERT = "convert it to a scalar 3-D or 4-D volume"
+# Voxel edges and distances from the origin beyond these are damage, and would overflow in what follows.
+EDGE_RANGE_MM = (1e-9, 1e6)
+MAX_PLACE_MM = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +76,12 @@ def split_channels(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, int, 
     if len(shape) == 5 and shape[3] == 1:
         shape = (*shape[:3], shape[4])  # NIfTI vectors: (i, j, k, 1, C)
     said = "×".join(map(str, shape))
-    if len(shape) < 3 or 1 in shape[:3]:
-        raise FileProblem(path, f"2-D data (shape {said}), expected a volume", "stack the slices into a volume")
-    if min(shape) < 1:
+    if min(shape, default=0) < 1:
         raise FileProblem(path, f"no voxels (shape {said})", CONVERT)
+    if len(shape) < 3 or 1 in shape[:3]:
+        axes = sum(size > 1 for size in shape[:3])
+        mend = "stack the slices into a volume" if axes == 2 else CONVERT
+        raise FileProblem(path, f"{axes}-D data (shape {said}), expected a volume", mend)
     if len(shape) > 4:
         raise FileProblem(path, f"{len(shape)}-D data (shape {said}), expected 3-D or 4-D", CONVERT)
     return (shape[0], shape[1], shape[2]), shape[3] if len(shape) == 4 else 1
@@ -98,10 +103,15 @@ def affine_problem(path: Path, affine: np.ndarray) -> FileProblem | None:
     mend = "set the voxel sizes and the sform in its header"
     if not np.isfinite(affine).all():
         return FileProblem(path, "the affine holds NaN or infinite values", mend)
+    if (largest := np.abs(affine).max()) > MAX_PLACE_MM:
+        return FileProblem(path, f"the affine holds a value of {largest:.3g}", mend)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
         rounded = " × ".join(f"{length:g}" for length in lengths)
         return FileProblem(path, f"the affine has no inverse (voxel edges {rounded} mm)", mend)
+    if lengths.min() < EDGE_RANGE_MM[0] or lengths.max() > EDGE_RANGE_MM[1]:
+        rounded = " × ".join(f"{length:.3g}" for length in lengths)
+        return FileProblem(path, f"voxel edges of {rounded} mm", mend)
     return None
 
 

@@ -3,6 +3,7 @@
 import functools
 import logging
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
 from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
+from nibabel.quaternions import quat2mat
 from nibabel.spatialimages import HeaderDataError
 from nibabel.spm2analyze import Spm2AnalyzeHeader, Spm2AnalyzeImage
 from nibabel.volumeutils import native_code
 from nibabel.wrapstruct import WrapStructError
 
-from data.files.errors import FileProblem
+from data.files.errors import RESTORE, FileProblem
 from data.files.grid import Format, Source, affines_agree, distance_mm
-from data.files.gzip import RESTORE, read_content, read_head
+from data.files.gzip import read_content, read_head, read_pieces
 from data.files.header import Header, affine_problem, split_channels, voxel_problems
 
 LOG = logging.getLogger("mlx_volumes")
@@ -25,6 +27,12 @@ SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metres and micrometres; all else is taken as mm
 CIFTI_INTENTS = range(3000, 3100)
 NIFTI2_BYTES = 540
+KINDS = {  # by the header's size, then its magic
+    348: {b"n+1\0": Nifti1Header, b"ni1\0": Nifti1PairHeader},
+    NIFTI2_BYTES: {b"n+2\0": Nifti2Header, b"ni2\0": Nifti2PairHeader},
+}
+# A quaternion this much longer than 1 is no rounding.
+QUATERNION_TOLERANCE = 1e-3
 
 
 def read_nifti_header(path: Path) -> Header:
@@ -42,21 +50,22 @@ def read_nifti_header(path: Path) -> Header:
     try:
         dtype = block.get_data_dtype()
         slope, inter = block.get_slope_inter()
-        affine = np.array(block.get_best_affine(), dtype=np.float64)
         shape, channels = split_channels(path, tuple(int(size) for size in block.get_data_shape()))
-        offset = int(block.get_data_offset())
     except (HeaderDataError, OverflowError) as error:
         raise _unusable(path, error) from None
+    if not 0 <= (offset := float(block["vox_offset"])) < 2**63:
+        raise FileProblem(path, f"the voxels' place in the file (vox_offset) is {offset:g}", RESTORE)
     if analyze:
-        affine = _spm_affine(header_path, affine)
+        affine = _spm_affine(header_path, np.array(block.get_best_affine(), dtype=np.float64))
     else:
+        affine = _best_affine(path, block)
         affine[:3] *= MM_PER_UNIT.get(int(block["xyzt_units"]) & 7, 1.0)
     if (problem := affine_problem(path, affine)) is not None:
         raise problem
     kind: Format = "analyze" if analyze else "nifti2" if isinstance(block, Nifti2Header) else "nifti1"
     source = Source(path, kind, shape, affine, block.as_byteswapped(native_code).binaryblock)
     slope, inter = (1.0, 0.0) if slope is None else (float(slope), float(inter or 0.0))
-    header = Header(source, channels, dtype, slope, inter, header_path if single else voxels_path, offset, ())
+    header = Header(source, channels, dtype, slope, inter, header_path if single else voxels_path, int(offset), ())
     disagreement = () if analyze else _form_problem(path, block, shape)
     return replace(header, problems=(*voxel_problems(header), *disagreement))
 
@@ -66,6 +75,29 @@ def read_stored(header: Header) -> np.ndarray:
     content = read_content(header.voxels_path, header.num_bytes)
     values = content[header.voxels_offset :].view(header.dtype)
     return values.reshape(header.channels, *header.source.shape[::-1]).T
+
+
+def read_slabs(header: Header, most_bytes: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Voxels as stored in the order of the file: a channel's number, the first k, and some slices (k, j, i).
+
+    A slab takes at most `most_bytes`, or is one slice. Raises FileProblem as `read_stored` does.
+    """
+    i, j, depth = header.source.shape
+    slice_bytes = i * j * header.dtype.itemsize
+    thickness = max(1, most_bytes // slice_bytes)
+    starts = ((channel, k) for channel in range(header.channels) for k in range(0, depth, thickness))
+    channel, k = next(starts)
+    pending, skipped = bytearray(), 0
+    for piece in read_pieces(header.voxels_path, header.num_bytes):
+        skip = min(len(piece), header.voxels_offset - skipped)
+        skipped += skip
+        pending += piece[skip:]
+        while len(pending) >= (taken := min(thickness, depth - k) * slice_bytes):
+            yield channel, k, np.frombuffer(bytes(pending[:taken]), header.dtype).reshape(-1, j, i)
+            del pending[:taken]
+            channel, k = next(starts, (header.channels, 0))
+            if channel == header.channels:
+                break
 
 
 def encode(source: Source, dtype: np.dtype, channels: int) -> bytes:
@@ -114,13 +146,12 @@ def _pair(path: Path) -> tuple[Path, Path]:
     """The files with the header and the voxels: one and the same, or an .hdr/.img pair."""
     for suffix, other in ((".hdr", ".img"), (".img", ".hdr")):
         for end in (suffix, suffix + ".gz"):
-            if not path.name.endswith(end):
+            if not path.name.lower().endswith(end):
                 continue
-            stem = path.name.removesuffix(end)
+            stem = path.name[: -len(end)]
             same, swapped = end.replace(suffix, other), other if end.endswith(".gz") else other + ".gz"
-            partner = path.with_name(stem + same)
-            if not partner.exists() and path.with_name(stem + swapped).exists():
-                partner = path.with_name(stem + swapped)
+            partners = _spellings(path, stem, (same, swapped))
+            partner = next((candidate for candidate in partners if candidate.exists()), partners[0])
             if suffix == ".hdr":
                 return path, partner
             if path.exists() and not partner.exists():
@@ -130,26 +161,37 @@ def _pair(path: Path) -> tuple[Path, Path]:
     return path, path
 
 
+def headers_of(image: Path) -> list[Path]:
+    """The files that can be the header of an .img, or .img.gz."""
+    stem = image.name[: image.name.lower().rindex(".img")]
+    return _spellings(image, stem, (".hdr", ".hdr.gz"))
+
+
+def _spellings(path: Path, stem: str, endings: tuple[str, ...]) -> list[Path]:
+    """Files beside a path, their endings in small letters or in capitals."""
+    return [path.with_name(stem + spelt) for ending in endings for spelt in (ending, ending.upper())]
+
+
 def _parse(path: Path, head: bytes) -> Any:
     """nibabel's header object for a header's bytes, whatever their byte order."""
-    size = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
-    magic = head[4:8] if 540 in size else head[344:348]
-    kinds = {
-        b"n+1\0": Nifti1Header,
-        b"ni1\0": Nifti1PairHeader,
-        b"n+2\0": Nifti2Header,
-        b"ni2\0": Nifti2PairHeader,
-    }
-    if len(head) < 348 or not size & {348, 540}:
-        said = f"{len(head)} bytes" if len(head) < 348 else f"it starts with {head[:4]!r}"
+    sizes = {order: int.from_bytes(head[:4], order) for order in ("little", "big")}
+    size, order = next(((size, order) for order, size in sizes.items() if size in KINDS), (0, ""))
+    if len(head) < max(size, 348) or not size:
+        said = f"{len(head)} bytes" if size or len(head) < 348 else f"it starts with {head[:4]!r}"
         raise FileProblem(path, f"neither a NIfTI nor an Analyze header ({said})", RESTORE)
-    kind = kinds.get(magic)
-    if kind is None and not path.name.endswith((".nii", ".nii.gz")):
+    magic = head[4:8] if size == NIFTI2_BYTES else head[344:348]
+    kind = KINDS[size].get(magic)
+    if kind is None and any(magic in kinds for kinds in KINDS.values()):
+        reason = f"a header of {size} bytes with the magic {magic!r}, which is another version's"
+        raise FileProblem(path, reason, RESTORE)
+    if kind is None and size == 348 and not path.name.lower().endswith((".nii", ".nii.gz")):
         kind = Spm2AnalyzeHeader
     if kind is None:
         raise FileProblem(path, f"not a NIfTI file (magic {magic!r})", RESTORE)
     try:
-        block = kind(head[: kind.template_dtype.itemsize], check=False)
+        block = kind(head[: kind.template_dtype.itemsize], endianness=order, check=False)
+        if not 1 <= (num_axes := int(block["dim"][0])) <= 7:
+            raise FileProblem(path, f"dim[0]={num_axes} in its header, expected 1 to 7 axes", RESTORE)
         block.check_fix(logger=_Named(LOG, {"path": path}))
     except (HeaderDataError, WrapStructError) as error:
         raise _unusable(path, error) from None
@@ -187,11 +229,42 @@ def _spm_affine(header_path: Path, affine: np.ndarray) -> np.ndarray:
         raise FileProblem(mat_path, f"not SPM's affine ({error})", "remove it, or restore it") from None
 
 
+def _best_affine(path: Path, block: Any) -> np.ndarray:
+    """sform where its code is set, else qform, else the voxel sizes alone, as nibabel chooses."""
+    if int(block["sform_code"]) > 0:
+        return np.array(block.get_sform(), dtype=np.float64)
+    return _qform(path, block) if int(block["qform_code"]) > 0 else np.array(block.get_base_affine(), np.float64)
+
+
+def _qform(path: Path, block: Any) -> np.ndarray:
+    """The qform (4, 4), NaN where it says nothing. A quaternion longer than 1 is shortened, as nifti1_io does."""
+    vector = np.array([block[f"quatern_{axis}"] for axis in "bcd"], dtype=np.float64)
+    length = float(np.linalg.norm(vector))
+    real_part = 1 - length**2
+    if real_part < 1e-7:  # nifti1_io's limit: a turn of 180 degrees
+        real_part, vector = 0.0, vector / length
+    if length > 1 + QUATERNION_TOLERANCE:
+        _warn_once(f"{path}: the qform's quaternion has the length {length:.4g}, at most 1 is a rotation; shortened")
+    affine = np.eye(4)
+    affine[:3, :3] = quat2mat([np.sqrt(real_part), *vector])
+    affine[:3, :3] *= np.abs(block["pixdim"][1:4].astype(np.float64))
+    if block["pixdim"][0] < 0:
+        affine[:3, 2] *= -1
+    affine[:3, 3] = [block[f"qoffset_{axis}"] for axis in "xyz"]
+    return affine
+
+
 def _form_problem(path: Path, block: Any, shape: tuple[int, int, int]) -> tuple[FileProblem, ...]:
     """sform and qform, both in force, that place the voxels differently."""
     sform, sform_code = block.get_sform(coded=True)
-    qform, qform_code = block.get_qform(coded=True)
-    if sform is None or qform is None or affines_agree(sform, qform, shape):
+    qform_code = int(block["qform_code"])
+    if sform is None or qform_code == 0:
+        return ()
+    qform = _qform(path, block)
+    if (problem := affine_problem(path, qform)) is not None:
+        _warn_once(f"{path}: the qform is unusable ({problem.reason}); the sform is used")
+        return ()
+    if affines_agree(sform, qform, shape):
         return ()
     reason = (
         f"sform and qform (codes {sform_code} and {qform_code}) disagree by up to "

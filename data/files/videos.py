@@ -14,8 +14,8 @@ from typing import Any
 import av
 import numpy as np
 
-from data.files.errors import FileProblem
-from data.files.gzip import RESTORE
+from data.files.errors import RESTORE, FileProblem, names_its_file
+from data.files.gzip import open_file
 
 MAX_CLIP_BYTES = 1 << 30  # of one clip's resized frames held in memory; longer clips are read piece by piece
 _SAME_TIME_S = 1e-4
@@ -54,6 +54,7 @@ class ClipHeader:
     turned: bool = False
 
 
+@names_its_file
 def read_header(path: Path) -> ClipHeader:
     """The container's facts and the first frame's rotation. Raises FileProblem where it holds no video."""
     with _opened(path) as (container, stream):
@@ -75,6 +76,7 @@ def read_header(path: Path) -> ClipHeader:
         )
 
 
+@names_its_file
 def read_clip(
     path: Path, short_side: int, grey: bool = False, rate: float | None = None, keep_frames: bool = True
 ) -> Footage:
@@ -107,6 +109,7 @@ def read_clip(
     return Footage(np.array(times), np.stack(frames) if keep_frames else None, end - start, start)
 
 
+@names_its_file
 def read_frames(path: Path, footage: Footage, wanted: Sequence[int], short_side: int, grey: bool = False) -> np.ndarray:
     """The frames (n, h, w, C) uint8 that `read_clip` counted as `wanted`, ascending, decoded from the keyframe
     before the first of them. Raises FileProblem."""
@@ -138,17 +141,13 @@ def _pick(frames: Iterator[tuple[Any, float]], stamps: np.ndarray, short_side: i
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream."""
+    with open_file(path):
+        pass  # a file that the system lets be read
     try:
         # No names are taken for network addresses, and no playlist leads there.
         container = av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
-    except FileNotFoundError:
-        raise FileProblem(path, "no such file", "correct its name, or fetch it") from None
     except (OSError, ValueError) as error:
-        reason = (
-            "empty file"
-            if path.is_file() and not path.stat().st_size
-            else f"no video that ffmpeg can open ({_what(error)})"
-        )
+        reason = "empty file" if not path.stat().st_size else f"no video that ffmpeg can open ({_what(error)})"
         raise FileProblem(path, reason, RESTORE) from None
     with container:
         if not container.streams.video:
@@ -236,15 +235,15 @@ def _turn(frame: Any) -> tuple[bool, bool, bool]:
     """How a frame is set upright: swap its axes, then flip rows, flip columns; by its display matrix.
 
     The matrix's upper left 2×2 takes (x, y) as stored to (a x + c y, b x + d y) as shown. Turns by other
-    than quarters are left out.
+    than quarters are left out, and so is a matrix that shows nothing, as one of zeros does.
     """
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return False, False, False
     (a, b), (c, d) = np.sign(np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]).tolist()
-    if a == d == 0:
+    if a == d == 0 and b and c:
         return True, b < 0, c < 0
-    return (False, d < 0, a < 0) if b == c == 0 else (False, False, False)
+    return (False, d < 0, a < 0) if b == c == 0 and a and d else (False, False, False)
 
 
 def _promised_duration(stream: Any) -> float | None:

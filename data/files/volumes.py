@@ -5,38 +5,41 @@ anterior, W left to right. Axes are swapped and flipped, never interpolated; obl
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from data.files import nifti, npy
-from data.files.errors import FileProblem
+from data.files.errors import FileProblem, names_its_file
 from data.files.grid import Grid, Source
 from data.files.header import Header
 from data.layouts.cases import SUFFIXES
 
 __all__ = [
     "SUFFIXES", "FileProblem", "Grid", "Header", "Source", "read_header", "read_image", "read_label",
-    "require_classes", "require_finite", "write_volume",
+    "require_classes", "require_counted", "require_finite", "write_volume",
 ]  # fmt: skip
 
 SHOWN_VALUES = 5  # wrong values listed in a message
 
 
-def read_header(path: Path | str) -> Header:
+@names_its_file
+def read_header(path: Path) -> Header:
     """Shape, spacing, orientation, type and `problems` of a volume, from its header and size alone.
 
     Raises FileProblem where not even that much can be had.
     """
-    path = Path(path)
-    if path.name.endswith(npy.SUFFIXES):
+    name = path.name.lower()
+    if name.endswith(npy.SUFFIXES):
         return npy.read_array_header(path)
-    if path.name.endswith(nifti.SUFFIXES) or path.is_dir() or not path.exists():
+    if name.endswith(nifti.SUFFIXES) or path.is_dir() or not path.exists():
         return nifti.read_nifti_header(path)
     raise FileProblem(path, "not a volume by its name", f"expected one of {', '.join(SUFFIXES)}")
 
 
-def read_image(path: Path | str) -> tuple[np.ndarray, Grid, Source]:
+@names_its_file
+def read_image(path: Path) -> tuple[np.ndarray, Grid, Source]:
     """A volume (D, H, W, C) float32 in RAS+, scale factors applied, with its grid and its file.
 
     4-D files give channels; a fourth axis of length 1 gives one. NaN and infinite voxels are passed on: see
@@ -46,39 +49,75 @@ def read_image(path: Path | str) -> tuple[np.ndarray, Grid, Source]:
     stored = _stored(header)  # (i, j, k, C), the file's axes
     volume = np.empty((*header.grid.shape, header.channels), dtype=np.float32)
     target = header.source.orientation.from_dhw(volume)
-    with np.errstate(over="ignore", invalid="ignore"):  # float64 beyond float32 becomes infinite: found later
-        if not header.scaled:
-            target[...] = stored
-        else:
-            for k in range(stored.shape[2]):  # float64 for a slice at a time
-                plane = stored[:, :, k].astype(np.float64)
-                target[:, :, k] = plane * header.slope + header.inter
+    for k in range(stored.shape[2]):  # float64 for a slice at a time
+        target[:, :, k] = scaled(stored[:, :, k], header)
     return volume, header.grid, header.source
 
 
-def read_label(path: Path | str) -> tuple[np.ndarray, Grid, Source]:
-    """A label map (D, H, W) in RAS+ as stored, unscaled: uint8 where its values fit, else int32.
+def scaled(stored: np.ndarray, header: Header) -> np.ndarray:
+    """Stored values as float32, scale factors applied. What float32 cannot hold becomes infinite: found later."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not header.scaled:
+            return stored.astype(np.float32)
+        return (stored.astype(np.float64) * header.slope + header.inter).astype(np.float32)
 
-    Float files of whole numbers are fine. Raises FileProblem for values that are not whole, with the value
-    and how many there are, and for several channels.
+
+@names_its_file
+def read_label(path: Path) -> tuple[np.ndarray, Grid, Source]:
+    """A label map (D, H, W) in RAS+, scale factors applied: uint8 where its values fit, else int32.
+
+    Float files of whole numbers are fine, and scale factors that come out whole but for rounding (`whole_labels`).
+    Raises FileProblem for values that are not whole, with the value and how many there are, and for several
+    channels.
     """
     header = _readable(path)
     if header.channels > 1:
         reason = f"label with {header.channels} channels, expected one integer map"
         raise FileProblem(header.path, reason, "merge the channels into one map of class numbers")
     values = header.source.orientation.to_dhw(_stored(header)[..., 0])
-    if values.dtype.kind == "f":
+    if header.scaled:
+        stored, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+        values = whole_labels(header, stored, counts)[places].reshape(values.shape)
+    elif values.dtype.kind == "f":
         whole = np.isfinite(values)
         whole &= np.where(whole, values, 0.5) == np.rint(np.where(whole, values, 0))
         if not whole.all():
-            wrong = values[~whole]
-            reason = f"label values that are not whole numbers: {_listed(wrong)}, {wrong.size} voxels"
-            raise FileProblem(header.path, reason, "save the label as integers, resampled per class if at all")
+            raise _not_whole(header.path, values[~whole], int(np.count_nonzero(~whole)))
     low, high = (int(values.min()), int(values.max()))
-    if low < -(2**31) or high >= 2**31:
-        raise FileProblem(header.path, f"label values up to {high}", "number the classes from 0")
+    check_label_range(header.path, low, high)
     dtype = np.uint8 if low >= 0 and high <= 255 else np.int32
     return np.ascontiguousarray(values, dtype=dtype), header.grid, header.source
+
+
+def check_label_range(path: Path, low: int, high: int) -> None:
+    """Raises FileProblem for label values that int32 cannot hold."""
+    if low < -(2**31) or high >= 2**31:
+        raise FileProblem(path, f"label values {low} to {high}", "number the classes from 0")
+
+
+def whole_labels(header: Header, stored: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The whole numbers (n,) float64 that the distinct values stored in a label (n,) stand for, scale factors applied.
+
+    A factor that a float label was packed with is rounded: a value counts as whole within half a step of the stored
+    ones, but at least 0.001 and at most 0.05. `counts` (n,) are the voxels of each. Raises FileProblem for
+    values that are not whole, and where different stored values become one.
+    """
+    tolerance = max(1e-3, min(0.05, abs(header.slope) / 2)) if header.scaled else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = stored.astype(np.float64) * header.slope + header.inter
+        whole = np.rint(values)
+        wrong = ~(np.abs(values - whole) <= tolerance)  # NaN and infinity among them
+    if wrong.any():
+        raise _not_whole(header.path, values[wrong], int(counts[wrong].sum()))
+    if len(np.unique(whole)) < len(whole):
+        reason = f"scale factors (slope {header.slope:g}, intercept {header.inter:g}) that make different labels equal"
+        raise FileProblem(header.path, reason, "save the label as integers, without scale factors")
+    return whole
+
+
+def _not_whole(path: Path, values: np.ndarray, num_voxels: int) -> FileProblem:
+    reason = f"label values that are not whole numbers: {_listed(values)}, {num_voxels} voxels"
+    return FileProblem(path, reason, "save the label as integers, resampled per class if at all")
 
 
 def require_finite(volume: np.ndarray, path: Path | str) -> None:
@@ -90,8 +129,13 @@ def require_finite(volume: np.ndarray, path: Path | str) -> None:
     bad = int(np.count_nonzero(~np.isfinite(volume)))
     nans = int(np.count_nonzero(np.isnan(volume)))
     if bad:
-        reason = f"{nans} NaN and {bad - nans} infinite voxels of {volume.size}"
-        raise FileProblem(path, reason, "set them to a number, or leave the case out")
+        raise finite_problem(path, nans, bad - nans, volume.size)
+
+
+def finite_problem(path: Path | str, nans: int, infinite: int, size: int) -> FileProblem:
+    """The problem of a volume of `size` voxels, some of which are no numbers."""
+    reason = f"{nans} NaN and {infinite} infinite voxels of {size}"
+    return FileProblem(path, reason, "set them to a number, or leave the case out")
 
 
 def require_classes(label: np.ndarray, num_classes: int, path: Path | str, ignore_label: int | None = None) -> None:
@@ -99,12 +143,18 @@ def require_classes(label: np.ndarray, num_classes: int, path: Path | str, ignor
     low, high = int(label.min()), int(label.max())
     if low >= 0 and high < num_classes:
         return
-    outside = (label < 0) | (label >= num_classes)
-    if ignore_label is not None:
-        outside &= label != ignore_label
-    wrong = label[outside]
-    if wrong.size:
-        reason = f"label values outside 0…{num_classes - 1}: {_listed(wrong)}, {wrong.size} voxels"
+    values, counts = np.unique(label, return_counts=True)
+    require_counted(dict(zip(values.tolist(), counts.tolist(), strict=True)), num_classes, path, ignore_label)
+
+
+def require_counted(
+    voxels: Mapping[int, int], num_classes: int, path: Path | str, ignore_label: int | None = None
+) -> None:
+    """Raises FileProblem as `require_classes` does, of a label's voxels by value."""
+    wrong = {value: count for value, count in voxels.items() if not 0 <= value < num_classes and value != ignore_label}
+    if wrong:
+        listed = _listed(np.array(list(wrong)))
+        reason = f"label values outside 0…{num_classes - 1}: {listed}, {sum(wrong.values())} voxels"
         mend = "list every class in data.class_names (or the data set's own list), or correct the label"
         raise FileProblem(path, reason, mend)
 

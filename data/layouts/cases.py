@@ -72,13 +72,16 @@ def stem(path: Path) -> str:
 
 
 def list_volumes(folder: Path) -> list[Path]:
-    """The volume files right in a folder, sorted; of an .hdr/.img pair only the header. Hidden files are left."""
+    """What a folder holds under a volume's name, sorted; of an .hdr/.img pair only the header. Hidden files are left.
+
+    A folder, a pipe or a link to nowhere of such a name is among them: reading it says what it is.
+    """
     found = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.endswith(SUFFIXES) or path.is_dir():
+        name = path.name.lower()
+        if name.startswith(".") or not name.endswith(SUFFIXES):
             continue
-        headers = [path.with_name(strip_suffix(path.name) + end) for end in (".hdr", ".hdr.gz")]
-        if path.name.endswith((".img", ".img.gz")) and any(header.exists() for header in headers):
+        if name.endswith((".img", ".img.gz")) and any(header.exists() for header in nifti.headers_of(path)):
             continue
         found.append(path)
     return found

@@ -131,7 +131,7 @@ def _list_clips(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in NOT_CLIPS
+        if not path.is_dir() and not path.name.startswith(".") and path.suffix.lower() not in NOT_CLIPS
     )
 
 

@@ -1,15 +1,12 @@
 """MedMNIST's 3-D sets as published: one `.npz` with images and labels of each split (Yang et al. 2023)."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 
 from configs.schema.data import DataConfig
 from data.files.errors import FileProblem
-from data.files.gzip import RESTORE
+from data.files.npy import read_member, read_member_headers
 from data.layouts.cases import Case, Listing, describe_folder, some
 from data.layouts.class_folders import class_names_of
 
@@ -23,15 +20,18 @@ def find_medmnist(config: DataConfig, class_names: tuple[str, ...] | None) -> Li
     `data.split.kind=given` keeps. Raises ValueError for arrays that do not fit together.
     """
     path = _archive(config.root)
-    found = {name: _header(path, f"{name}_images") for name in SPLITS}
-    shapes = {name: shape for name, shape in found.items() if shape is not None}
+    found = _headers(path)
+    shapes = {name: found[f"{name}_images"] for name in SPLITS if f"{name}_images" in found}
     if not shapes:
-        raise ValueError(f"data.root={path}: no train_images, val_images or test_images; it holds {_names(path)}")
+        raise ValueError(f"data.root={path}: no train_images, val_images or test_images; it holds {some(found)}")
+    if any(len(shape) not in (4, 5) or (len(shape) == 4 and shape[3] <= 4) for shape in shapes.values()):
+        raise ValueError(f"{path}: images of {next(iter(shapes.values()))}, expected (cases, D, H, W): a 3-D set")
+    for name in shapes:
+        if f"{name}_labels" not in found:
+            raise ValueError(f"{path}: {name}_images without {name}_labels")
     labels = {name: read_labels(path, name, shape[0]) for name, shape in shapes.items()}
     if len({shape[1:] for shape in shapes.values()}) > 1 or len({array.shape[1] for array in labels.values()}) > 1:
         raise ValueError(f"{path}: the splits differ in shape: images {shapes}")
-    if any(len(shape) not in (4, 5) or (len(shape) == 4 and shape[3] <= 4) for shape in shapes.values()):
-        raise ValueError(f"{path}: images of {next(iter(shapes.values()))}, expected (cases, D, H, W): a 3-D set")
     columns = next(iter(labels.values())).shape[1]
     if columns > 1:
         names = tuple(class_names or (str(number) for number in range(columns)))
@@ -53,8 +53,6 @@ def find_medmnist(config: DataConfig, class_names: tuple[str, ...] | None) -> Li
 def read_labels(path: Path, split: str, cases: int) -> np.ndarray:
     """A split's labels (N, K) int64. Raises ValueError where they are missing, or not one a case."""
     name = f"{split}_labels"
-    if _header(path, name) is None:
-        raise ValueError(f"{path}: {split}_images without {name}")
     labels = read_member(path, name)
     if labels.ndim == 1:
         labels = labels[:, None]
@@ -65,29 +63,13 @@ def read_labels(path: Path, split: str, cases: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def read_member(path: Path, name: str) -> np.ndarray:
-    """One array of the archive. Raises FileProblem."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            return npy.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise FileProblem(path, f"damaged array {name} ({error})", RESTORE) from None
-
-
-def _header(path: Path, name: str) -> tuple[int, ...] | None:
-    """Shape of an array, None where the archive has none of that name."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if f"{name}.npy" not in archive.namelist():
-                return None
-            with archive.open(f"{name}.npy") as file:
-                read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-                shape, _, dtype = read(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise FileProblem(path, f"damaged .npz archive ({error})", RESTORE) from None
-    if name.endswith("_images") and dtype.kind not in "biuf":
-        raise FileProblem(path, f"{name} of {dtype}, expected real numbers", "save it as such")
-    return shape
+def _headers(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the archive's arrays, by name. Raises FileProblem for images that are no numbers."""
+    found = read_member_headers(path)
+    for name, (_, dtype) in found.items():
+        if name.endswith("_images") and dtype.kind not in "biuf":
+            raise FileProblem(path, f"{name} of {dtype}, expected real numbers", "save it as such")
+    return {name: shape for name, (shape, _) in found.items()}
 
 
 def _archive(root: Path) -> Path:
@@ -98,8 +80,3 @@ def _archive(root: Path) -> Path:
         found = some(path.name for path in archives) if archives else describe_folder(root)
         raise ValueError(f"data.root={root}: expected exactly one .npz in it, found {found}; name the file itself")
     return archives[0]
-
-
-def _names(path: Path) -> str:
-    with zipfile.ZipFile(path) as archive:
-        return some(name.removesuffix(".npy") for name in archive.namelist())

@@ -31,7 +31,7 @@ from machine import disk
 
 log = logging.getLogger("mlx_volumes")
 
-_FORMAT = 2  # part of every key: raise it when what is stored changes, or how cases are prepared
+_FORMAT = 3  # part of every key: raise it when what is stored changes, or how cases are prepared
 _SCAN_EVERY = 64  # puts between looks at what other processes stored
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.files.errors import fault_of
 from data.files.grid import GRID_TOLERANCE_VOXELS, Grid, distance_mm
 from data.files.gzip import gzip_problem
 from data.files.volumes import FileProblem, Header, read_header
@@ -35,10 +36,11 @@ def check_case(case: Case, num_channels: int | None = None) -> list[Problem]:
     headers: list[Header] = []
     for path in case.files:
         try:
-            header = read_header(path)
-            found = header.problems or tuple(filter(None, [gzip_problem(header.voxels_path, header.num_bytes)]))
-            problems += [Problem.of(case.id, problem) for problem in found]
-            headers.append(header)
+            with fault_of(path):
+                header = read_header(path)
+                found = header.problems or tuple(filter(None, [gzip_problem(header.voxels_path, header.num_bytes)]))
+                problems += [Problem.of(case.id, problem) for problem in found]
+                headers.append(header)
         except FileProblem as problem:
             problems.append(Problem.of(case.id, problem))
     if len(headers) < len(case.files):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from configs import Config
+from data.files.errors import fault_of
 from data.files.grid import Grid, Shape, Source
 from data.files.volumes import FileProblem, read_image, read_label, require_classes, require_finite
 from data.layouts.cases import Case
@@ -138,8 +139,13 @@ def prepare(case: Case, preparation: Preparation) -> Prepared:
     """The case read, checked, cropped, resampled and normalised, its label (if any) alongside.
 
     Raises FileProblem for NaN or infinite voxels, label values that are no class, images or a label that do
-    not share one grid, and whatever reading the files finds.
+    not share one grid, and whatever reading the files finds; what else goes wrong is the first image's fault.
     """
+    with fault_of(case.images[0]):
+        return _prepare(case, preparation)
+
+
+def _prepare(case: Case, preparation: Preparation) -> Prepared:
     volume, source_grid, source = read_case_image(case, preparation.channels)
     label = read_case_label(case, source_grid, preparation)
     digest = voxel_digest(volume)

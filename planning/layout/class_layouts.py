@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.data import Columns, DataConfig
+from data.files.errors import fault_of
 from data.layouts.cases import SUFFIXES, list_volumes, some
 from data.layouts.table import SPLITS, read_table
 
@@ -93,14 +94,14 @@ def is_clip(path: Path) -> bool:
 
 def is_volume(path: Path) -> bool:
     """Whether the name is that of a volume."""
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def is_medmnist(path: Path) -> bool:
     """Whether an archive holds images and labels of a split."""
-    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+    if path.suffix.lower() != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
+    with fault_of(path), zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
     return any({f"{split}_images.npy", f"{split}_labels.npy"} <= names for split in ("train", "val", "test"))
 

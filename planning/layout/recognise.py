@@ -69,7 +69,7 @@ def recognise(path: Path) -> Tree:
             return tree
     if path.is_dir() and (reason := why_no_classes(path)) is not None:
         raise ValueError(f"{path}: {reason}")
-    if path.suffix == ".npz" and not zipfile.is_zipfile(path):
+    if path.suffix.lower() == ".npz" and path.is_file() and not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not a whole .npz archive; fetch the file again")
     found = describe_folder(path) if path.is_dir() else f"the file {path.name}"
     expected = "; ".join(f"{name}: {layout}" for name, layout in (*volume_layouts().items(), *CLASS_LAYOUTS.items()))

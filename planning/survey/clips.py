@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 
 import numpy as np
 
-from data.files.errors import FileProblem
+from data.files.errors import FileProblem, fault_of
 from data.files.videos import Footage, read_clip, read_frames, read_header
 from data.layouts.cases import Case
 from data.prepare.case_checks import Problem
@@ -71,24 +71,25 @@ def _read_clip(case: Case, thumbnail: bool) -> ClipFacts:
     path = case.images[0]
     facts = ClipFacts(case, num_bytes=path.stat().st_size if path.is_file() else 0)
     try:
-        header = read_header(path)
-        facts = replace(
-            facts,
-            container=header.container,
-            codec=header.codec,
-            pixels=header.pixels,
-            width=header.width,
-            height=header.height,
-            turned=header.turned,
-        )
-        footage = read_clip(path, SHORT_SIDE, grey=True)
-        if thumbnail:
-            middle = [len(footage.times_s) // 2]
-            side = round(LONG_SIDE * min(header.width, header.height) / max(header.width, header.height))
-            facts = replace(facts, thumbnail=draw_frame(read_frames(path, footage, middle, max(side, 1))[0]))
+        with fault_of(path):
+            header = read_header(path)
+            facts = replace(
+                facts,
+                container=header.container,
+                codec=header.codec,
+                pixels=header.pixels,
+                width=header.width,
+                height=header.height,
+                turned=header.turned,
+            )
+            footage = read_clip(path, SHORT_SIDE, grey=True)
+            if thumbnail:
+                middle = [len(footage.times_s) // 2]
+                side = round(LONG_SIDE * min(header.width, header.height) / max(header.width, header.height))
+                facts = replace(facts, thumbnail=draw_frame(read_frames(path, footage, middle, max(side, 1))[0]))
+            return _measure(facts, footage)
     except FileProblem as problem:
-        return replace(facts, problems=(Problem(case.id, problem.path, f"{problem.reason}; {problem.mend}"),))
-    return _measure(facts, footage)
+        return replace(facts, problems=(Problem.of(case.id, problem),))
 
 
 def _measure(facts: ClipFacts, footage: Footage) -> ClipFacts:
@@ -102,7 +103,8 @@ def _measure(facts: ClipFacts, footage: Footage) -> ClipFacts:
         variable=bool((np.abs(steps - usual) > _STEADY * usual).any()),
     )
     if frames is None:
-        whole = blake2b(facts.case.images[0].read_bytes(), digest_size=16)
+        with facts.case.images[0].open("rb") as file:
+            whole = file_digest(file, partial(blake2b, digest_size=16))
         return replace(facts, low=0.0, high=255.0, change=255.0, digest=whole.hexdigest())
     change = max(float(np.abs(frame.astype(np.int16) - frames[0]).max()) for frame in frames)
     low, high = float(frames.min()), float(frames.max())

@@ -1,37 +1,30 @@
 """Cases that are volumes: what their files hold, and what is wrong with them."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 
+from data.files.errors import fault_of
 from data.files.grid import Grid, Shape, Spacing
-from data.files.volumes import FileProblem, Header, read_header, read_image, read_label, require_classes, require_finite
+from data.files.npy import read_member
+from data.files.volumes import FileProblem, Header, read_header, read_image, read_label, require_counted, require_finite
 from data.layouts.cases import Case
-from data.layouts.medmnist import read_member
 from data.prepare.case_checks import Problem, check_case
 from data.prepare.copies import voxel_digest
 from data.prepare.volumes import nonzero_box
 from planning.survey.facts import Facts, Input, Metadata, Reading, Remark, ids_of
 from planning.survey.format import axes, counted, times
+from planning.survey.slabs import SAMPLE, Channel, Measured, count_label, measure_image
 from planning.survey.thumbnails import draw_thumbnail
 
 SPACING_TOLERANCE = 0.01  # relative: scanners and headers round
-_SAMPLE = 1 << 20  # voxels of a channel that its percentiles are taken from
-
-
-@dataclass(frozen=True)
-class Channel:
-    """Intensities of one channel of a case, scale factors applied; percentiles 0.5 and 99.5, of a sample."""
-
-    low: float
-    percentile_low: float
-    mean: float
-    percentile_high: float
-    high: float
+_WHOLE_BYTES = 1 << 28  # of float32 voxels: a larger volume is never held whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +69,9 @@ def read_volumes(
         if not facts.problems and facts.num_channels != usual[0][0]:
             found[case_id] = replace(facts, problems=tuple(check_case(facts.case, usual[0][0])))
     sound = [facts for facts in found.values() if not facts.problems]
-    largest = max((int(np.prod(facts.shape)) * (facts.num_channels + 2) for facts in sound), default=1)
+    largest = max((4 * int(np.prod(facts.shape)) * (facts.num_channels + 2) for facts in sound), default=1)
     read = partial(_read_voxels, class_names=class_names, ignore_label=ignore_label, thumbnail=how.thumbnails)
-    found |= {facts.case.id: facts for facts in how.each(read, sound, 4 * largest)}
+    found |= {facts.case.id: facts for facts in how.each(read, sound, min(largest, 3 * _WHOLE_BYTES))}
     return list(found.values())
 
 
@@ -119,60 +112,83 @@ def _read_voxels(
 ) -> VolumeFacts:
     """The facts with what the voxels tell, each file's first fault among the problems."""
     case, problems = facts.case, list(facts.problems)
-    channels: list[Channel] = []
-    digests, box, plane = [], (0, 0, 0), None
+    images: list[Measured] = []
     label: np.ndarray | None = None
     counts: dict[int, int] | None = None
     try:
         if case.label_file is not None:
-            label, _, _ = read_label(case.label_file)
-            counts = _count(label)
-            if class_names is not None:
-                require_classes(label, len(class_names), case.label_file, ignore_label)
+            with fault_of(case.label_file):
+                counts, label = _read_label(case.label_file)
+                if class_names is not None:
+                    require_counted(counts, len(class_names), case.label_file, ignore_label)
     except FileProblem as problem:
-        problems.append(_problem(case.id, problem))
+        problems.append(Problem.of(case.id, problem))
+    picture = None
     for number, path in enumerate(case.images):
         try:
-            volume, grid, _ = read_image(path)
-            require_finite(volume, path)
+            with fault_of(path):
+                image, shown = _read_image(path)
+                if thumbnail and number == 0:
+                    picture = draw_thumbnail(shown, label, facts.spacing_mm)
+                del shown  # before the next channel is read
+                images.append(image)
         except FileProblem as problem:
-            problems.append(_problem(case.id, problem))
-            continue
-        digests.append(voxel_digest(volume))
-        channels += [_measure(volume[..., channel]) for channel in range(volume.shape[-1])]
-        _, (d, h, w) = nonzero_box(volume)
-        box = (max(box[0], d), max(box[1], h), max(box[2], w))
-        if thumbnail and number == 0:
-            plane = draw_thumbnail(volume[..., 0], label, grid.spacing_mm)
-    complete = len(channels) == facts.num_channels
+            problems.append(Problem.of(case.id, problem))
+    complete = len(images) == len(case.images)
+    d, h, w = np.max([image.box for image in images], axis=0).tolist() if images else (0, 0, 0)
     return replace(
         facts,
-        voxels=tuple(channels) if complete else None,
-        box=box if complete else None,
-        digest=" ".join(digests) if complete else "",
+        voxels=tuple(channel for image in images for channel in image.channels) if complete else None,
+        box=(d, h, w) if complete else None,
+        digest=" ".join(image.digest for image in images) if complete else "",
         labels=counts,
-        thumbnail=plane,
+        thumbnail=picture,
         problems=tuple(problems),
     )
+
+
+def _read_image(path: Path) -> tuple[Measured, np.ndarray]:
+    """What an image's voxels tell, and its first channel (D, H, W), or, of one too large, a slice of that."""
+    header = read_header(path)
+    if _is_large(header):
+        return measure_image(header)
+    volume, _, _ = read_image(path)
+    require_finite(volume, path)
+    channels = tuple(_measure(volume[..., channel]) for channel in range(volume.shape[-1]))
+    return Measured(channels, nonzero_box(volume)[1], voxel_digest(volume)), volume[..., 0]
+
+
+def _read_label(path: Path) -> tuple[dict[int, int], np.ndarray]:
+    """Voxels of each value of a label, and the label (D, H, W), or, of one too large, a slice."""
+    header = read_header(path)
+    if _is_large(header) and header.channels == 1:
+        return count_label(header)
+    label, _, _ = read_label(path)
+    return _count(label), label
+
+
+def _is_large(header: Header) -> bool:
+    return header.source.format != "numpy" and 4 * math.prod(header.shape) * header.channels > _WHOLE_BYTES
 
 
 def _read_row(case: Case, row: np.ndarray, thumbnail: bool) -> VolumeFacts:
     """The facts of a row (D, H, W) or (D, H, W, C) of an array."""
     d, h, w = row.shape[:3]
     facts = VolumeFacts(case, grid=Grid((d, h, w), np.eye(4)), dtype=row.dtype.name)
-    volume = row.reshape(d, h, w, -1).astype(np.float32)
     try:
-        require_finite(volume, case.images[0])
+        with fault_of(case.images[0]):
+            volume = row.reshape(d, h, w, -1).astype(np.float32)
+            facts = replace(facts, num_channels=volume.shape[-1])
+            require_finite(volume, case.images[0])
+            return replace(
+                facts,
+                voxels=tuple(_measure(volume[..., channel]) for channel in range(volume.shape[-1])),
+                box=nonzero_box(volume)[1],
+                digest=voxel_digest(volume),
+                thumbnail=draw_thumbnail(volume[..., 0], None, facts.spacing_mm) if thumbnail else None,
+            )
     except FileProblem as problem:
-        return replace(facts, num_channels=volume.shape[-1], problems=(_problem(case.id, problem),))
-    return replace(
-        facts,
-        num_channels=volume.shape[-1],
-        voxels=tuple(_measure(volume[..., channel]) for channel in range(volume.shape[-1])),
-        box=nonzero_box(volume)[1],
-        digest=voxel_digest(volume),
-        thumbnail=draw_thumbnail(volume[..., 0], None, facts.spacing_mm) if thumbnail else None,
-    )
+        return replace(facts, problems=(Problem.of(case.id, problem),))
 
 
 def describe(facts: VolumeFacts) -> str:
@@ -262,7 +278,7 @@ def _warnings(cases: Sequence[VolumeFacts]) -> list[Remark]:
 def _measure(voxels: np.ndarray) -> Channel:
     """The intensities of one channel (D, H, W)."""
     flat = voxels.reshape(-1)
-    sample = flat[:: max(1, len(flat) // _SAMPLE)]
+    sample = flat[:: max(1, len(flat) // SAMPLE)]
     low, high = np.percentile(sample, (0.5, 99.5))
     mean = flat.mean(dtype=np.float64)
     return Channel(float(flat.min()), float(low), float(mean), float(high), float(flat.max()))
@@ -275,10 +291,6 @@ def _count(label: np.ndarray) -> dict[int, int]:
         return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     values, counts = np.unique(label, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def _problem(case_id: str, problem: FileProblem) -> Problem:
-    return Problem(case_id, problem.path, f"{problem.reason}; {problem.mend}")
 
 
 VOLUMES = Input(

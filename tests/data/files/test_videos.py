@@ -152,7 +152,7 @@ def damaged(path: Path, plain: Path, kind: str) -> None:
         ("empty", "empty file; restore the file from its origin"),
         ("text", "no video that ffmpeg can open"),
         ("sound", "holds no video; leave it out"),
-        ("missing", "no such file; correct its name, or fetch it"),
+        ("missing", "no such file; correct the path, or remove the case"),
         ("overwritten", r"damaged after 0\.\d+ seconds"),
     ],
 )
