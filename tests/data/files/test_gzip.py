@@ -1,12 +1,18 @@
 import gzip
+import os
+import re
+import socket
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data.files import videos
 from data.files.errors import FileProblem
 from data.files.gzip import gzip_problem, read_content, read_head
+from data.files.volumes import read_header
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 100_000, dtype=np.uint8).tobytes()
 
@@ -105,3 +111,32 @@ def test_what_the_system_refuses_is_a_file_problem(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(FileProblem, match="permission denied"):
         read_head(path, 10)
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (make_pipe, r"is a named pipe \(FIFO\), not a regular file; replace it by the file, or remove it"),
+        (make_socket, "is a socket, not a regular file; replace it by the file, or remove it"),
+        (Path.mkdir, "is a folder, not a file; name the file inside it"),
+        (lambda path: path.symlink_to("nowhere"), "no such file; correct the path, or remove the case"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.npz", "a.npy", "a.mp4"])
+def test_what_is_no_regular_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], said: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path has at most about 100 letters
+    make(Path(name))
+    read = videos.read_header if name == "a.mp4" else read_header
+    with pytest.raises(FileProblem, match=rf"^{re.escape(name)}: {said}"):
+        read(Path(name))

@@ -60,9 +60,41 @@ def pair_magic(header: nibabel.Nifti1Header) -> None:
     header["magic"] = b"ni1"
 
 
+def setting(field: str, value: object) -> Edit:
+    def edit(header: nibabel.Nifti1Header) -> None:
+        header[field] = value
+
+    return edit
+
+
+def axes(number: int) -> Edit:
+    def edit(header: nibabel.Nifti1Header) -> None:
+        header["dim"][0] = number
+
+    return edit
+
+
+def only_qform(b: float) -> Edit:
+    def edit(header: nibabel.Nifti1Header) -> None:
+        header["sform_code"], header["qform_code"] = 0, 1
+        header["quatern_b"], header["quatern_c"], header["quatern_d"] = b, 0, 0
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
+        (setting("vox_offset", np.nan), r"the voxels' place in the file \(vox_offset\) is nan; restore the file"),
+        (setting("vox_offset", -400), r"the voxels' place in the file \(vox_offset\) is -400|unusable header"),
+        (axes(0), r"dim\[0\]=0 in its header, expected 1 to 7 axes; restore the file"),
+        (axes(-1), r"dim\[0\]=-1 in its header, expected 1 to 7 axes"),
+        (axes(8), r"dim\[0\]=8 in its header, expected 1 to 7 axes"),
+        (axes(256), r"dim\[0\]=256 in its header, expected 1 to 7 axes"),
+        (setting("magic", b"n+2"), r"a header of 348 bytes with the magic b'n\+2\\x00', which is another version's"),
+        (setting("srow_x", [1e30, 0, 0, 0]), r"the affine holds a value of 1e\+30; set the voxel sizes and the sform"),
+        (setting("srow_x", [1e-20, 0, 0, 0]), r"voxel edges of 1e-20 × 1 × 1 mm; set the voxel sizes"),
+        (only_qform(np.nan), "the affine holds NaN or infinite values"),
         (forms, r"sform and qform \(codes 2 and 1\) disagree by up to 12.*the sform would be used here"),
         (promise, r"truncated: header promises 2048000000352 bytes \(2.048 TB\), the file holds 472"),
         (flat, r"the affine has no inverse \(voxel edges 1 × 1 × 0 mm\)"),
@@ -109,6 +141,81 @@ def test_a_form_whose_code_is_0_does_not_count(tmp_path: Path) -> None:
     header = read_header(edited(tmp_path / "a.nii", edit))
     assert header.problems == ()
     assert header.grid.affine[0, 3] == 12
+
+
+@pytest.mark.parametrize("length", [1.0000005, 1.4])
+def test_a_quaternion_that_is_too_long_is_shortened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, length: float
+) -> None:
+    path = edited(tmp_path / "a.nii", only_qform(length))
+    assert np.array_equal(read_header(path).source.affine, np.diag([1, -1, -1, 1]))  # half a turn about x
+    said = f"{path}: the qform's quaternion has the length 1.4, at most 1 is a rotation; shortened"
+    assert caplog.messages == ([said] if length == 1.4 else [])
+
+    def both(header: nibabel.Nifti1Header) -> None:
+        only_qform(length)(header)
+        header.set_sform(np.diag([1.0, -1, -1, 1]), code=2)
+
+    assert read_header(edited(tmp_path / "b.nii", both)).problems == ()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_qforms_are_nibabels(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]  # a rotation, or one with a mirror
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * rng.uniform(0.5, 3, 3), rng.normal(size=3)
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), None)
+    image.set_qform(affine, code=1)
+    nibabel.save(image, tmp_path / "a.nii")
+    expected = nibabel.load(tmp_path / "a.nii").affine
+    np.testing.assert_allclose(read_header(tmp_path / "a.nii").source.affine, expected, atol=1e-6)
+
+
+def test_a_bad_qform_beside_a_sform_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def edit(header: nibabel.Nifti1Header) -> None:
+        header.set_sform(np.diag([2.0, 3, 4, 1]), code=2)
+        header["qform_code"], header["quatern_b"] = 1, np.nan
+
+    path = edited(tmp_path / "a.nii", edit)
+    header = read_header(path)
+    assert (header.problems, header.spacing_mm) == ((), (4, 3, 2))
+    said = "the qform is unusable (the affine holds NaN or infinite values); the sform is used"
+    assert caplog.messages == [f"{path}: {said}"]
+
+
+@pytest.mark.parametrize(("version", "size"), [(nibabel.Nifti1Image, 540), (nibabel.Nifti2Image, 348)])
+def test_a_size_of_the_other_version(tmp_path: Path, version: type, size: int) -> None:
+    nibabel.save(version(np.zeros((4, 5, 6), np.uint8), np.eye(4)), tmp_path / "a.nii")
+    data = bytearray((tmp_path / "a.nii").read_bytes())
+    data[:4] = size.to_bytes(4, "little")
+    (tmp_path / "a.nii").write_bytes(bytes(data))
+    said = r"neither a NIfTI nor an Analyze header \(472 bytes\)" if size == 540 else r"not a NIfTI file \(magic"
+    with pytest.raises(FileProblem, match=rf"a\.nii: {said}"):
+        read_image(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((7,), 1), ((7, 1, 1), 1), ((1, 1, 7), 1), ((1, 1, 1), 0)])
+def test_fewer_than_two_axes(tmp_path: Path, shape: tuple[int, ...], axes: int) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(FileProblem, match=rf"a\.nii: {axes}-D data \(shape .*\), expected a volume; convert it"):
+        read_image(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("name", ["A.NII", "A.NII.GZ", "A.Nii.Gz"])
+def test_endings_in_capitals(tmp_path: Path, name: str) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.full((4, 5, 6), 3, np.uint8), np.eye(4)), tmp_path / "a.nii")
+    content = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
+    assert np.all(read_label(tmp_path / name)[0] == 3)
+
+
+def test_pairs_in_capitals(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Pair(np.full((4, 5, 6), 3, np.uint8), np.eye(4)), tmp_path / "a.img")
+    (tmp_path / "a.img").rename(tmp_path / "A.IMG")
+    (tmp_path / "a.hdr").rename(tmp_path / "A.HDR")
+    assert np.all(read_label(tmp_path / "A.HDR")[0] == 3)
+    assert np.all(read_label(tmp_path / "A.IMG")[0] == 3)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (1, 5, 6), (4, 5, 1, 3)])

@@ -92,7 +92,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
 
     with pytest.raises(FileProblem, match=r"damaged .npz archive"):
         read_image(tmp_path / "a.npz")
-    with pytest.raises(FileProblem, match="not a NumPy array"):
+    with pytest.raises(FileProblem, match="not a NumPy array, or a damaged one"):
         read_image(tmp_path / "a.npy")
     with pytest.raises(FileProblem, match="damaged"):
         read_image(tmp_path / "b.npz")
@@ -102,3 +102,58 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.full((3, 3, 3), {"a": 1}, dtype=object), allow_pickle=True)
     with pytest.raises(FileProblem, match="expected numbers"):
         read_image(tmp_path / "a.npy")
+
+
+def test_an_encrypted_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", VALUES)
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[data.index(b"PK\x03\x04") + 6] |= 1  # the flags of the member, there and in the directory
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.npz").write_bytes(bytes(data))
+    with pytest.raises(FileProblem, match=r"a\.npz: an encrypted archive; save it without a password"):
+        read_image(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("spacing", "said"),
+    [
+        (["1", "2", "3"], r"spacing_mm of <U1 \(3,\)"),
+        (np.array([1, None, 2], dtype=object), r"spacing_mm of object \(3,\)"),
+        ([1j, 2, 3], r"spacing_mm of complex128 \(3,\)"),
+        (np.ones(1000), r"spacing_mm of float64 \(1000,\)"),
+        ([1.0, 2.0], r"spacing_mm or affine of shape \(2,\)"),
+    ],
+)
+def test_a_spacing_that_is_none(tmp_path: Path, spacing: object, said: str) -> None:
+    np.savez(tmp_path / "a.npz", VALUES, spacing_mm=spacing)
+    with pytest.raises(FileProblem, match=rf"a\.npz: {said}, expected .*; save it again"):
+        read_header(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (4, 5,",
+        "{'descr': '<f8', 'fortran_order': False}",
+        "{'descr': 'no type', 'fortran_order': False, 'shape': (4, 5, 6)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-4, 5, 6)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': 'abc'}",
+        "(" * 4000,
+        "{'descr': [], 'fortran_order': False, 'shape': (4, 5, 6)}",
+        "[]",
+    ],
+)
+def test_malformed_headers(tmp_path: Path, facts: str) -> None:
+    head = facts.encode() + b"\n"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(960))
+    with pytest.raises(FileProblem, match=r"a\.npy: (not a NumPy array, or a damaged one|no voxels|RGB data)"):
+        read_image(tmp_path / "a.npy")
+
+
+def test_archives_cut_anywhere(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", VALUES, spacing_mm=[1.0, 2, 3])
+    whole = (tmp_path / "a.npz").read_bytes()
+    for length in range(0, len(whole), 7):
+        (tmp_path / "b.npz").write_bytes(whole[:length])
+        with pytest.raises(FileProblem, match=r"b\.npz: damaged \.npz archive"):
+            read_image(tmp_path / "b.npz")

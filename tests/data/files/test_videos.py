@@ -73,6 +73,22 @@ def test_rotation_tags_are_honoured(tmp_path: Path, rotation: dict[str, object],
     assert corners_of(footage.frames[0]) == corners
 
 
+def test_a_display_matrix_of_zeros_is_none(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", quarters(), degrees=90)
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    data[matrix : matrix + 36] = bytes(36)
+    path.write_bytes(bytes(data))
+    header = read_header(path)
+    assert (header.width, header.height, header.turned) == (64, 48, False)
+    assert corners_of(read_clip(path, short_side=24).frames[0]) == ["red", "green", "blue", "black"]
+
+
+def test_an_ending_in_capitals(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "A.MP4").write_bytes(plain.read_bytes())
+    assert numbers_of(read_clip(tmp_path / "A.MP4", short_side=16).frames) == list(range(24))
+
+
 def test_odd_sizes(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "odd.mp4", quarters(size=(49, 65)), pixels="yuv444p")
     frames = read_clip(path, short_side=33).frames

@@ -112,16 +112,69 @@ def test_labels_beyond_a_byte_and_below_zero_are_kept(tmp_path: Path) -> None:
     assert (label.min(), label.max()) == (-1, 300)
 
 
-def test_labels_are_read_unscaled(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.nii", np.full((4, 5, 6), 2, np.uint8))
-    data = bytearray(path.read_bytes())
+def rescaled(path: Path, values: np.ndarray, slope: float, inter: float) -> Path:
+    """A file whose scale factors were set over the values that it stores."""
+    data = bytearray(saved(path, values).read_bytes())
     header = nibabel.Nifti1Header(bytes(data[:348]))
-    header["scl_slope"], header["scl_inter"] = 0.5, 7
+    header["scl_slope"], header["scl_inter"] = slope, inter
     data[:348] = header.binaryblock
     path.write_bytes(bytes(data))
+    return path
 
-    assert np.all(read_label(path)[0] == 2)
-    assert np.all(read_image(path)[0] == 8)
+
+CLASSES = np.arange(120, dtype=np.uint8).reshape(4, 5, 6) % 3
+
+
+@pytest.mark.parametrize(
+    ("slope", "inter", "expected"),
+    [
+        (2, 0, (0, 2, 4)),
+        (0.5, 7, None),
+        (1, 5, (5, 6, 7)),
+        (-1, 2, (2, 1, 0)),
+        (0, 9, (0, 1, 2)),  # as NIfTI has it, none
+        (np.nan, 0, (0, 1, 2)),
+        (1.0004, 0, (0, 1, 2)),  # half a step of 1, but never more than 0.05
+        (1.02, 0, (0, 1, 2)),
+        (1.03, 0, None),
+    ],
+)
+def test_scale_factors_of_labels(
+    tmp_path: Path, slope: float, inter: float, expected: tuple[int, int, int] | None
+) -> None:
+    path = rescaled(tmp_path / "a.nii", CLASSES, slope, inter)
+    if expected is None:
+        with pytest.raises(
+            FileProblem, match=r"a\.nii: label values that are not whole numbers: .*save the label as int"
+        ):
+            read_label(path)
+        return
+    label = read_label(path)[0]
+    assert np.array_equal(label, np.array(expected)[CLASSES[::-1, ::-1].T])
+    if slope in (2, 1, -1):
+        assert np.array_equal(label[:, ::-1, ::-1].T, np.asarray(nibabel.load(path).dataobj))
+
+
+@pytest.mark.parametrize("classes", [3, 118, 600, 30_000])
+def test_a_float_label_that_was_packed_into_int16(tmp_path: Path, classes: int) -> None:
+    """nibabel stores classes 0, 1, 2 as -32768, 0, 32767, with a slope and an intercept."""
+    values = np.linspace(0, classes - 1, 120).round().reshape(4, 5, 6)
+    image = nibabel.Nifti1Image(values, LPS)
+    image.set_data_dtype(np.int16)
+    nibabel.save(image, tmp_path / "a.nii")
+    assert read_header(tmp_path / "a.nii").scaled
+    if classes == 30_000:  # a step of 0.46 holds no whole numbers
+        with pytest.raises(FileProblem, match="not whole numbers"):
+            read_label(tmp_path / "a.nii")
+        return
+    assert np.array_equal(read_label(tmp_path / "a.nii")[0][:, ::-1, ::-1].T, values)
+
+
+def test_scale_factors_that_make_labels_equal(tmp_path: Path) -> None:
+    path = rescaled(tmp_path / "a.nii", CLASSES, 1e-4, 1)
+    said = r"a\.nii: scale factors \(slope 0\.0001, intercept 1\) that make different labels equal; save the label as"
+    with pytest.raises(FileProblem, match=said):
+        read_label(path)
 
 
 def test_label_values_that_are_not_whole(tmp_path: Path) -> None:

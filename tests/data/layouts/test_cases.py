@@ -16,8 +16,11 @@ def test_strip_suffix(name: str, stem: str) -> None:
 def test_only_volumes_are_listed(tmp_path: Path) -> None:
     for name in ("b.nii.gz", "a.hdr", "a.img", "c.img.gz", "._b.nii.gz", "readme.txt", "d.npy"):
         (tmp_path / name).touch()
-    (tmp_path / "folder.nii").mkdir()
-    assert [path.name for path in list_volumes(tmp_path)] == ["a.hdr", "b.nii.gz", "c.img.gz", "d.npy", "folder.nii"]
+    for name in ("E.NII.GZ", "F.HDR", "F.IMG"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.nii").mkdir()  # to be told of, once it is read
+    names = ["E.NII.GZ", "F.HDR", "a.hdr", "b.nii.gz", "c.img.gz", "d.npy", "folder.nii"]
+    assert [path.name for path in list_volumes(tmp_path)] == names
 
 
 @pytest.mark.parametrize(("text", "name"), [("a/b c", "a_b_c"), ("../x", "_x"), ("Ö-1.2", "Ö-1.2"), ("//", "_")])
