@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from data.synthetic.phantoms import write_phantoms
 from ops import backend
 
 NO_BFLOAT16 = "this CPU has no bfloat16 arithmetic (AVX512-BF16 or AMX)"
@@ -20,6 +21,12 @@ def datasets() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}; set MLX_VOLUMES_DATASETS to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four phantoms of about 10 × 14 × 12 voxels, which no test changes."""
+    return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", cases=4, shape=(10, 14, 12)).parent
 
 
 @pytest.fixture

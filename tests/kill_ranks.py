@@ -10,11 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from data.synthetic.phantoms import write_phantoms
-from engine.runs.checkpoints import latest_whole, read_state, steps_in
 from engine.runs.run_folder import RunFolder
 from tests import processes
-from tests.test_faults import ALL_END_WITHIN_SECONDS, CONFIG
+from tests.test_faults import ALL_END_WITHIN_SECONDS, assert_whole, write_endless
 
 
 def main() -> None:
@@ -25,8 +23,7 @@ def main() -> None:
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_phantoms(folder / "data", 5, seed=0)
-        (folder / "tiny.yaml").write_text(CONFIG.format(folder=folder))
+        write_endless(folder)
         run = RunFolder(folder / "tiny")
         for number in range(arguments.times):
             kill_once(folder, run, number, rng)
@@ -50,11 +47,8 @@ def kill_once(folder: Path, run: RunFolder, number: int, rng: random.Random) -> 
     assert ended[rank][0] == -signal.SIGKILL, ended
     assert ended[1 - rank][0] == 1, ended
     assert sum((out + err).count("train.py: lost the connection") for _, out, err in ended) == 1, ended
-    for step in steps_in(run.checkpoints):
-        read_state(run.checkpoints / str(step))
-    found = latest_whole(run.checkpoints)
-    assert found is not None
-    print(f"kill {number + 1}: rank {rank}, the other ended after {seconds:.1f} s, last checkpoint {found[0].name}")
+    last = assert_whole(run)
+    print(f"kill {number + 1}: rank {rank}, the other ended after {seconds:.1f} s, last checkpoint {last}")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,16 @@ def run(folder: Path, count: int, command: Sequence[str], **variables: str) -> l
     return finish(start(folder, count, command, **variables))
 
 
+def train(
+    folder: Path, count: int, config: Path, *overrides: str, code: str = "", codes: Sequence[int] = ()
+) -> list[tuple[int, str, str]]:
+    """Run train.py, or `code` in its place, into `folder`; each process must end with its of `codes`, 0 by default."""
+    script = ["-c", code] if code else ["train.py"]
+    ended = run(folder, count, [*script, "--config", str(config), f"run.dir={folder}", *overrides])
+    assert [code for code, _, _ in ended] == list(codes or [0] * count), ended
+    return ended
+
+
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -1,6 +1,5 @@
 """Classification from end to end: data, train.py, evaluate.py."""
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import evaluate
 import train
 from data.synthetic.moving_shapes import write_moving_shapes
 from engine.runs.run_folder import RunFolder
+from tests.runs import Capture, evaluated, given_archive, read_metrics, read_rows, refused
 
 pytestmark = pytest.mark.slow
 
@@ -39,12 +39,7 @@ def write_config(folder: Path, root: Path, **more: Any) -> Path:
         "task": "classification",
         "ops": "mlx",
         "run": {"dir": str(folder / "runs")},
-        "data": {
-            "source": "medmnist",
-            "root": str(root),
-            "split": {"kind": "given"},
-            "patch_size_voxels": [6, 6, 6],
-        },
+        "data": given_archive(root),
         "model": {"name": "cnn3d", "args": {"widths": [4, 8], "dropout": {"kind": "none"}}},
         "optim": {"learning_rate": 0.02},
         "train": {"steps": 30, "batch_size": 8, "log_every_steps": 5, "validate_every_steps": 15},
@@ -57,10 +52,6 @@ def write_config(folder: Path, root: Path, **more: Any) -> Path:
 
 def run_train(config: Path, *overrides: str) -> int:
     return train.main(["--config", str(config), *overrides])
-
-
-def metrics_of(run: Path, split: str = "val") -> dict[str, Any]:
-    return json.loads((run / "eval" / split / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +71,9 @@ def test_training_validates_by_the_tasks_metrics(trained: Path) -> None:
     assert (trained / "checkpoints" / "best").exists()
 
 
-def test_evaluation_writes_metrics_cases_and_report(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate.main(["--run", str(trained), "--checkpoint", "last", "--split", "test"]) == 0
-    metrics = metrics_of(trained, "test")
+def test_evaluation_writes_metrics_cases_and_report(trained: Path, capsys: Capture) -> None:
+    evaluated(trained, "--checkpoint", "last", "--split", "test")
+    metrics = read_metrics(trained / "eval" / "test")
     assert (metrics["split"], metrics["num_cases"]) == ("test", 6)
     assert metrics["accuracy"] > 0.8
     assert metrics["auc"] > 0.9
@@ -90,8 +81,7 @@ def test_evaluation_writes_metrics_cases_and_report(trained: Path, capsys: pytes
     assert metrics["checkpoint"]["step"] == 30
     assert metrics["baselines"] == {}  # no motion in volumes
     assert sum(map(sum, metrics["confusion"])) == 6
-    with (trained / "eval" / "test" / "cases.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(trained / "eval" / "test")
     assert len(rows) == 6
     assert all(abs(float(row["p(0)"]) + float(row["p(1)"]) - 1) < 1e-4 for row in rows)
     assert np.mean([row["correct"] == "1" for row in rows]) == pytest.approx(metrics["accuracy"])
@@ -111,17 +101,17 @@ def test_resumed_run_goes_on(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_run_is_set_beside_another(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate.main(["--run", str(trained), "--baseline", str(trained)]) == 2
-    assert "cases.csv is missing; first run python evaluate.py --run" in capsys.readouterr().err
-    assert evaluate.main(["--run", str(trained)]) == 0
-    assert evaluate.main(["--run", str(trained), "--baseline", str(trained)]) == 0
-    beside = metrics_of(trained)["baselines"]["tiny"]
-    assert beside["accuracy"] == metrics_of(trained)["accuracy"]
+def test_a_run_is_set_beside_another(trained: Path, capsys: Capture) -> None:
+    said = refused(evaluate, capsys, "--run", trained, "--baseline", trained)
+    assert "cases.csv is missing; first run python evaluate.py --run" in said
+    evaluated(trained)
+    evaluated(trained, "--baseline", str(trained))
+    beside = read_metrics(trained / "eval" / "val")["baselines"]["tiny"]
+    assert beside["accuracy"] == read_metrics(trained / "eval" / "val")["accuracy"]
     assert beside["difference"]["auc"]["value"] == pytest.approx(0, abs=1e-3)
 
 
-def test_dry_run_shows_a_batch(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_shows_a_batch(trained: Path, tmp_path: Path, capsys: Capture) -> None:
     config = write_config(tmp_path, trained.parents[1] / "set.npz")
     assert run_train(config, "--dry-run") == 0
     assert (tmp_path / "runs" / "tiny" / "batch.png").stat().st_size > 1000
@@ -134,8 +124,8 @@ def test_labels_that_may_coincide(tmp_path: Path) -> None:
     config = write_config(tmp_path, archive, loss={"name": "binary_cross_entropy"})
     assert run_train(config, "train.steps=20") == 0
     run = tmp_path / "runs" / "tiny"
-    assert evaluate.main(["--run", str(run), "--checkpoint", "last"]) == 0
-    metrics = metrics_of(run)
+    evaluated(run, "--checkpoint", "last")
+    metrics = read_metrics(run / "eval" / "val")
     assert "confusion" not in metrics
     assert metrics["details"]["auc"]["per_class"]["0"]["value"] > 0.8  # the label that shows
 
@@ -148,15 +138,13 @@ def test_labels_that_may_coincide(tmp_path: Path) -> None:
         (["loss.class_weights=[1,2,3]"], "loss.class_weights has 3 entries, but the data has 2 classes"),
     ],
 )
-def test_mistakes(
-    trained: Path, tmp_path: Path, overrides: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_train(write_config(tmp_path, trained.parents[1] / "set.npz"), *overrides) == 2
-    assert message in capsys.readouterr().err
+def test_mistakes(trained: Path, tmp_path: Path, overrides: Sequence[str], message: str, capsys: Capture) -> None:
+    config = write_config(tmp_path, trained.parents[1] / "set.npz")
+    assert message in refused(train, capsys, "--config", config, *overrides)
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_clips_and_the_single_frame_beside_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clips_and_the_single_frame_beside_them(tmp_path: Path, capsys: Capture) -> None:
     clips = write_moving_shapes(tmp_path / "clips", clips=4, frames=5)
     clip = {"frames": 4, "short_side_pixels": 24, "crop_pixels": [24, 24], "clips": 2}
     data = {"source": "classes", "root": str(clips), "clip": clip, "split": {"kind": "ratio", "ratio": [0.5, 0.5, 0]}}
@@ -165,11 +153,10 @@ def test_clips_and_the_single_frame_beside_them(tmp_path: Path, capsys: pytest.C
         more = (f"name={name}", f"data.clip.single_frame={single}", "train.steps=3", "train.validate_every_steps=3")
         assert run_train(config, *more) == 0
     runs = tmp_path / "runs"
-    assert evaluate.main(["--run", str(runs / "tiny_still"), "--checkpoint", "last"]) == 0
-    assert metrics_of(runs / "tiny_still")["baselines"] == {}  # it sees no motion anyway
-    arguments = ["--run", str(runs / "tiny"), "--checkpoint", "last", "--baseline", str(runs / "tiny_still")]
-    assert evaluate.main(arguments) == 0
-    metrics = metrics_of(runs / "tiny")
+    evaluated(runs / "tiny_still", "--checkpoint", "last")
+    assert read_metrics(runs / "tiny_still" / "eval" / "val")["baselines"] == {}  # it sees no motion anyway
+    evaluated(runs / "tiny", "--checkpoint", "last", "--baseline", runs / "tiny_still")
+    metrics = read_metrics(runs / "tiny" / "eval" / "val")
     assert list(metrics["baselines"]) == ["tiny_still", "one frame"]
     assert metrics["num_cases"] == 8
     assert "accuracy less that of tiny_still" in capsys.readouterr().out

@@ -1,75 +1,45 @@
-import csv
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import nibabel
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
 
 import evaluate
 from configs import Config
 from data.dataset import open_data
 from data.synthetic.phantoms import write_phantoms
 from engine.config import check_config
-from engine.runs.checkpoints import save_checkpoint
 from engine.runs.run_config import read_config
 from engine.runs.run_folder import RunFolder
-from models import build_model
 from ops import memory
+from tests.runs import Capture, evaluated, phantom_lists, read_metrics, read_rows, refused, save_drawn, untrained
 
 ROOT = Path(__file__).parent.parent
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", cases=4, shape=(10, 14, 12)).parent
-
-
 @pytest.fixture
 def run(phantoms: Path, tmp_path: Path) -> RunFolder:
     """An untrained run with cases 0 and 1 for training, 2 and 3 for validation, raw and averaged weights."""
-    config = check_config(
+    folder = untrained(
         {
             "name": "small",
             "run": {"dir": str(tmp_path / "runs")},
-            "data": {
-                "root": str(phantoms),
-                "patch_size_voxels": [8, 8, 8],
-                "split": {
-                    "kind": "lists",
-                    "train": ["phantom_000", "phantom_001"],
-                    "val": ["phantom_002", "phantom_003"],
-                },
-            },
+            "data": phantom_lists(phantoms),
             "model": {"name": "unet3d", "args": {"widths": [2, 4], "norm": "batch"}},
             "train": {"steps": 1, "batch_size": 1},
             "evaluate": {"bootstrap_samples": 50, "overlap": 0.0},
-        },
-        "test",
+        }
     )
-    folder = RunFolder(config.run_folder)
-    folder.path.mkdir(parents=True)
-    folder.write_config(config)
-    data = open_data(config)
-    facts: dict[str, Any] = {"splits": data.splits, "statistics": data.statistics, "skipped": []}
-    for name, value in facts.items():
-        folder.write_json(name, value)
     for step in (3, 7):
-        mx.random.seed(step)
-        model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
-        weights = dict(tree_flatten(model.parameters()))
-        tensors = {"model": weights, "ema": {name: value * 0.5 for name, value in weights.items()}}
-        save_checkpoint(folder.checkpoints, tensors, {"step": step}, best=step == 3, keep=2)
+        save_drawn(folder, seed=step, step=step, best=step == 3, averaged=True)
     return folder
 
 
@@ -77,22 +47,10 @@ def load_config(run: RunFolder) -> Config:
     return check_config(run.read_config_tree(), "test")
 
 
-def metrics_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "metrics.json").read_text())
-
-
-def expect_mistake(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert evaluate.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("evaluate.py: ")
-    assert error.count("\n") <= 2
-    return error
-
-
-def test_evaluates_the_validation_split(run: RunFolder, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate.main(["--run", str(run.path)]) == 0
-    output = run.path / "eval" / "val"
-    metrics = metrics_of(output)
+def test_evaluates_the_validation_split(run: RunFolder, phantoms: Path, capsys: Capture) -> None:
+    evaluated(run.path)
+    output = run.evaluation("val")
+    metrics = read_metrics(output)
     assert metrics["split"] == "val"
     assert metrics["num_cases"] == 2
     assert metrics["checkpoint"]["name"] == "last"  # no case has chosen it
@@ -102,7 +60,7 @@ def test_evaluates_the_validation_split(run: RunFolder, phantoms: Path, capsys: 
     assert metrics["checkpoint"]["weights"] == "ema"
     assert set(metrics["dice"]) == {"nucleus", "crescent", "vessel", "mean"}
     assert {"hd95_mm", "nsd", "iou", "volume_error_ml"} <= set(metrics)
-    assert len((output / "cases.csv").read_text().splitlines()) == 1 + 2 * 3
+    assert len(read_rows(output)) == 2 * 3
     printed = capsys.readouterr().out
     assert re.search(rf"^mean +{metrics['dice']['mean']:.4f} ", printed, re.MULTILINE)
     assert f"report: {output / 'report.html'}" in printed
@@ -111,9 +69,9 @@ def test_evaluates_the_validation_split(run: RunFolder, phantoms: Path, capsys: 
 def test_labels_of_other_data_are_read_as_those_trained_on(run: RunFolder) -> None:
     def volumes(*overrides: str) -> dict[str, float]:
         quick = ["evaluate.save_predictions=false", "evaluate.cases=1"]
-        assert evaluate.main(["--run", str(run.path), *quick, *overrides]) == 0
-        with (run.evaluation("val") / "cases.csv").open(newline="") as file:
-            return {row["class"]: float(row["reference_volume_ml"]) for row in csv.DictReader(file)}
+        evaluated(run.path, *quick, *overrides)
+        rows = read_rows(run.evaluation("val"))
+        return {row["class"]: float(row["reference_volume_ml"]) for row in rows}
 
     before = volumes()
     names = "data.class_names=[background, nucleus, crescent, vessel]"
@@ -128,10 +86,10 @@ def test_labels_of_other_data_are_read_as_those_trained_on(run: RunFolder) -> No
 
 
 def test_scores_are_those_of_the_written_files(run: RunFolder, phantoms: Path) -> None:
-    assert evaluate.main(["--run", str(run.path)]) == 0
+    evaluated(run.path)
     dice = []
     for case in ("phantom_002", "phantom_003"):
-        written = nibabel.load(run.path / "eval" / "val" / "predictions" / f"{case}.nii.gz")
+        written = nibabel.load(run.evaluation("val") / "predictions" / f"{case}.nii.gz")
         image = nibabel.load(phantoms / "imagesTr" / f"{case}.nii.gz")
         reference = np.asarray(nibabel.load(phantoms / "labelsTr" / f"{case}.nii.gz").dataobj)
         np.testing.assert_array_equal(written.affine, image.affine)
@@ -141,7 +99,7 @@ def test_scores_are_those_of_the_written_files(run: RunFolder, phantoms: Path) -
         found = np.asarray(written.dataobj)
         pairs = [(found == value, reference == value) for value in (1, 2, 3)]
         dice.append([2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) for ours, theirs in pairs])
-    expected = metrics_of(run.path / "eval" / "val")["dice"]
+    expected = read_metrics(run.evaluation("val"))["dice"]
     np.testing.assert_allclose(np.mean(dice, axis=0), [expected[n] for n in ("nucleus", "crescent", "vessel")])
 
 
@@ -149,9 +107,9 @@ def test_resampled_runs_are_scored_on_the_source_grid(run: RunFolder, phantoms: 
     tree = run.read_config_tree()
     tree["data"]["spacing_mm"] = [9.0, 8.0, 7.0]
     run.write_config(check_config(tree, "test"))
-    assert evaluate.main(["--run", str(run.path), "evaluate.save_probabilities=true"]) == 0
-    written = nibabel.load(run.path / "eval" / "val" / "predictions" / "phantom_002.nii.gz")
-    probabilities = nibabel.load(run.path / "eval" / "val" / "probabilities" / "phantom_002.nii.gz")
+    evaluated(run.path, "evaluate.save_probabilities=true")
+    written = nibabel.load(run.evaluation("val") / "predictions" / "phantom_002.nii.gz")
+    probabilities = nibabel.load(run.evaluation("val") / "probabilities" / "phantom_002.nii.gz")
     assert written.shape == nibabel.load(phantoms / "labelsTr" / "phantom_002.nii.gz").shape
     values = np.asarray(probabilities.dataobj)
     np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
@@ -164,10 +122,10 @@ def test_resampled_runs_are_scored_on_the_source_grid(run: RunFolder, phantoms: 
 )
 def test_says_which_checkpoint_and_weights(run: RunFolder, arguments: list[str], step: int, weights: str) -> None:
     arguments = [a.replace("PATH", str(run.checkpoints / "7")) for a in arguments]
-    assert evaluate.main(["--run", str(run.path), *arguments, "evaluate.save_predictions=false"]) == 0
-    checkpoint = metrics_of(run.path / "eval" / "val")["checkpoint"]
+    evaluated(run.path, *arguments, "evaluate.save_predictions=false")
+    checkpoint = read_metrics(run.evaluation("val"))["checkpoint"]
     assert (checkpoint["step"], checkpoint["weights"]) == (step, weights)
-    assert not (run.path / "eval" / "val" / "predictions").exists()
+    assert not (run.evaluation("val") / "predictions").exists()
 
 
 def test_all_cases_of_another_folder(run: RunFolder, tmp_path: Path) -> None:
@@ -177,65 +135,66 @@ def test_all_cases_of_another_folder(run: RunFolder, tmp_path: Path) -> None:
     facts["test"] = [unlabelled["image"]]
     (elsewhere / "dataset.json").write_text(json.dumps(facts))
     output = tmp_path / "out"
-    arguments = ["--run", str(run.path), "--split", "all", "--output", str(output), f"data.root={elsewhere}"]
-    assert evaluate.main(arguments) == 0
-    assert metrics_of(output)["num_cases"] == 2
-    assert not {"training_cases", "splits"} & metrics_of(output).keys()  # other cases, of the same names
+    evaluated(run.path, "--split", "all", "--output", output, f"data.root={elsewhere}")
+    assert read_metrics(output)["num_cases"] == 2
+    assert not {"training_cases", "splits"} & read_metrics(output).keys()  # other cases, of the same names
     assert len(list((output / "predictions").iterdir())) == 3
 
 
-def test_best_is_optimistic_on_the_cases_that_chose_it(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_best_is_optimistic_on_the_cases_that_chose_it(run: RunFolder, capsys: Capture) -> None:
     for step, value in ((2, 0.1), (3, 0.5), (6, 0.25)):
         run.append_metrics({"step": step, "split": "val", "dice.mean": value})
     for split, is_optimistic in (("val", True), ("all", True), ("train", False)):
         output = run.path / "eval" / split
-        assert evaluate.main(["--run", str(run.path), "--checkpoint", "best", "--split", split]) == 0
+        evaluated(run.path, "--checkpoint", "best", "--split", split)
         sentence = "a dice.mean of best 0.5000 at step 3, last 0.2500 at step 7, on the network's grid"
         assert (sentence in capsys.readouterr().out) == is_optimistic
         assert (f"{sentence} and".replace("'", "&#x27;") in (output / "report.html").read_text()) == is_optimistic
         expected = {"best": {"step": 3, "value": 0.5}, "last": {"step": 7, "value": 0.25}}
-        assert metrics_of(output).get("optimistic") == ({"metric": "dice.mean", **expected} if is_optimistic else None)
+        assert read_metrics(output).get("optimistic") == (
+            {"metric": "dice.mean", **expected} if is_optimistic else None
+        )
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
 def test_all_cases_are_scored_apart_by_split(
-    run: RunFolder, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_moved: bool
+    run: RunFolder, phantoms: Path, tmp_path: Path, capsys: Capture, is_moved: bool
 ) -> None:
     root = shutil.copytree(phantoms, tmp_path / "moved") if is_moved else phantoms
     run.write_json("environment", {"data_fingerprint": open_data(load_config(run)).fingerprint})
-    arguments = ["--run", str(run.path), "evaluate.calibration=false", f"data.root={root}"]
-    assert evaluate.main([*arguments, "--split", "all"]) == 0
-    printed, metrics = capsys.readouterr().out, metrics_of(run.evaluation("all"))
+    arguments = [run.path, "evaluate.calibration=false", f"data.root={root}"]
+    evaluated(*arguments, "--split", "all")
+    printed, metrics = capsys.readouterr().out, read_metrics(run.evaluation("all"))
     assert (metrics["num_cases"], metrics["training_cases"]) == (4, 2)
     assert {name: part["num_cases"] for name, part in metrics["splits"].items()} == {"train": 2, "val": 2}
     apart = " ".join(f"{n}, 2 cases: dice {p['dice']['mean']:.4f};" for n, p in metrics["splits"].items())
     sentences = ["2 of these cases were trained on: scores that hold them are too good.", f"Apart: {apart[:-1]}."]
     for text in (printed, (run.evaluation("all") / "report.html").read_text()):
         assert all(sentence in text for sentence in sentences)
-    assert evaluate.main(arguments) == 0
-    assert metrics_of(run.evaluation("val"))["dice"] == metrics["splits"]["val"]["dice"]
+    evaluated(*arguments)
+    assert read_metrics(run.evaluation("val"))["dice"] == metrics["splits"]["val"]["dice"]
 
 
 def test_predicts_a_folder_of_images(run: RunFolder, phantoms: Path) -> None:
-    assert evaluate.main(["--run", str(run.path), "--images", str(phantoms / "imagesTr")]) == 0
-    output = run.path / "eval" / "images_imagesTr"
+    evaluated(run.path, "--images", str(phantoms / "imagesTr"))
+    output = run.evaluation("images_imagesTr")
     assert len(list((output / "predictions").iterdir())) == 4
-    assert metrics_of(output)["num_cases"] == 0
-    rows = (output / "cases.csv").read_text().splitlines()
-    assert len(rows) == 1 + 4 * 3
+    assert read_metrics(output)["num_cases"] == 0
+    rows = read_rows(output)
+    assert len(rows) == 4 * 3
     volume = nibabel.load(output / "predictions" / "phantom_000.nii.gz")
     expected = (np.asarray(volume.dataobj) == 1).sum() * np.prod(volume.header.get_zooms()) / 1000
-    assert float(next(csv.DictReader(rows))["volume_ml"]) == pytest.approx(expected, rel=1e-4)
+    assert float(rows[0]["volume_ml"]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_bad_case_is_reported_and_the_others_evaluated(
-    run: RunFolder, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: RunFolder, phantoms: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     copy = shutil.copytree(phantoms, tmp_path / "copy")
     bad = copy / "imagesTr" / "phantom_002.nii.gz"
     bad.write_bytes(bad.read_bytes()[:-200])
     assert evaluate.main(["--run", str(run.path), f"data.root={copy}"]) == 1
-    metrics = metrics_of(run.path / "eval" / "val")
+    metrics = read_metrics(run.evaluation("val"))
     assert metrics["num_cases"] == 1
     assert [failure["case"] for failure in metrics["failed"]] == ["phantom_002"]
     assert metrics["failed"][0]["file"] == str(bad)
@@ -244,30 +203,30 @@ def test_a_bad_case_is_reported_and_the_others_evaluated(
 
 def test_what_training_skipped_stays_skipped(run: RunFolder) -> None:
     run.write_json("skipped", [{"case": "phantom_001", "file": "x", "reason": "y"}])
-    assert evaluate.main(["--run", str(run.path), "--split", "all"]) == 0
-    assert metrics_of(run.path / "eval" / "all")["num_cases"] == 3
-    assert metrics_of(run.path / "eval" / "all")["failed"] == []
+    evaluated(run.path, "--split", "all")
+    assert read_metrics(run.evaluation("all"))["num_cases"] == 3
+    assert read_metrics(run.evaluation("all"))["failed"] == []
 
 
 def test_evaluation_changes_nothing_in_the_run(run: RunFolder) -> None:
     before = {p: p.read_bytes() for p in sorted(run.path.rglob("*")) if p.is_file()}
-    assert evaluate.main(["--run", str(run.path)]) == 0
+    evaluated(run.path)
     for path, content in before.items():
         assert path.read_bytes() == content
 
 
-def test_mistakes_are_told_in_one_message(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_told_in_one_message(run: RunFolder, capsys: Capture) -> None:
     here = ["--run", str(run.path)]
-    assert "not a run" in expect_mistake(["--run", "nowhere"], capsys)
-    assert "there are: 3, 7, best, last" in expect_mistake([*here, "--checkpoint", "12"], capsys)
-    assert "data.root=nowhere: no such folder" in expect_mistake([*here, "data.root=nowhere"], capsys)
-    assert "no such folder of images" in expect_mistake([*here, "--images", "nowhere"], capsys)
-    assert "has no test cases" in expect_mistake([*here, "--split", "test"], capsys)
-    assert "did you mean" in expect_mistake([*here, "evaluate.overlapp=0.1"], capsys)
-    settled = expect_mistake([*here, "loss.name=dice"], capsys)
+    assert "not a run" in refused(evaluate, capsys, "--run", "nowhere")
+    assert "there are: 3, 7, best, last" in refused(evaluate, capsys, *here, "--checkpoint", "12")
+    assert "data.root=nowhere: no such folder" in refused(evaluate, capsys, *here, "data.root=nowhere")
+    assert "no such folder of images" in refused(evaluate, capsys, *here, "--images", "nowhere")
+    assert "has no test cases" in refused(evaluate, capsys, *here, "--split", "test")
+    assert "did you mean" in refused(evaluate, capsys, *here, "evaluate.overlapp=0.1")
+    settled = refused(evaluate, capsys, *here, "loss.name=dice")
     assert "loss.name=dice: loss.name was settled when" in settled
     assert "keys that may be set here are ops, threads, memory_limit_gb, data.source, data.root, " in settled
-    assert "run.dir was settled when" in expect_mistake([*here, "run.dir=elsewhere"], capsys)
+    assert "run.dir was settled when" in refused(evaluate, capsys, *here, "run.dir=elsewhere")
 
 
 def test_what_only_the_machine_decides_may_be_set(run: RunFolder) -> None:
@@ -283,7 +242,7 @@ def test_help_is_fast_and_loads_no_mlx() -> None:
 
 
 def test_running_out_of_memory_ends_it_and_is_no_bad_case(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def fail(*arrays: Any) -> None:
         raise RuntimeError("[malloc] Unable to allocate 14495514624 bytes.")

@@ -6,28 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from data.synthetic.phantoms import write_phantoms
 from engine.runs.checkpoints import latest_whole, read_state, steps_in
 from engine.runs.run_folder import RunFolder
 from tests import processes
+from tests.runs import write_config
 
 pytestmark = pytest.mark.slow
 
 ALL_END_WITHIN_SECONDS = 15
-
-CONFIG = """
-name: tiny
-ops: mlx
-data:
-  root: {folder}/data
-  spacing_mm: [5, 5, 5]
-  patch_size_voxels: [8, 8, 8]
-  cache: {{folder: {folder}/cache}}
-model: {{args: {{widths: [2, 4], convolutions: 1}}}}
-optim: {{learning_rate: 1e-2}}
-train: {{steps: 5000, batch_size: 4, log_every_steps: 1, validate_every_steps: 50}}
-checkpoint: {{every_steps: 2, keep: 2}}
-"""
 
 # train.py, in which rank 1 does something of its own when it draws a sample of the second epoch
 PATCHED = """
@@ -47,11 +33,13 @@ sys.exit(train.main(sys.argv[1:]))
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faults")
-    write_phantoms(folder / "data", 5, seed=0)
-    file = folder / "tiny.yaml"
-    file.write_text(CONFIG.format(folder=folder))
-    return file
+    return write_endless(tmp_path_factory.mktemp("faults"))
+
+
+def write_endless(folder: Path) -> Path:
+    """A config of more steps than any test waits for."""
+    steps = "train={steps: 5000, batch_size: 4, validate_every_steps: 50}"
+    return write_config(folder, "optim.learning_rate=0.01", steps, "checkpoint={every_steps: 2, keep: 2}")
 
 
 def _start(folder: Path, config: Path, *overrides: str, fault: str = ""):
@@ -67,7 +55,7 @@ def _wait_for(running, run: RunFolder, lines: int) -> None:
         time.sleep(0.01)
 
 
-def _assert_whole(run: RunFolder) -> int:
+def assert_whole(run: RunFolder) -> int:
     """The last checkpoint's step; all that are there are whole."""
     for step in steps_in(run.checkpoints):
         read_state(run.checkpoints / str(step))
@@ -91,7 +79,7 @@ def test_a_killed_rank_ends_all(tmp_path, config, rank: int, lines: int) -> None
     assert ended[1 - rank][0] == 1
     assert _occurrences(ended, "train.py: lost the connection") == 1, ended
     assert _occurrences(ended, f"rank {rank} (") == 1, ended
-    assert _assert_whole(run) >= lines // 2 * 2 - 2
+    assert assert_whole(run) >= lines // 2 * 2 - 2
 
 
 def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, config) -> None:
@@ -102,7 +90,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, config) -> None:
     ended = processes.finish(running, ALL_END_WITHIN_SECONDS)
     assert [code for code, _, _ in ended] == [143, 143], ended
     assert _occurrences(ended, "stopped by SIGTERM") == 1, ended
-    assert _assert_whole(run) == run.read_metrics("train")[-1]["step"]
+    assert assert_whole(run) == run.read_metrics("train")[-1]["step"]
 
 
 def test_a_case_that_one_rank_cannot_read_ends_all(tmp_path, config) -> None:
@@ -115,14 +103,8 @@ def test_a_case_that_one_rank_cannot_read_ends_all(tmp_path, config) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_all(tmp_path, config) -> None:
-    ended = processes.finish(
-        _start(
-            tmp_path,
-            config,
-            fault="sample = own(self, case, index, epoch, repeat); return {**sample, 'x': sample['x'] * float('nan')}",
-        ),
-        60,
-    )
+    fault = "sample = own(self, case, index, epoch, repeat); return {**sample, 'x': sample['x'] * float('nan')}"
+    ended = processes.finish(_start(tmp_path, config, fault=fault), 60)
     assert [code for code, _, _ in ended] == [1, 1], ended
     assert _occurrences(ended, "loss nan") == 1, ended
     assert "; rank 1: phantom" in ended[0][2], ended

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import train
-from data.synthetic.phantoms import write_phantoms
 from engine.runs.run_folder import RunFolder
+from tests.runs import refused, trained, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -19,33 +19,23 @@ pytestmark = pytest.mark.slow
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fine-tunes run "before", whose encoder it thaws after two of four steps."""
     folder = tmp_path_factory.mktemp("freeze")
-    write_phantoms(folder / "data", 5, seed=0)
-    file = folder / "tiny.yaml"
-    file.write_text(f"""
-name: tuned
-ops: mlx
-run: {{dir: {folder / "runs"}}}
-data:
-  root: {folder / "data"}
-  spacing_mm: [5, 5, 5]
-  patch_size_voxels: [8, 8, 8]
-  cache: {{folder: {folder / "cache"}}}
-model: {{args: {{widths: [2, 4], convolutions: 1, norm: batch, dropout: {{kind: none}}}}}}
-init: {{from: {folder / "runs/before"}, checkpoint: last}}
-freeze: {{patterns: [encoder.*], thaw_at_step: 2}}
-optim: {{learning_rate: 1e-2, rate_factors: {{"heads.*": 5}}, decay_to_start: 0.1}}
-train: {{steps: 4, log_every_steps: 1}}
-checkpoint: {{every_steps: 1, keep: 9}}
-""")
-    alone = ["name=before", "init=null", "freeze=null", "optim.decay_to_start=null", "train.steps=1"]
-    assert train.main(["--config", str(file), *alone]) == 0
-    return file
+    config = write_config(
+        folder,
+        "name=tuned",
+        "model.args={norm: batch, dropout: {kind: none}}",
+        f"init={{from: {folder}/runs/before, checkpoint: last}}",
+        "freeze={patterns: [encoder.*], thaw_at_step: 2}",
+        "optim={learning_rate: 0.01, rate_factors: {heads.*: 5}, decay_to_start: 0.1}",
+        "train.steps=4",
+        "checkpoint={every_steps: 1, keep: 9}",
+    )
+    trained(config, "name=before", "init=null", "freeze=null", "optim.decay_to_start=null", "train.steps=1")
+    return config
 
 
 @pytest.fixture(scope="module")
 def tuned(config: Path) -> RunFolder:
-    assert train.main(["--config", str(config)]) == 0
-    return RunFolder.open(config.parent / "runs" / "tuned")
+    return trained(config)
 
 
 def _tensors(run: RunFolder, step: int, file: str = "model") -> dict[str, mx.array]:
@@ -72,7 +62,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config: Path, tuned: RunFolde
     shutil.copytree(tuned.path, other.path, symlinks=True)
     for later in range(step + 1, 5):
         shutil.rmtree(other.checkpoints / str(later))
-    assert train.main(["--config", str(config), f"run.dir={other.path.parent}", "--resume"]) == 0
+    trained(config, f"run.dir={other.path.parent}", "--resume")
     for file in ("model", "optimizer"):
         expected, found = (_tensors(run, 4, file) for run in (tuned, other))
         assert expected.keys() == found.keys()
@@ -89,7 +79,5 @@ def test_the_dry_run_tells_what_is_frozen(config: Path, tuned: RunFolder, capsys
 
 
 def test_a_pattern_for_nothing_is_a_mistake_of_the_config(config: Path, tuned: RunFolder, capsys) -> None:
-    assert train.main(["--config", str(config), "name=wrong", "freeze=[encode.*]"]) == 2
-    assert "train.py: freeze.patterns: 'encode.*' matches no parameter of the model; did you mean encoder." in (
-        capsys.readouterr().err
-    )
+    said = refused(train, capsys, "--config", config, "name=wrong", "freeze=[encode.*]")
+    assert "train.py: freeze.patterns: 'encode.*' matches no parameter of the model; did you mean encoder." in said

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import train
-from data.synthetic.phantoms import write_phantoms
 from engine.runs.run_folder import RunFolder
 from tests import processes
+from tests.runs import refused, trained, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -19,44 +19,30 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("init")
-    write_phantoms(folder / "data", 5, seed=0)
-    file = folder / "tiny.yaml"
-    file.write_text(f"""
-name: tuned
-ops: mlx
-run: {{dir: {folder / "runs"}}}
-data:
-  root: {folder / "data"}
-  spacing_mm: [5, 5, 5]
-  patch_size_voxels: [8, 8, 8]
-  cache: {{folder: {folder / "cache"}}}
-model: {{args: {{widths: [2, 4], convolutions: 1, dropout: {{kind: none}}}}}}
-optim: {{learning_rate: 1e-2, ema_decay: 0.9}}
-train: {{steps: 2, log_every_steps: 1}}
-init: {{from: {folder / "runs/whole"}, checkpoint: last, head: by_name}}
-""")
-    return file
+    return write_config(
+        folder,
+        "name=tuned",
+        "model.args.dropout.kind=none",
+        "optim={learning_rate: 0.01, ema_decay: 0.9}",
+        f"init={{from: {folder}/runs/whole, checkpoint: last, head: by_name}}",
+    )
 
 
 @pytest.fixture(scope="module")
 def names(config: Path) -> list[str]:
-    facts = json.loads((config.parent / "data" / "dataset.json").read_text())
-    return [facts["labels"][str(i)] for i in range(len(facts["labels"]))]
+    return list(json.loads((config.parent / "data" / "dataset.json").read_text())["labels"].values())
 
 
 @pytest.fixture(scope="module")
 def whole(config: Path, names: list[str]) -> RunFolder:
     """A run on all structures as one class."""
     merged = f"data.label_map={{{', '.join(f'{i}: 1' for i in range(1, len(names)))}}}"
-    overrides = ["init=null", "name=whole", merged, f"data.class_names=[{names[0]}, structure]"]
-    assert train.main(["--config", str(config), *overrides]) == 0
-    return RunFolder.open(config.parent / "runs" / "whole")
+    return trained(config, "init=null", "name=whole", merged, f"data.class_names=[{names[0]}, structure]")
 
 
 @pytest.fixture(scope="module")
 def tuned(config: Path, whole: RunFolder) -> RunFolder:
-    assert train.main(["--config", str(config)]) == 0
-    return RunFolder.open(config.parent / "runs" / "tuned")
+    return trained(config)
 
 
 def test_the_run_keeps_what_became_of_each_tensor(whole: RunFolder, tuned: RunFolder, names: list[str]) -> None:
@@ -77,9 +63,8 @@ def test_the_run_keeps_what_became_of_each_tensor(whole: RunFolder, tuned: RunFo
 
 def test_the_first_step_begins_at_the_average_of_the_other_run(config: Path, whole: RunFolder) -> None:
     """With a learning rate of next to nothing the weights and their average stay what was loaded."""
-    assert train.main(["--config", str(config), "name=still", "optim.learning_rate=1e-20"]) == 0
+    run = trained(config, "name=still", "optim.learning_rate=1e-20")
     average = mx.load(str(whole.checkpoint("last") / "ema.safetensors"))
-    run = RunFolder.open(config.parent / "runs" / "still")
     for file in ("model", "ema"):
         found = mx.load(str(run.checkpoint("last") / f"{file}.safetensors"))
         for name, value in found.items():
@@ -87,29 +72,25 @@ def test_the_first_step_begins_at_the_average_of_the_other_run(config: Path, who
                 np.testing.assert_allclose(np.array(value), np.array(average[name]), rtol=1e-6, err_msg=name)
 
 
-def test_a_resumed_run_does_not_begin_again(config: Path, tuned: RunFolder, caplog) -> None:
+def test_a_resumed_run_does_not_begin_again(config: Path, whole: RunFolder, caplog) -> None:
     """Nor needs it the weights: they have gone away meanwhile."""
-    run = RunFolder(config.parent / "runs" / "halved")
     gone = config.parent / "gone.safetensors"
-    source = RunFolder.open(config.parent / "runs" / "whole").checkpoint("last") / "ema.safetensors"
-    gone.write_bytes(source.read_bytes())
-    common = ["--config", str(config), "name=halved", f"init.from={gone}", "init.checkpoint=best", "init.head=new"]
-    common += ["optim.schedule=constant"]
-    assert train.main([*common, "train.steps=1"]) == 0
+    gone.write_bytes((whole.checkpoint("last") / "ema.safetensors").read_bytes())
+    common = ["name=halved", f"init.from={gone}", "init.checkpoint=best", "init.head=new", "optim.schedule=constant"]
+    run = trained(config, *common, "train.steps=1")
     gone.unlink()
     written = (run.path / "init.json").read_text()
     caplog.clear()
-    assert train.main([*common, "--resume"]) == 0
+    trained(config, *common, "--resume")
     assert "resumed from" in caplog.text
     assert "heads.0.weight" not in caplog.text
     assert (run.path / "init.json").read_text() == written
-    assert train.main([*common, "name=anew"]) == 2
+    assert train.main(["--config", str(config), *common, "name=anew"]) == 2
 
 
 def test_missing_weights_are_told_before_the_data_are_touched(config: Path, capsys) -> None:
-    arguments = ["--config", str(config), "name=new", "init.from=nowhere", "data.root=nowhere_either"]
-    assert train.main(arguments) == 2
-    assert "train.py: init.from=nowhere: no such file or folder" in capsys.readouterr().err
+    said = refused(train, capsys, "--config", config, "name=new", "init.from=nowhere", "data.root=nowhere_either")
+    assert "train.py: init.from=nowhere: no such file or folder" in said
 
 
 def test_the_dry_run_prints_the_table(config: Path, whole: RunFolder, capsys) -> None:
@@ -117,21 +98,17 @@ def test_the_dry_run_prints_the_table(config: Path, whole: RunFolder, capsys) ->
     printed = capsys.readouterr().out
     assert re.search(r"encoder\.0\.blocks\.0\.conv\.weight +loaded +\(2, 3, 3, 3, 1\) +\(2, 3, 3, 3, 1\)\n", printed)
     assert "0 adapted, 2 new, 0 unused; weights of" in printed
-    assert train.main(["--config", str(config), "--dry-run", "name=dry", "init.head=null"]) == 2
-    assert "heads.0.weight: the network has" in capsys.readouterr().err
+    said = refused(train, capsys, "--config", config, "--dry-run", "name=dry", "init.head=null")
+    assert "heads.0.weight: the network has" in said
 
 
 def test_two_processes_begin_where_one_does(config: Path, tuned: RunFolder, tmp_path: Path) -> None:
-    command = ["train.py", "--config", str(config), f"run.dir={tmp_path}"]
-    ended = processes.run(tmp_path, 2, command)
-    assert [code for code, _, _ in ended] == [0, 0], ended
+    processes.train(tmp_path, 2, config)
     found, expected = (run.read_metrics("train")[0]["loss"] for run in (RunFolder(tmp_path / "tuned"), tuned))
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_two_processes_end_together_where_weights_do_not_fit(config: Path, whole: RunFolder, tmp_path: Path) -> None:
-    command = ["train.py", "--config", str(config), f"run.dir={tmp_path}", "init.head=null"]
-    ended = processes.run(tmp_path, 2, command)
-    assert [code for code, _, _ in ended] == [2, 1], ended
+    ended = processes.train(tmp_path, 2, config, "init.head=null", codes=[2, 1])
     assert "heads.0.weight: the network has" in ended[0][2]
     assert ended[1][2] == ""

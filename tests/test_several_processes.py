@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-import evaluate
-import train
-from data.synthetic.phantoms import write_phantoms
 from engine.runs.run_folder import RunFolder
 from tests import processes
+from tests.runs import evaluated, read_metrics, trained, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -21,54 +19,37 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two levels without dropout; nine training cases make two batches of four an epoch, and three of validation."""
-    folder = tmp_path_factory.mktemp("several")
-    write_phantoms(folder / "data", 12, seed=0)
-    file = folder / "tiny.yaml"
-    file.write_text(f"""
-name: tiny
-ops: mlx
-data:
-  root: {folder / "data"}
-  spacing_mm: [5, 5, 5]
-  patch_size_voxels: [8, 8, 8]
-  augment: {{flip: {{probability: 0.5}}}}
-  cache: {{folder: {folder / "cache"}}}
-model: {{args: {{widths: [2, 4], convolutions: 1, dropout: {{kind: none}}}}}}
-loss: {{batch_dice: true}}
-optim: {{learning_rate: 1e-2, schedule: constant, ema_decay: 0.5}}
-train: {{steps: 9, batch_size: 4, log_every_steps: 1, validate_every_steps: 9}}
-checkpoint: {{every_steps: 3}}
-""")
-    return file
+    return write_config(
+        tmp_path_factory.mktemp("several"),
+        "data.augment.flip.probability=0.5",
+        "model.args.dropout.kind=none",
+        "loss.batch_dice=true",
+        "optim={learning_rate: 0.01, schedule: constant, ema_decay: 0.5}",
+        "train={steps: 9, batch_size: 4, validate_every_steps: 9}",
+        "checkpoint.every_steps=3",
+        cases=12,
+    )
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, config: Path) -> list[dict[str, Any]]:
+def whole(config: Path) -> list[dict[str, Any]]:
     """metrics.jsonl of one process from the beginning to the end."""
-    folder = tmp_path_factory.mktemp("whole")
-    assert train.main(["--config", str(config), f"run.dir={folder}"]) == 0
-    return RunFolder.open(folder / "tiny").read_metrics()
+    return trained(config).read_metrics()
 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
     """The first five steps of the same run, by two processes: it ends within the third epoch."""
     folder = tmp_path_factory.mktemp("begun")
-    ended = processes.run(folder, 2, _command(config, folder, "train.steps=5"))
-    assert [code for code, _, _ in ended] == [0, 0], ended
+    processes.train(folder, 2, config, "train.steps=5")
     assert json.loads((folder / "tiny" / "environment.json").read_text())["processes"] == 2
     return folder
-
-
-def _command(config: Path, folder: Path, *more: str) -> list[str]:
-    return ["train.py", "--config", str(config), f"run.dir={folder}", *more]
 
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_other_numbers_of_processes_go_on_at_the_same_place(tmp_path, config, whole, begun, count: int) -> None:
     shutil.copytree(begun / "tiny", tmp_path / "tiny", symlinks=True)
-    ended = processes.run(tmp_path, count, _command(config, tmp_path, "--resume"))
-    assert [code for code, _, _ in ended] == [0] * count, ended
+    ended = processes.train(tmp_path, count, config, "--resume")
     run = RunFolder.open(tmp_path / "tiny")
     lines = [line for line in run.read_metrics() if not (line["split"] == "val" and line["step"] == 5)]
     assert [(line["split"], line["step"]) for line in lines] == [(line["split"], line["step"]) for line in whole]
@@ -79,11 +60,11 @@ def test_other_numbers_of_processes_go_on_at_the_same_place(tmp_path, config, wh
 
 
 def test_cases_are_evaluated_by_two_as_by_one(tmp_path, begun) -> None:
-    command = ["--run", str(begun / "tiny"), "--split", "train", "--checkpoint", "last", "--output"]
-    assert evaluate.main([*command, str(tmp_path / "one")]) == 0
-    ended = processes.run(tmp_path, 2, ["evaluate.py", *command, str(tmp_path / "two")])
+    command = [str(begun / "tiny"), "--split", "train", "--checkpoint", "last", "--output"]
+    evaluated(*command, tmp_path / "one")
+    ended = processes.run(tmp_path, 2, ["evaluate.py", "--run", *command, str(tmp_path / "two")])
     assert [code for code, _, _ in ended] == [0, 0], ended
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
     assert one["num_cases"] == 9
     assert one.pop("seconds_per_case") != two.pop("seconds_per_case")
     alone, shared = (dict(tree_flatten(metrics.pop("calibration"))) for metrics in (one, two))
@@ -96,7 +77,6 @@ def test_cases_are_evaluated_by_two_as_by_one(tmp_path, begun) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path, config) -> None:
-    ended = processes.run(tmp_path, 3, _command(config, tmp_path))
-    assert [code for code, _, _ in ended] == [2, 2, 2], ended
+    ended = processes.train(tmp_path, 3, config, codes=[2, 2, 2])
     assert "train.batch_size=4 must be divisible by the number of processes, 3" in ended[0][2]
     assert ended[1][1:] == ended[2][1:] == ("", "")

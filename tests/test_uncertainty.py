@@ -1,10 +1,7 @@
 """evaluate.py with --mc-dropout and with several runs, on untrained networks."""
 
-import csv
-import json
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +9,16 @@ import mlx.core as mx
 import nibabel
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
 
 import evaluate
 from data.dataset import open_data
 from data.synthetic.phantoms import write_phantoms
 from engine.config import check_config
 from engine.evaluation.members import sample_seed
-from engine.runs.checkpoints import save_checkpoint
 from engine.runs.run_folder import RunFolder
 from models import build_model
 from models.layers.dropout import held_masks
+from tests.runs import Capture, evaluated, given_archive, phantom_lists, read_metrics, read_rows, refused, untrained
 
 MAPS = ("entropy", "mutual_information", "variance")
 
@@ -36,27 +32,14 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_run(folder: Path, tree: dict[str, Any], seed: int) -> RunFolder:
     """A run of an untrained network, at step 5."""
-    config = check_config(
-        {"name": f"seed{seed}", "ops": "mlx", "run": {"dir": str(folder)}, "train": {"steps": 5}, **tree}, "test"
-    )
-    run = RunFolder(config.run_folder)
-    run.path.mkdir(parents=True)
-    run.write_config(config)
-    data: Any = open_data(config)
-    facts: dict[str, Any] = {"splits": data.splits, "statistics": data.statistics, "skipped": []}
-    for name, value in facts.items():
-        run.write_json(name, value)
-    mx.random.seed(seed)
-    model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
-    save_checkpoint(run.checkpoints, {"model": dict(tree_flatten(model.parameters()))}, {"step": 5}, best=True, keep=1)
-    return run
+    head = {"name": f"seed{seed}", "ops": "mlx", "run": {"dir": str(folder)}, "train": {"steps": 5}}
+    return untrained({**head, **tree}, seed)
 
 
 def segmentation(root: Path, kind: str = "channel", **data: Any) -> dict[str, Any]:
-    split = {"kind": "lists", "train": ["phantom_000", "phantom_001"], "val": ["phantom_002", "phantom_003"]}
     dropout = {"kind": kind, "rate": 0.5, "places": ["encoder", "bottleneck"]}
     return {
-        "data": {"root": str(root), "patch_size_voxels": [8, 8, 8], "split": split, **data},
+        "data": phantom_lists(root, **data),
         "model": {"args": {"widths": [4, 8], "norm": "batch", "dropout": dropout}},
         "evaluate": {"bootstrap_samples": 50},
     }
@@ -67,27 +50,14 @@ def run(phantoms: Path, tmp_path: Path) -> RunFolder:
     return make_run(tmp_path / "runs", segmentation(phantoms), 0)
 
 
-def evaluated(*arguments: object) -> None:
-    assert evaluate.main(["--run", *map(str, arguments)]) == 0
-
-
-def metrics_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "metrics.json").read_text())
-
-
 def volume(folder: Path, name: str, case: str = "phantom_002") -> np.ndarray:
     return np.asarray(nibabel.load(folder / name / f"{case}.nii.gz").dataobj)
-
-
-def expect_mistake(arguments: Sequence[object], capsys: pytest.CaptureFixture[str]) -> str:
-    assert evaluate.main(["--run", *map(str, arguments)]) == 2
-    return capsys.readouterr().err
 
 
 def test_draws_of_a_volume_of_one_window_are_forward_passes(run: RunFolder, phantoms: Path, tmp_path: Path) -> None:
     window = "evaluate.window_size_voxels=[12,12,12]"
     evaluated(run.path, "--mc-dropout", 3, "evaluate.save_probabilities=true", window)
-    output = run.path / "eval" / "val_mc_dropout"
+    output = run.evaluation("val_mc_dropout")
     config = check_config(run.read_config_tree(), "test")
     data = open_data(config, statistics=run.read_json("statistics"), splits=run.read_json("splits"))
     prepared = data.load("phantom_002")
@@ -126,19 +96,14 @@ def test_the_same_seed_gives_the_same_files_for_any_cases(run: RunFolder, tmp_pa
     assert np.abs(volume(outputs[0], "entropy") - volume(outputs[2], "entropy")).max() > 0.01
 
 
-def test_a_run_tells_calibration_and_uncertainty(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_tells_calibration_and_uncertainty(run: RunFolder, capsys: Capture) -> None:
     evaluated(run.path)
     evaluated(run.path, "--mc-dropout", 2)
-    plain, drawn = (metrics_of(run.path / "eval" / name) for name in ("val", "val_mc_dropout"))
+    plain, drawn = (read_metrics(run.evaluation(name)) for name in ("val", "val_mc_dropout"))
     assert plain["prediction"] == {"kind": "plain"}
     assert drawn["prediction"]["samples"] == 2
-    assert drawn["prediction"]["dropout"][0] == [
-        "encoder.0.blocks.0.drop",
-        "channel",
-        0.5,
-        "encoder",
-        "after_activation",
-    ]
+    layer = ["encoder.0.blocks.0.drop", "channel", 0.5, "encoder", "after_activation"]
+    assert drawn["prediction"]["dropout"][0] == layer
     assert list(plain["uncertainty"]["error_auroc"]) == ["entropy"]
     assert list(drawn["uncertainty"]["error_auroc"]) == list(MAPS)
     for metrics in (plain, drawn):
@@ -146,25 +111,25 @@ def test_a_run_tells_calibration_and_uncertainty(run: RunFolder, capsys: pytest.
         assert len(metrics["calibration"]["temperature_scaling"]["of_halves"]) == 2
     printed = capsys.readouterr().out
     assert re.search(rf"^as predicted +{drawn['calibration']['ece']:.4f} ", printed, re.MULTILINE)
-    report = (run.path / "eval" / "val_mc_dropout" / "report.html").read_text()
+    report = (run.evaluation("val_mc_dropout") / "report.html").read_text()
     assert "<h2>Calibration</h2>" in report
     assert "<h2>Uncertainty maps</h2>" in report
-    rows = list(csv.DictReader((run.path / "eval" / "val_mc_dropout" / "uncertainty.csv").read_text().splitlines()))
+    rows = read_rows(run.evaluation("val_mc_dropout"), "uncertainty.csv")
     assert [row["case"] for row in rows] == ["phantom_002", "phantom_003"]
 
 
-def test_the_temperature_is_stored_and_applied(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "holds none for this kind" in expect_mistake([run.path, "evaluate.temperature=stored"], capsys)
+def test_the_temperature_is_stored_and_applied(run: RunFolder, capsys: Capture) -> None:
+    assert "holds none for this kind" in refused(evaluate, capsys, "--run", run.path, "evaluate.temperature=stored")
     evaluated(run.path)
     evaluated(run.path, "--mc-dropout", 2)
     stored = run.read_json("temperature")
-    before = metrics_of(run.path / "eval" / "val")
+    before = read_metrics(run.evaluation("val"))
     assert stored["temperature"] == before["calibration"]["fitted_temperature"] != 1
     assert stored["fitted_on"]["num_cases"] == 2
     assert (stored["fitted_on"]["step"], stored["fitted_on"]["weights"]) == (5, "raw")
     assert stored["mc_dropout"]["fitted_on"]["samples"] == 2
     evaluated(run.path, "evaluate.temperature=stored", "--split", "val")
-    after = metrics_of(run.path / "eval" / "val")
+    after = read_metrics(run.evaluation("val"))
     assert after["dice"] == before["dice"]
     assert after["calibration"]["applied_temperature"] == stored["temperature"]
     assert after["calibration"]["nll"] < before["calibration"]["nll"]
@@ -189,19 +154,19 @@ def test_a_temperature_of_other_data_is_not_stored(run: RunFolder, tmp_path: Pat
 
 def test_unlabelled_images_have_maps(run: RunFolder, phantoms: Path) -> None:
     evaluated(run.path, "--images", phantoms / "imagesTr", "--mc-dropout", 2)
-    output = run.path / "eval" / "images_imagesTr_mc_dropout"
+    output = run.evaluation("images_imagesTr_mc_dropout")
     assert len(list((output / "mutual_information").iterdir())) == 4
-    assert "calibration" not in metrics_of(output)
+    assert "calibration" not in read_metrics(output)
     assert not (run.path / "temperature.json").exists()
 
 
 def test_an_ensemble_of_a_run_with_itself_is_that_run(run: RunFolder, tmp_path: Path) -> None:
     evaluated(run.path, "evaluate.save_probabilities=true")
     evaluated(run.path, run.path, "evaluate.save_probabilities=true", "--output", tmp_path / "out")
-    one, two = run.path / "eval" / "val", tmp_path / "out"
+    one, two = run.evaluation("val"), tmp_path / "out"
     np.testing.assert_allclose(volume(two, "probabilities"), volume(one, "probabilities"), atol=1e-6)
     assert volume(two, "mutual_information").max() < 1e-6
-    first, second = metrics_of(one), metrics_of(two)
+    first, second = read_metrics(one), read_metrics(two)
     assert second["prediction"] == {"kind": "ensemble", "members": [str(run.path)] * 2}
     assert second["dice"] == pytest.approx(first["dice"], nan_ok=True)
     assert second["calibration"]["nll"] == pytest.approx(first["calibration"]["nll"], rel=1e-4)
@@ -216,7 +181,7 @@ def test_an_ensemble_is_the_mean_of_its_members_each_prepared_its_own_way(phanto
         evaluated(member.path, "evaluate.save_probabilities=true")
     evaluated(*(member.path for member in runs), "evaluate.save_probabilities=true")
     output = runs[0].path / "eval" / "val_ensemble"
-    alone = [volume(member.path / "eval" / "val", "probabilities") for member in runs]
+    alone = [volume(member.evaluation("val"), "probabilities") for member in runs]
     np.testing.assert_allclose(volume(output, "probabilities"), np.mean(alone, axis=0), atol=1e-6)
     np.testing.assert_allclose(volume(output, "variance"), np.var(alone, axis=0).mean(-1), atol=1e-6)
     assert not (runs[0].path / "temperature.json").read_text().count("ensemble")
@@ -230,36 +195,35 @@ def test_what_any_member_was_trained_on_is_scored_apart(run: RunFolder, phantoms
         ([run, run], 2, {"train": 2, "val": 2}),  # of the first member alone
         ([run, other], 3, {"train": 3, "val": 1}),
     ):
-        evaluated(
-            *(m.path for m in members), "--split", "all", "--output", tmp_path / "o", "evaluate.calibration=false"
-        )
-        metrics = metrics_of(tmp_path / "o")
+        apart = ("--split", "all", "--output", tmp_path / "o", "evaluate.calibration=false")
+        evaluated(*(member.path for member in members), *apart)
+        metrics = read_metrics(tmp_path / "o")
         assert metrics["training_cases"] == num_seen
         assert {name: part["num_cases"] for name, part in metrics["splits"].items()} == parts
 
 
-def test_mistakes_are_told(run: RunFolder, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_told(run: RunFolder, phantoms: Path, tmp_path: Path, capsys: Capture) -> None:
     without = make_run(tmp_path / "runs", segmentation(phantoms, kind="none"), 1)
     finer = make_run(tmp_path / "runs", segmentation(phantoms, spacing_mm=[2.0, 2.0, 2.0]), 2)
     split = {"kind": "lists", "train": ["phantom_000", "phantom_003"], "val": ["phantom_001"]}
     other_fold = make_run(tmp_path / "runs", segmentation(phantoms, split=split), 3)
     drawn = ["--mc-dropout", 2]
-    assert "seed1 has no dropout layer with a rate above 0" in expect_mistake([without.path, *drawn], capsys)
-    assert "at least 2 draws, of one run" in expect_mistake([run.path, "--mc-dropout", 1], capsys)
-    assert "at least 2 draws, of one run" in expect_mistake([run.path, without.path, *drawn], capsys)
-    assert "data.spacing_mm is (2.0, 2.0, 2.0)" in expect_mistake([run.path, finer.path], capsys)
-    assert "was trained on 1 of the 2 cases, phantom_003" in expect_mistake([run.path, other_fold.path], capsys)
-    assert "not a run" in expect_mistake([run.path, "nowhere"], capsys)
-    stored = expect_mistake([run.path, without.path, "evaluate.temperature=stored"], capsys)
+    assert "seed1 has no dropout layer with a rate above 0" in refused(evaluate, capsys, "--run", without.path, *drawn)
+    assert "at least 2 draws, of one run" in refused(evaluate, capsys, "--run", run.path, "--mc-dropout", 1)
+    assert "at least 2 draws, of one run" in refused(evaluate, capsys, "--run", run.path, without.path, *drawn)
+    assert "data.spacing_mm is (2.0, 2.0, 2.0)" in refused(evaluate, capsys, "--run", run.path, finer.path)
+    fold = refused(evaluate, capsys, "--run", run.path, other_fold.path)
+    assert "was trained on 1 of the 2 cases, phantom_003" in fold
+    assert "not a run" in refused(evaluate, capsys, "--run", run.path, "nowhere")
+    stored = refused(evaluate, capsys, "--run", run.path, without.path, "evaluate.temperature=stored")
     assert "temperature.json is of one run; give the number" in stored
 
 
 def classification(root: Path, kind: str) -> dict[str, Any]:
-    data = {"source": "medmnist", "root": str(root), "split": {"kind": "given"}, "patch_size_voxels": [6, 6, 6]}
     dropout = {"kind": kind, "rate": 0.5, "places": ["body", "head"]}
     return {
         "task": "classification",
-        "data": data,
+        "data": given_archive(root),
         "model": {"name": "cnn3d", "args": {"widths": [4, 8], "dropout": dropout}},
         "evaluate": {"bootstrap_samples": 50},
     }
@@ -271,9 +235,8 @@ def archive(tmp_path: Path) -> Path:
     arrays: dict[str, Any] = {}
     for split, count in (("train", 8), ("val", 12), ("test", 4)):
         labels = np.arange(count)[:, None] % 2
-        arrays[f"{split}_images"] = (rng.uniform(0, 200, (count, 6, 6, 6)) + 40 * labels[..., None, None]).astype(
-            np.uint8
-        )
+        images = rng.uniform(0, 200, (count, 6, 6, 6)) + 40 * labels[..., None, None]
+        arrays[f"{split}_images"] = images.astype(np.uint8)
         arrays[f"{split}_labels"] = labels
     np.savez(tmp_path / "set.npz", **arrays)
     return tmp_path / "set.npz"
@@ -283,11 +246,11 @@ def archive(tmp_path: Path) -> Path:
 def test_classified_cases_have_their_numbers(archive: Path, tmp_path: Path, kind: str) -> None:
     run = make_run(tmp_path / "runs", classification(archive, kind), 0)
     evaluated(run.path, "--mc-dropout", 4)
-    output = run.path / "eval" / "val_mc_dropout"
-    rows = list(csv.DictReader((output / "cases.csv").read_text().splitlines()))
+    output = run.evaluation("val_mc_dropout")
+    rows = read_rows(output)
     assert len(rows) == 12
     assert all(0 < float(row["mutual_information"]) < float(row["entropy"]) <= np.log(2) + 1e-6 for row in rows)
-    metrics = metrics_of(output)
+    metrics = read_metrics(output)
     assert metrics["calibration"]["nll"] == pytest.approx(metrics["log_loss"])
     assert list(metrics["uncertainty"]["error_auroc"]) == list(MAPS)
     assert metrics["uncertainty"]["error_rate"] == pytest.approx(1 - metrics["accuracy"])
@@ -301,11 +264,10 @@ def test_classifiers_make_an_ensemble(archive: Path, tmp_path: Path) -> None:
     columns = []
     for name, paths in (("a", runs[:1]), ("b", runs[1:]), ("both", runs), ("same", [runs[0]] * 2)):
         evaluated(*(member.path for member in paths), "--output", tmp_path / name)
-        with (tmp_path / name / "cases.csv").open() as file:
-            columns.append([float(row["p(1)"]) for row in csv.DictReader(file)])
+        columns.append([float(row["p(1)"]) for row in read_rows(tmp_path / name)])
     np.testing.assert_allclose(columns[2], np.mean(columns[:2], axis=0), atol=1e-5)
     np.testing.assert_allclose(columns[3], columns[0], atol=1e-5)
-    rows = list(csv.DictReader((tmp_path / "same" / "cases.csv").read_text().splitlines()))
+    rows = read_rows(tmp_path / "same")
     assert max(float(row["mutual_information"]) for row in rows) < 1e-6
 
 

@@ -6,39 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import train as script
-from data.synthetic.phantoms import write_phantoms
 from engine.config import check_config, load_config
 from engine.evaluate import evaluate
 from engine.runs.run_folder import RunFolder
 from engine.train import dry_run, train
+from tests.runs import trained, write_config
 
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = ("segmentation_report.plot_case", "segmentation_report.plot_scores", "page.plot_curves")
-    for plot in (*figures, *(f"uncertainty_report.plot_{n}" for n in ("reliability", "risk_coverage", "uncertainty"))):
-        monkeypatch.setattr(f"engine.reports.{plot}", lambda *_, **__: "data:image/png;base64,")
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    write_phantoms(tmp_path / "data", 5, seed=0)
-    file = tmp_path / "tiny.yaml"
-    file.write_text(f"""
-name: tiny
-run: {{dir: {tmp_path}/runs}}
-ops: mlx
-data:
-  root: {tmp_path}/data
-  spacing_mm: [5, 5, 5]
-  patch_size_voxels: [8, 8, 8]
-  cache: {{folder: {tmp_path}/cache}}
-model: {{args: {{widths: [2, 4], convolutions: 1, dropout: {{rate: 0.3}}}}}}
-train: {{steps: 4, batch_size: 1, log_every_steps: 1, validate_every_steps: 2}}
-evaluate: {{bootstrap_samples: 20}}
-""")
-    return file
+    return write_config(
+        tmp_path,
+        "model.args.dropout.rate=0.3",
+        "train={steps: 4, batch_size: 1, validate_every_steps: 2}",
+        "evaluate.bootstrap_samples=20",
+    )
 
 
 def losses(run: RunFolder) -> list[float]:
@@ -46,8 +30,7 @@ def losses(run: RunFolder) -> list[float]:
 
 
 def test_it_trains_and_goes_on_as_the_script_does(config: Path, tmp_path: Path) -> None:
-    assert script.main(["--config", str(config), "name=whole"]) == 0
-    whole = RunFolder.open(tmp_path / "runs" / "whole")
+    whole = trained(config, "name=whole")
     run = train(config, {"train.steps": 2})
     assert run.path == tmp_path / "runs" / "tiny"
     assert len(losses(run)) == 2
