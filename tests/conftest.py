@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data.synthetic.phantoms import write_phantoms
-from ops import backend
+from ops import backend, memory
 
 NO_BFLOAT16 = "this CPU has no bfloat16 arithmetic (AVX512-BF16 or AMX)"
 
@@ -40,6 +40,15 @@ def no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 def native_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process takes bfloat16 for native, whatever the device; there it is computed all the same, slowly."""
     monkeypatch.setattr(backend, "why_no_bfloat16", lambda: None)
+
+
+def out_of_memory(patch: pytest.MonkeyPatch, message: str = "[malloc] Unable to allocate 14495514624 bytes.") -> None:
+    """Computing anything fails as it does where memory runs out."""
+
+    def fail(*arrays: Any) -> None:
+        raise RuntimeError(message)
+
+    patch.setattr(memory, "evaluate", fail)
 
 
 FIGURES = (

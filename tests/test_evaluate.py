@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,7 +16,7 @@ from data.synthetic.phantoms import write_phantoms
 from engine.config import check_config
 from engine.runs.run_config import read_config
 from engine.runs.run_folder import RunFolder
-from ops import memory
+from tests.conftest import out_of_memory
 from tests.runs import Capture, evaluated, phantom_lists, read_metrics, read_rows, refused, save_drawn, untrained
 
 ROOT = Path(__file__).parent.parent
@@ -244,10 +243,7 @@ def test_help_is_fast_and_loads_no_mlx() -> None:
 def test_running_out_of_memory_ends_it_and_is_no_bad_case(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    def fail(*arrays: Any) -> None:
-        raise RuntimeError("[malloc] Unable to allocate 14495514624 bytes.")
-
-    monkeypatch.setattr(memory, "evaluate", fail)
+    out_of_memory(monkeypatch)
     assert evaluate.main(["--run", str(run.path), "memory_limit_gb=2"]) == 1
     said = capsys.readouterr().err
     windows = "(2, 8, 8, 8, 1) (N, D, H, W, C)"

@@ -85,7 +85,6 @@ def test_clips_train_as_planned(tmp_path: Path, capsys: Capture) -> None:
     config = trains(file, tmp_path)
     assert (config.name, config.data.source) == ("data_groups", "csv")
     clip = config.data.clip
-    assert clip is not None
     assert (clip.frames, clip.frame_rate, clip.input, clip.colour) == (16, 10, "differences", "grey")
     assert (clip.short_side_pixels, clip.crop_pixels, clip.clips, clip.crops) == (24, (16, 16), 1, 3)
     assert clip.augment.flip == 0.5
@@ -97,7 +96,6 @@ def test_clips_train_as_planned(tmp_path: Path, capsys: Capture) -> None:
 def test_directions_are_not_flipped(tmp_path: Path, capsys: Capture) -> None:
     file = planned(write_clips(tmp_path / "data", clips=20, names=("turn_left", "turnRight")), capsys)
     clip = load_config(file).data.clip
-    assert clip is not None
     assert clip.augment.flip == 0
     assert "# off: turnRight, turn_left tell a side or a direction" in file.read_text()
 
@@ -115,7 +113,6 @@ def test_volumes_that_do_not_fit_are_made_coarser(tmp_path: Path, capsys: Captur
     root = write_volumes(tmp_path / "data", cases=4, shape=(64, 64, 64))
     assert config_of(root, capsys).data.patch_size_voxels == (56, 56, 56)
     config = config_of(root, capsys, "--memory", "0.34")
-    assert config.data.spacing_mm is not None
     assert min(config.data.spacing_mm) > 1
     assert max(config.data.patch_size_voxels) * config.data.spacing_mm[0] == pytest.approx(56, abs=8)
 
@@ -153,7 +150,6 @@ def test_fine_tuning_begins_with_the_run(tmp_path: Path, capsys: Capture) -> Non
     assert config.model == first.model
     assert (config.data.spacing_mm, config.data.patch_size_voxels) == ((2, 1, 1), first.data.patch_size_voxels)
     assert config.data.root == root
-    assert config.init is not None
     assert (config.init.source, config.init.input, config.init.head) == (first.run_folder, None, None)
     assert config.optim.learning_rate == pytest.approx(first.optim.learning_rate / 5)
     assert (config.train.steps, config.train.batch_size) == (300, first.train.batch_size)
@@ -175,7 +171,6 @@ def test_fine_tuning_takes_over_classes_and_channels(tmp_path: Path, capsys: Cap
     columns = ("data.columns.image=[a,b]", "data.columns.label=seg", "data.class_names=[background,organ,class_1]")
     file = planned(root / "cases.csv", capsys, *columns, "--from", str(first.run_folder))
     config = trains(file, tmp_path)
-    assert config.init is not None
     assert (config.init.input, config.init.head) == ("repeat", "by_name")
     assert "# outputs of background, class_1 are taken over, others drawn anew" in file.read_text()
 
@@ -188,7 +183,6 @@ def test_fine_tuning_clips(tmp_path: Path, capsys: Capture) -> None:
     config = load_config(file)
     assert first.data.clip is not None
     assert config.data.clip == first.data.clip
-    assert config.init is not None
     assert (config.init.head, config.init.input) == ("new", None)
     assert config.train.epochs == 12
     volumes = write_volumes(tmp_path / "volumes", cases=8)

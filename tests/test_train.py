@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,7 +18,7 @@ import pytest
 
 import train
 from engine.runs.run_folder import RunFolder
-from ops import memory
+from tests.conftest import out_of_memory
 from tests.runs import refused, trained, write_config
 
 pytestmark = pytest.mark.slow
@@ -201,11 +200,7 @@ def test_mistakes_are_one_message_and_exit_code_2(
 
 def test_running_out_of_memory_ends_with_a_message(config, tmp_path, monkeypatch, capsys, caplog) -> None:
     caplog.set_level(logging.INFO, logger="mlx_volumes")
-
-    def fail(*arrays: Any) -> None:
-        raise RuntimeError("[malloc] Unable to allocate 14495514624 bytes.")
-
-    monkeypatch.setattr(memory, "evaluate", fail)
+    out_of_memory(monkeypatch)
     assert train.main(["--config", str(config), f"run.dir={tmp_path}", "memory_limit_gb=3"]) == 1
     assert "memory limit: 3.0 GB (memory_limit_gb)" in caplog.messages
     said = capsys.readouterr().err

@@ -1,12 +1,16 @@
 """A network, data and a config small enough to train in milliseconds, for tests of the engine alone."""
 
-from collections.abc import Collection
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import pytest
+from mlx.utils import tree_flatten
 
 from configs import Config
 from engine.config import config_class
@@ -15,6 +19,19 @@ from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
 from engine.training.weights.freezing import Freezing
 from models.layers.dropout import apply_dropout
+
+needs_compiler = pytest.mark.skipif(
+    mx.default_device().type == mx.DeviceType.cpu and shutil.which("g++") is None,
+    reason="mx.compile on a CPU calls g++",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    id: str = "case_1"
+    label: str | None = "label.nii"
+    images: tuple[str, ...] = ("image.nii",)
+    group: str | None = None
 
 
 class TinyNet(nn.Module):
@@ -92,3 +109,24 @@ def tiny_step(config: Config, seed: int = 0, loaded: Collection[str] = ()) -> Tr
     optimizer = build_optimizer(config.optim, config.train.steps or 10, model, freezing, loaded)
     loss = build_loss(config.loss, 2)
     return TrainStep(model, optimizer, loss, config.train, config.optim, freezing=freezing)
+
+
+def save(step: TrainStep, folder: Path) -> None:
+    """Write what the step's `load` reads."""
+    for file, arrays in step.tensors().items():
+        mx.save_safetensors(str(folder / f"{file}.safetensors"), arrays)
+
+
+def arrays_of(step: TrainStep) -> dict[str, np.ndarray]:
+    return {f"{file}/{name}": np.array(a) for file, arrays in step.tensors().items() for name, a in arrays.items()}
+
+
+def parameters_of(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
+
+
+def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Arrays of the same names and values."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(np.array(found[name]), np.array(value), err_msg=name)

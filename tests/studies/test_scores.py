@@ -68,7 +68,6 @@ def test_weights_recompute_auc(classified: Path) -> None:
 
 def test_accuracy_is_a_mean_over_cases(classified: Path) -> None:
     values = read_table(classified, "accuracy", False).case_values()
-    assert values is not None
     assert values.tolist() == [1, 1, 0, 0, 1]
 
 

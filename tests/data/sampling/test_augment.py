@@ -106,7 +106,6 @@ def test_one_zoom_factor_for_all_axes_unless_per_axis(label: np.ndarray) -> None
     for per_axis in (False, True):
         transform = augment(scale={"probability": 1.0, "factor": [0.5, 2], "per_axis": per_axis})
         sampler = transform.draw_cut((0, 0, 0), (8, 8, 8), (8, 8, 8), rng, (1.0, 1.0, 1.0)).sampler
-        assert sampler is not None
         ramps = sampler.image(np.moveaxis(np.indices((8, 8, 8)), 0, -1))  # each voxel's source coordinates
         step_d, step_h = ramps[4, 3, 3, 0] - ramps[3, 3, 3, 0], ramps[3, 4, 3, 1] - ramps[3, 3, 3, 1]
         assert (step_d == pytest.approx(step_h, rel=1e-4)) != per_axis

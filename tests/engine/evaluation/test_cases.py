@@ -1,22 +1,16 @@
 import logging
-from dataclasses import dataclass
 
 import pytest
 
 from engine.evaluation.cases import Failure, attempt
-
-
-@dataclass(frozen=True)
-class Case:
-    id: str
-    images: tuple[str, ...] = ("a.nii",)
+from tests.engine.doubles import Case
 
 
 @pytest.mark.parametrize(
     ("error", "file", "reason"),
     [
-        (ValueError("a.nii: ends early"), "a.nii", "ends early"),
-        (EOFError(), "a.nii", "EOFError"),
+        (ValueError("image.nii: ends early"), "image.nii", "ends early"),
+        (EOFError(), "image.nii", "EOFError"),
         (FileNotFoundError(2, "No such file", "b.nii"), "b.nii", "No such file"),
     ],
 )

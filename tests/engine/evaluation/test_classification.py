@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from scipy.special import expit as sigmoid
 
 from configs import Config
 from engine.config import check_config
@@ -20,12 +21,8 @@ from engine.evaluation.classification import (
     validation_metrics,
 )
 from ops import memory
-
-
-@dataclass(frozen=True)
-class Case:
-    id: str
-    images: tuple[str, ...] = ("clip.mp4",)
+from tests.conftest import out_of_memory
+from tests.engine.doubles import Case
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Data:
 
     def load(self, case: Case) -> Loaded:
         if case.id in self.broken:
-            raise ValueError("clip.mp4: the file ends early")
+            raise ValueError("image.nii: the file ends early")
         self.loaded.append(case.id)
         number = int(case.id)
         views = np.arange(3.0)[None, :] + np.arange(number + 1)[:, None]  # (V, T)
@@ -76,10 +73,6 @@ def config(batch_size: int = 4, **evaluate: Any) -> Config:
     return check_config(tree, "test")
 
 
-def sigmoid(value: float) -> float:
-    return 1 / (1 + np.exp(-value))
-
-
 def test_probabilities_are_the_mean_over_views_whatever_the_batches() -> None:
     data, cases = Data(), [Case(str(i)) for i in range(4)]
     expected = [np.mean([sigmoid(2 + v) for v in range(i + 1)]) for i in range(4)]
@@ -95,13 +88,10 @@ def test_probabilities_are_the_mean_over_views_whatever_the_batches() -> None:
     np.testing.assert_array_equal(stack_labels(results), [0, 1, 0, 1])
 
 
-def test_multi_label_probabilities_are_apart() -> None:
+def test_labels_may_be_apart_and_views_of_another_size_start_another_batch() -> None:
     views = Data().load(Case("1")).views
     (p,) = predict_cases(LastFrame(), [views], 8, multi_label=True)
     np.testing.assert_allclose(p, [0.5, (sigmoid(2) + sigmoid(3)) / 2], rtol=1e-6)
-
-
-def test_views_of_another_size_start_another_batch() -> None:
     model = LastFrame()
     views = [np.ones((1, 3, 2, 2, 1), np.float32), np.ones((1, 3, 4, 4, 1), np.float32)]
     found = list(predict_cases(model, views, 8, multi_label=False))
@@ -112,10 +102,10 @@ def test_views_of_another_size_start_another_batch() -> None:
 def test_still_frames_are_predicted_beside() -> None:
     results, _ = classify_cases(LastFrame(), Data(), [Case("0"), Case("1")], config(), still=True)
     assert results[0].probabilities[1] == pytest.approx(sigmoid(2))
-    assert results[0].still is not None
     assert results[0].still[1] == pytest.approx(sigmoid(1))  # the middle frame
-    assert results[1].still is not None
     assert results[1].still[1] == pytest.approx((sigmoid(1) + sigmoid(2)) / 2)
+    views = np.arange(2 * 5 * 3).reshape(2, 5, 3, 1, 1)
+    np.testing.assert_array_equal(freeze_frames(views), np.repeat(views[:, 2:3], 5, axis=1))
 
 
 def test_mirrored_views_are_averaged() -> None:
@@ -126,17 +116,12 @@ def test_mirrored_views_are_averaged() -> None:
     assert results[0].probabilities[1] == pytest.approx(p[1])
 
 
-def test_freezing_shows_the_middle_frame_alone() -> None:
-    views = np.arange(2 * 5 * 3).reshape(2, 5, 3, 1, 1)
-    np.testing.assert_array_equal(freeze_frames(views), np.repeat(views[:, 2:3], 5, axis=1))
-
-
 def test_a_broken_case_is_a_failure_and_the_others_go_on() -> None:
     cases = [Case(str(i)) for i in range(3)]
     results, failures = classify_cases(LastFrame(), Data(broken=["1"]), cases, config(2), still=True)
     assert [r.id for r in results] == ["0", "2"]
     assert results[1].probabilities[1] == pytest.approx(np.mean([sigmoid(2 + v) for v in range(3)]))
-    assert [(f.case, f.file, f.reason) for f in failures] == [("1", "clip.mp4", "the file ends early")]
+    assert [(f.case, f.file, f.reason) for f in failures] == [("1", "image.nii", "the file ends early")]
 
 
 class Sharing(Group):
@@ -161,10 +146,7 @@ def test_validation_reports_flat_names(group: Group) -> None:
 
 
 def test_a_batch_of_views_that_does_not_fit_names_the_batch_size(monkeypatch) -> None:
-    def fail(*arrays: Any) -> None:
-        raise RuntimeError("cudaMallocAsync(&data, size, stream) failed: out of memory")
-
-    monkeypatch.setattr(memory, "evaluate", fail)
+    out_of_memory(monkeypatch, "cudaMallocAsync(&data, size, stream) failed: out of memory")
     expected = r"^out of memory in prediction of views \(2, 1, 1, 1, 1\) .*: cuda.* Use a smaller train\.batch_size;"
     with pytest.raises(memory.OutOfMemory, match=expected):
         list(predict_cases(lambda x: x[:, 0, 0, 0], [np.zeros((2, 1, 1, 1, 1), np.float32)], 2, multi_label=False))

@@ -12,6 +12,7 @@ from configs import Config
 from engine.config import config_class
 from engine.evaluation.members import Member, draw_members, predict_together, sample_seed
 from models.layers.dropout import apply_dropout, held_masks
+from tests.engine.doubles import Case
 
 
 class Pointwise(nn.Module):
@@ -36,11 +37,6 @@ class Grid:
 class Prepared:
     volume: np.ndarray
     grid: Grid
-
-
-@dataclass(frozen=True)
-class Case:
-    id: str = "case_1"
 
 
 @dataclass(frozen=True)
@@ -106,9 +102,6 @@ def test_the_same_seed_gives_the_same_draws_in_any_order(model: Pointwise, prepa
     np.testing.assert_array_equal(predict("a", 0), first)
     assert np.abs(first - second).max() > 0.05  # cases have draws of their own
     assert np.abs(first - predict("a", 1)).max() > 0.05
-
-
-def test_seeds_of_draws_differ_and_stay() -> None:
     seeds = {sample_seed(s, c, n) for s in range(3) for c in ("a", "1 a") for n in range(3)}
     assert len(seeds) == 18
     assert all(0 <= seed < 2**63 for seed in seeds)

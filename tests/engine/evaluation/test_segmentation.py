@@ -1,5 +1,4 @@
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,14 +10,15 @@ from mlx.utils import tree_flatten, tree_map
 
 from configs import Config
 from engine.config import config_class
-from engine.evaluation.cases import evaluating, evenly_spaced, make_predict
+from engine.evaluation.cases import Failure, evaluating, evenly_spaced, make_predict
 from engine.evaluation.members import Member
-from engine.evaluation.segmentation import evaluate_cases, make_validation
+from engine.evaluation.segmentation import CaseResult, evaluate_cases, make_validation
 from engine.training.step import random_key
 from models import build_model
 from models.layers.dropout import held_masks
 from models.unet3d import Dropout, UNet3dArgs
 from ops import backend, memory
+from tests.engine.doubles import Case, needs_compiler
 
 CLASS_NAMES = ("background", "left", "right")
 
@@ -36,14 +36,6 @@ class Prepared:
     label: np.ndarray
     grid: Grid
     source_grid: Grid
-
-
-@dataclass(frozen=True)
-class Case:
-    id: str
-    label: str | None = "label.nii"
-    images: tuple[str, ...] = ("image.nii",)
-    group: str | None = None
 
 
 @dataclass
@@ -113,13 +105,17 @@ def cases(count: int) -> list[Case]:
     return [Case(str(number)) for number in range(count)]
 
 
+def evaluate(
+    data: Data, which: list[Case], *save: Callable[..., None], blind: bool = False, **settings: object
+) -> tuple[list[CaseResult], list[Failure]]:
+    model = Threshold(blind)
+    with evaluating(model):
+        return evaluate_cases([Member(make_predict(model, "float32"))], data, which, config(**settings), 3, *save)
+
+
 @pytest.mark.parametrize("shrunk", [False, True])
 def test_a_perfect_network_scores_one_on_the_source_grid(shrunk: bool) -> None:
-    model = Threshold()
-    with evaluating(model):
-        results, failures = evaluate_cases(
-            [Member(make_predict(model, "float32"))], Data(shrunk), cases(2), config(), 3
-        )
+    results, failures = evaluate(Data(shrunk), cases(2))
     assert not failures
     assert [result.id for result in results] == ["0", "1"]
     assert [[score.dice for score in result.scores] for result in results] == [[1, 1], [1, 1]]
@@ -127,31 +123,15 @@ def test_a_perfect_network_scores_one_on_the_source_grid(shrunk: bool) -> None:
     assert results[0].scores[0].volume_ml == pytest.approx(expected_ml)
 
 
-def test_scores_in_the_label_files_own_spacing() -> None:
-    model = Threshold(blind=True)
-    with evaluating(model):
-        (result,), _ = evaluate_cases([Member(make_predict(model, "float32"))], Data(), cases(1), config(), 3)
-    missed = (Data().labels(cases(1)[0]) == 2).sum() * 2 / 1000
+def test_what_is_not_seen_not_read_or_not_labelled() -> None:
+    (result,), _ = evaluate(Data(), cases(1), blind=True)
+    missed = (Data().labels(cases(1)[0]) == 2).sum() * 2 / 1000  # in the label file's own spacing
     assert result.scores[1].volume_error_ml == pytest.approx(-missed)
     assert result.scores[1].empty == "prediction"
-
-
-def test_a_bad_case_is_reported_and_the_others_go_on() -> None:
-    model = Threshold()
-    with evaluating(model):
-        results, failures = evaluate_cases(
-            [Member(make_predict(model, "float32"))], Data(broken=["1"]), cases(3), config(), 3
-        )
+    results, failures = evaluate(Data(broken=["1"]), cases(3))
     assert [result.id for result in results] == ["0", "2"]
     assert [(f.case, f.file, f.reason) for f in failures] == [("1", "image.nii", "the file ends early")]
-
-
-def test_unlabelled_cases_have_volumes_alone() -> None:
-    model = Threshold()
-    with evaluating(model):
-        (result,), _ = evaluate_cases(
-            [Member(make_predict(model, "float32"))], Data(), [Case("0", label=None)], config(), 3
-        )
+    (result,), _ = evaluate(Data(), [Case("0", label=None)])
     assert not result.labelled
     assert np.isnan([result.scores[0].dice, result.scores[0].reference_volume_ml]).all()
     assert result.scores[0].volume_ml == pytest.approx((Data().labels(Case("0")) == 1).sum() * 2 / 1000)
@@ -159,17 +139,8 @@ def test_unlabelled_cases_have_volumes_alone() -> None:
 
 def test_saves_probabilities_on_request() -> None:
     saved: list = []
-    model = Threshold()
-    with evaluating(model):
-        for wanted in (False, True):
-            evaluate_cases(
-                [Member(make_predict(model, "float32"))],
-                Data(),
-                cases(1),
-                config(save_probabilities=wanted),
-                3,
-                lambda case, prepared, labels, volumes: saved.append((labels, volumes)),
-            )
+    for wanted in (False, True):
+        evaluate(Data(), cases(1), lambda *given: saved.append(given[2:]), save_probabilities=wanted)
     assert saved[0][1] == {}
     np.testing.assert_array_equal(saved[0][0], Data().labels(cases(1)[0]))
     assert list(saved[1][1]) == ["probabilities"]
@@ -184,14 +155,11 @@ def test_validation_takes_the_mean_over_cases_and_classes() -> None:
     assert blind["dice.mean"] == pytest.approx(blind["dice.left"] / 2)
 
 
-def test_validation_loads_an_even_share_of_the_cases() -> None:
+def test_validation_loads_an_even_share_of_the_cases_and_follows_the_model() -> None:
     data = Data()
     make_validation(config(validation_cases=3), CLASS_NAMES, data, cases(9))(Threshold())
     assert data.loaded == ["0", "4", "8"]
     assert evenly_spaced([1, 2], 5) == evenly_spaced([1, 2], None) == [1, 2]
-
-
-def test_validation_follows_the_model_as_it_changes() -> None:
     model = Threshold()
     validate = make_validation(config(), CLASS_NAMES, Data(), cases(1))
     model.scale = mx.array(-4.0)
@@ -211,16 +179,12 @@ def test_evaluation_leaves_the_model_as_it_was(training: bool) -> None:
         np.testing.assert_array_equal(np.array(value), before[name], err_msg=name)
     assert random_key().tolist() == key  # a resumed run draws the same masks
     assert model.training == model.drop.training == training
-
-
-def test_an_error_in_validation_puts_the_model_back_into_training() -> None:
-    model = Threshold()
     with pytest.raises(ValueError, match="ends early"):
         make_validation(config(), CLASS_NAMES, Data(broken=["0"]), cases(1))(model)
-    assert model.training
+    assert model.training == training
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile on a CPU calls g++")
+@needs_compiler
 def test_compiled_prediction_reads_weights_and_held_masks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where it is compiled: equal to the uncompiled one through weights, draws and back."""
     monkeypatch.setattr(backend, "_form", "mlx")

@@ -48,15 +48,12 @@ def test_the_fit_recovers_how_logits_were_scaled(temperature: float) -> None:
     assert fit_temperature([(expit(logits * temperature), truth)]) == pytest.approx(temperature, rel=0.03)
 
 
-def test_cases_weigh_alike() -> None:
+def test_cases_weigh_alike_and_what_is_always_right_ends_at_the_bound() -> None:
     """A case of 10 and one of 1000 decisions, each with a temperature of its own: between them, not at the larger's."""
     p = np.full((10, 2), (0.9, 0.1))
     sure, unsure = np.zeros(10, int), np.array([0, 1] * 5)
     fitted = fit_temperature([(np.tile(p, (100, 1)), np.tile(sure, 100)), (p, unsure)])
     assert fitted == pytest.approx(fit_temperature([(p, sure), (p, unsure)]), rel=1e-3)
-
-
-def test_what_is_always_right_ends_at_the_bound() -> None:
     p = np.full((5, 2), (0.9, 0.1))
     assert fit_temperature([(p, np.zeros(5, int))]) == pytest.approx(LOWEST, rel=0.01)
     assert fit_temperature([(p, np.ones(5, int))]) == pytest.approx(HIGHEST, rel=0.01)
@@ -73,7 +70,6 @@ def test_each_half_is_scaled_by_the_others_temperature() -> None:
         cases.append((softmax(logits * 2, axis=1), labels))
         groups.append(f"g{number // 2}")  # pairs stay on one side
     fit = cross_fit(cases, groups, seed=3)
-    assert fit is not None
     assert fit.halves == pytest.approx((2, 2), rel=0.2)
     used = []
     for (p, labels), (scaled, same) in zip(cases, fit.scaled, strict=True):

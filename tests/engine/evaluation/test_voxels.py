@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from engine.evaluation.temperature import scale
 from engine.evaluation.voxels import NUM_SAMPLED, VoxelCounter, VoxelFacts
@@ -18,9 +19,7 @@ def make_case(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     reference = np.zeros(SHAPE, np.uint8)
     reference[3, 5:8, 10:12] = 1
     reference[3, 7, 11] = 2
-    logits = rng.normal(0, 2, (*SHAPE, 3))
-    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    return reference, p.astype(np.float32)
+    return reference, softmax(rng.normal(0, 2, (*SHAPE, 3)), axis=-1).astype(np.float32)
 
 
 def count(reference: np.ndarray, p: np.ndarray, *more: np.ndarray, slabs: int = 3, **options: object) -> VoxelFacts:
@@ -68,16 +67,15 @@ def test_voxels_to_ignore_count_nowhere() -> None:
     nothing = VoxelCounter("c", np.full(SHAPE, 7, np.uint8), SPACING_MM, 3, ignore_label=7)
     nothing.add(0, p)
     assert nothing.finish() is None
+    with pytest.raises(ValueError, match=r"the label is \(8, 16, 24\) voxels, the image's planes are \(16, 20\)"):
+        VoxelCounter("c", reference, SPACING_MM, 3).add(0, p[:, :, :20])
 
 
-def test_without_foreground_all_voxels_count_and_some_are_drawn() -> None:
+def test_without_foreground_voxels_are_drawn_by_seed_and_case_alone() -> None:
     reference, p = np.zeros((20, 20, 20), np.uint8), np.full((20, 20, 20, 3), (0.8, 0.1, 0.1), np.float32)
     facts = count(reference, p)
     assert facts.reliability.count == 8000
     assert len(facts.labels) == NUM_SAMPLED
-
-
-def test_drawn_voxels_depend_on_seed_and_case_alone() -> None:
     reference = np.zeros((20, 20, 20), np.uint8)
     p = np.random.default_rng(0).dirichlet(np.ones(3), size=(20, 20, 20)).astype(np.float32)
     first = count(reference, p, slabs=4)
@@ -96,9 +94,3 @@ def test_maps_are_ranked_as_they_are_and_probabilities_scaled() -> None:
     np.testing.assert_allclose(facts.probabilities, scale(p, 2.0)[REGION].reshape(-1, 3))
     expected = count_reliability(scale(p, 2.0)[REGION].reshape(-1, 3), reference[REGION].ravel())
     assert facts.reliability.brier == pytest.approx(expected.brier)
-
-
-def test_a_label_of_another_size_is_refused() -> None:
-    reference, p = make_case()
-    with pytest.raises(ValueError, match=r"the label is \(8, 16, 24\) voxels, the image's planes are \(16, 20\)"):
-        VoxelCounter("c", reference, SPACING_MM, 3).add(0, p[:, :, :20])

@@ -29,7 +29,6 @@ def test_a_weighted_sample_scores_as_repeating_its_cases(num_classes: int, multi
             values, per_class = scores[name]
             assert values[i] == pytest.approx(score.value, rel=1e-9), name
             if score.per_class is not None:
-                assert per_class is not None
                 np.testing.assert_allclose(per_class[i], score.per_class, rtol=1e-9, err_msg=name)
 
 

@@ -13,6 +13,13 @@ def test_scores_by_hand() -> None:
     assert scores["classwise_ece"] == pytest.approx(2 / 3 * 0.4 + 1 / 3 * 0.4)  # the same for both classes
     assert scores["brier"] == pytest.approx((2 * 0.01 + 2 * 0.81 + 2 * 0.16) / 3)
     assert scores["nll"] == pytest.approx(-(np.log(0.9) + np.log(0.1) + np.log(0.6)) / 3)
+    p = np.array([[0.9, 0.2]])
+    scores = score_reliability(count_reliability(p, np.array([[1, 1]])))
+    assert scores["ece"] == pytest.approx((abs(0.9 - 1) + abs(0.8 - 0)) / 2)
+    assert scores["classwise_ece"] == pytest.approx((0.1 + 0.8) / 2)
+    assert scores["brier"] == pytest.approx((0.01 + 0.64) / 2)
+    assert scores["nll"] == pytest.approx(-(np.log(0.9) + np.log(0.2)) / 2)
+    assert np.isfinite(score_reliability(count_reliability(np.array([[1.0, 0.0]]), np.array([1])))["nll"])
 
 
 def test_bins_are_right_closed() -> None:
@@ -21,15 +28,6 @@ def test_bins_are_right_closed() -> None:
         {"share": 0.5, "confidence": 0.6, "accuracy": 1.0},
         {"share": 0.5, "confidence": 0.61, "accuracy": 0.0},
     ]
-
-
-def test_classes_that_coincide_are_decisions_of_their_own() -> None:
-    p = np.array([[0.9, 0.2]])
-    scores = score_reliability(count_reliability(p, np.array([[1, 1]])))
-    assert scores["ece"] == pytest.approx((abs(0.9 - 1) + abs(0.8 - 0)) / 2)
-    assert scores["classwise_ece"] == pytest.approx((0.1 + 0.8) / 2)
-    assert scores["brier"] == pytest.approx((0.01 + 0.64) / 2)
-    assert scores["nll"] == pytest.approx(-(np.log(0.9) + np.log(0.2)) / 2)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -60,7 +58,3 @@ def test_sums_of_parts_are_those_of_the_whole_or_let_cases_weigh_alike() -> None
     alike = score_reliability(add_reliability(parts, alike=True))
     assert alike["brier"] == pytest.approx(np.mean([score_reliability(part)["brier"] for part in parts]))
     assert alike["brier"] != pytest.approx(whole["brier"])
-
-
-def test_certain_and_wrong_is_finite() -> None:
-    assert np.isfinite(score_reliability(count_reliability(np.array([[1.0, 0.0]]), np.array([1])))["nll"])

@@ -9,20 +9,11 @@ from engine.runs.run_folder import without_nan
 
 # Two of three of class 0 right, one of two of class 1, one of one of class 2.
 LABELS = np.array([0, 0, 0, 1, 1, 2])
-P = np.array(
-    [
-        [0.6, 0.3, 0.1],
-        [0.5, 0.3, 0.2],
-        [0.2, 0.7, 0.1],
-        [0.1, 0.8, 0.1],
-        [0.1, 0.2, 0.7],
-        [0.1, 0.1, 0.8],
-    ]
-)
+P = np.array([[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.2, 0.7], [0.1, 0.1, 0.8]])
 NAMES = ["a", "b", "c"]
 
 
-def test_values_by_hand() -> None:
+def test_values_by_hand_and_by_scikit_learn() -> None:
     scores = score_probabilities(P, LABELS)
     assert scores["accuracy"].value == pytest.approx(4 / 6)
     assert scores["balanced_accuracy"].value == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
@@ -32,19 +23,12 @@ def test_values_by_hand() -> None:
     assert scores["auc"].per_class == pytest.approx([1, 5 / 8, 1])  # of b: 0.8 beats all four others, 0.2 one
     assert scores["log_loss"].value == pytest.approx(-np.log([0.6, 0.5, 0.2, 0.8, 0.2, 0.8]).mean())
     assert tuple(scores) == METRICS
-
-
-def test_values_are_scikit_learns() -> None:
-    scores = score_probabilities(P, LABELS)
     guess = P.argmax(axis=1)
     assert scores["balanced_accuracy"].value == pytest.approx(sk.balanced_accuracy_score(LABELS, guess))
     assert scores["f1"].value == pytest.approx(sk.f1_score(LABELS, guess, average="macro"))
     assert scores["auc"].value == pytest.approx(sk.roc_auc_score(LABELS, P, multi_class="ovr", average="macro"))
     precision = sk.average_precision_score(np.eye(3)[LABELS], P, average="macro")
     assert scores["average_precision"].value == pytest.approx(precision)
-
-
-def test_of_two_classes_the_second_ones_ranking_counts() -> None:
     labels, p1 = np.array([0, 0, 1, 0, 1]), np.array([0.1, 0.4, 0.35, 0.6, 0.8])
     scores = score_probabilities(np.stack([1 - p1, p1], axis=1), labels)
     assert scores["auc"].value == pytest.approx(4 / 6)
@@ -84,9 +68,6 @@ def test_intervals_are_by_group_where_there_are_groups() -> None:
     assert (by_group["interval_by"], by_group["num_groups"]) == ("group", 12)
     wide, narrow = (np.ptp(s["details"]["accuracy"]["interval_95"]) for s in (by_group, by_case))
     assert wide > 1.7 * narrow  # sqrt(5), about: five copies of a case say no more than one
-
-
-def test_a_case_without_group_stands_alone() -> None:
     assert len(set(resampling_units(["0", None, "0", None]))) == 3
     assert len(set(resampling_units([None, "case 0"]))) == 2
 
@@ -101,9 +82,6 @@ def test_one_class_alone_has_no_auc_and_json_no_nan() -> None:
     assert "no case of b, c" in summary["notes"][0]
     assert "every case is a: auc and average_precision" in summary["notes"][1]
     assert summary["num_groups"] == 1
-
-
-def test_nothing_labelled() -> None:
     summary = without_nan(summarise(np.zeros((0, 3)), np.zeros(0, int), [], NAMES, 50))
     assert summary["num_cases"] == 0
     assert [summary[name] for name in METRICS] == [None] * 6

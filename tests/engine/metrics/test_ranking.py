@@ -39,18 +39,12 @@ def test_risk_and_its_area_by_hand() -> None:
     np.testing.assert_allclose(risk_coverage(wrong, right, np.array([0.25, 0.5, 0.75, 1])), [0, 1 / 2, 1 / 3, 1 / 4])
     assert aurc(wrong, right) == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
     assert least_aurc(wrong, right) == pytest.approx((0 + 0 + 0 + 1 / 4) / 4)
-
-
-def test_ties_count_as_the_mean_over_their_orders() -> None:
     tied = [1, 0, 0]  # after one that is right
     areas = []
     for order in permutations(tied):
         errors = np.cumsum([0, *order])
         areas.append(np.mean(errors / np.arange(1, 5)))
     assert aurc(np.array([0.0, 1]), np.array([1.0, 2])) == pytest.approx(np.mean(areas))
-
-
-def test_the_error_rate_is_the_risk_at_full_coverage_and_without_any_order() -> None:
     wrong, right = np.array([3.0]), np.array([9.0])
     assert aurc(wrong, right) == pytest.approx(0.25)
     assert risk_coverage(wrong, right, np.array([0.1, 1.0])) == pytest.approx([0.25, 0.25])

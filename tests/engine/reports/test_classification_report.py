@@ -97,19 +97,13 @@ def test_without_mistakes_the_least_certain_are_shown(run: RunFolder, no_figures
     assert [a[0].flat[0] for name, a in no_figures if name == "plot_activation"] == [ord(c) + 1 - 50 for c in "dfa"]
 
 
-def test_still_baseline_is_explained(run: RunFolder, no_figures: Drawn) -> None:
+def test_what_is_missing_or_beside_is_explained(run: RunFolder, no_figures: Drawn) -> None:
     text = write(run, [case("a", 0.9, 1, 0.4), case("b", 0.2, 0, 0.4)])
     assert "<th>one frame</th><th>difference</th>" in text
     assert "data.clip.single_frame=true is the fairer" in text
-
-
-def test_unlabelled_cases_have_no_metrics(run: RunFolder, no_figures: Drawn) -> None:
     text = write(run, [CASES[4]])
     assert "0 labelled of 1 cases" in text
     assert "<h2>Metrics</h2>" not in text
-
-
-def test_one_class_is_noted(run: RunFolder, no_figures: Drawn) -> None:
     text = write(run, [case("a", 0.9, 1), case("b", 0.8, 1)])
     assert "every case is &lt;fight&gt;: auc and average_precision need others too" in text
 

@@ -1,4 +1,3 @@
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +5,7 @@ import pytest
 
 from engine.evaluation.classification import ClassifiedCase
 from engine.reports.classification_tables import STILL, format_table, read_probabilities, summarise_cases, write_cases
+from tests.runs import read_rows
 
 NAMES = ("calm", "fight")
 
@@ -19,12 +19,16 @@ def case(number: int, p: float, label: int | None, still: float | None = None) -
 CASES = [case(0, 0.9, 1, 0.4), case(1, 0.2, 0, 0.4), case(2, 0.7, 0, 0.4), case(3, 0.6, 1, 0.4), case(4, 0.1, None)]
 
 
-def test_summary_is_of_the_labelled_cases() -> None:
+def test_summary_is_of_the_labelled_cases_and_undefined_values_are_dashes() -> None:
     summary = summarise_cases(CASES, NAMES, 100, {})
     assert summary["num_cases"] == 4
     assert summary["accuracy"] == 3 / 4
     assert summary["auc"] == 3 / 4
     assert (summary["interval_by"], summary["num_groups"]) == ("group", 2)
+    text = format_table(summarise_cases(CASES[:1], NAMES, 10, {}))
+    line = next(line for line in text.splitlines() if line.startswith("auc"))
+    assert line.split() == ["auc", "–", "–", "–"]  # value, interval, and of one frame
+    assert "no case of calm" in text
 
 
 def test_baselines_stand_beside_the_result() -> None:
@@ -50,21 +54,11 @@ def test_baseline_must_hold_every_labelled_case() -> None:
         summarise_cases(CASES, NAMES, 10, {"other": {"c0": np.array([0.5, 0.5])}})
 
 
-def test_undefined_values_are_dashes() -> None:
-    text = format_table(summarise_cases(CASES[:1], NAMES, 10, {}))
-    line = next(line for line in text.splitlines() if line.startswith("auc"))
-    assert line.split() == ["auc", "–", "–", "–"]  # value, interval, and of one frame
-    assert "no case of calm" in text
-
-
 def test_cases_csv_and_back(tmp_path: Path) -> None:
     write_cases(tmp_path / "cases.csv", CASES, NAMES)
-    with (tmp_path / "cases.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert rows[2] == {
-        "case": "c2", "group": "g1", "label": "calm", "predicted": "fight", "correct": "0", "views": "3",
-        "p(calm)": "0.3", "p(fight)": "0.7",
-    }  # fmt: skip
+    rows = read_rows(tmp_path)
+    decided = {"case": "c2", "group": "g1", "label": "calm", "predicted": "fight", "correct": "0", "views": "3"}
+    assert rows[2] == {**decided, "p(calm)": "0.3", "p(fight)": "0.7"}
     assert (rows[4]["label"], rows[4]["correct"]) == ("", "")
     back = read_probabilities(tmp_path / "cases.csv", NAMES)
     np.testing.assert_allclose(back["c0"], [0.1, 0.9])
@@ -75,8 +69,7 @@ def test_labels_that_coincide_are_joined(tmp_path: Path) -> None:
     both = ClassifiedCase("a", np.array([0.9, 0.8]), (0, 1), (1, 1), None, 1)
     none = ClassifiedCase("b", np.array([0.9, 0.2]), (0,), (0, 0), None, 1)
     write_cases(tmp_path / "cases.csv", [both, none], NAMES)
-    with (tmp_path / "cases.csv").open() as file:
-        first, second = csv.DictReader(file)
+    first, second = read_rows(tmp_path)
     assert (first["label"], first["predicted"], first["correct"]) == ("calm|fight", "calm|fight", "1")
     assert (second["label"], second["predicted"], second["correct"]) == ("", "calm", "0")
 

@@ -22,12 +22,8 @@ SPACING_MM = (2.0, 1.0, 1.0)
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    config = check_config(
-        {"name": "small", "run": {"dir": str(tmp_path)}, "data": {"root": "."}, "train": {"steps": 20}}, "test"
-    )
-    folder = RunFolder(config.run_folder)
-    folder.path.mkdir()
-    folder.write_config(config)
+    tree = {"name": "small", "run": {"dir": str(tmp_path)}, "data": {"root": "."}, "train": {"steps": 20}}
+    folder = RunFolder.create(check_config(tree, "test"))
     for step in (10, 20):
         line = {"step": step, "split": "train", "loss": 1 / step, "learning_rate": 0.1, "grad_norm": 1.0}
         folder.append_metrics({**line, "seconds": 6.0 * step, "wait_share": 0.01 * step})
@@ -48,9 +44,7 @@ def make_results(shifts: list[int], labelled: bool = True) -> list[CaseResult]:
     return results
 
 
-def write(
-    run: RunFolder, results: list[CaseResult], failures: list[Failure] | None = None, sections: Sequence[str] = ()
-) -> str:
+def write(run: RunFolder, results: list[CaseResult], *failures: Failure, sections: Sequence[str] = ()) -> str:
     metrics = {
         "split": "val",
         "checkpoint": {"name": "best", "step": 20, "weights": "ema"},
@@ -62,10 +56,8 @@ def write(
     def read_image(case: str) -> np.ndarray:
         return np.arange(6 * 12 * 14, dtype=np.float32).reshape(6, 12, 14)
 
-    path = write_evaluation_report(
-        run.path / "e.html", run, metrics, results, failures or [], NAMES, read_image, sections
-    )
-    return path.read_text()
+    arguments = (results, list(failures), NAMES, read_image, sections)
+    return write_evaluation_report(run.path / "e.html", run, metrics, *arguments).read_text()
 
 
 def captions(text: str) -> list[str]:
@@ -92,10 +84,13 @@ def test_few_cases(run: RunFolder, shifts: list[int], expected: list[str]) -> No
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_unlabelled_cases_are_shown_without_scores(run: RunFolder) -> None:
+def test_unlabelled_cases_are_shown_without_scores_and_texts_escaped(run: RunFolder) -> None:
     text = write(run, make_results([0, 1, 2], labelled=False))
     assert [c for c in captions(text) if "case" in c] == ["case0", "case1", "case2"]
     assert "<h2>Metrics</h2>" not in text
+    text = write(run, make_results([0]), Failure("<b>", "/data/x&y.nii", "no <stream>"))
+    assert "<b>&lt;b&gt;</b>: /data/x&amp;y.nii: no &lt;stream&gt;" in text
+    assert "<lobe>" not in text
 
 
 def test_is_one_file_without_requests_or_scripts(run: RunFolder) -> None:
@@ -108,23 +103,12 @@ def test_is_one_file_without_requests_or_scripts(run: RunFolder) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_names_and_reasons_are_escaped(run: RunFolder) -> None:
-    text = write(run, make_results([0]), [Failure("<b>", "/data/x&y.nii", "no <stream>")])
-    assert "<b>&lt;b&gt;</b>: /data/x&amp;y.nii: no &lt;stream&gt;" in text
-    assert "<lobe>" not in text
-
-
-@pytest.mark.usefixtures("no_figures")
 def test_run_report_has_curves_and_config(run: RunFolder) -> None:
     text = write_run_report(run).read_text()
     assert (run.path / "report.html").exists()
     assert captions(text) == ["Loss", "Validation", "Learning rate", "Gradient"]
     assert "20 steps · trained for 2.0 minutes, 15.0% of them waiting for data" in text
     assert "name: small" in text
-
-
-@pytest.mark.usefixtures("no_figures")
-def test_run_report_before_the_first_step(run: RunFolder) -> None:
     run.metrics_path.unlink()
     text = write_run_report(run).read_text()
     assert "no step yet" in text

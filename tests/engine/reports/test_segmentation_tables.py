@@ -1,4 +1,3 @@
-import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from engine.metrics.segmentation import score_case
 from engine.reports.segmentation_tables import case_dice, format_table, summarise_cases, write_cases
 from engine.reports.slices import cut_slices
 from engine.reports.tables import write_metrics
+from tests.runs import read_rows
 
 NAMES = ["background", "left", "right"]
 SPACING_MM = (2.0, 1.0, 1.0)
@@ -75,18 +75,12 @@ def test_no_labelled_case_gives_null(tmp_path: Path) -> None:
 
 def test_a_row_for_each_case_and_class(results: list[CaseResult], tmp_path: Path) -> None:
     write_cases(tmp_path / "cases.csv", results, NAMES)
-    with (tmp_path / "cases.csv").open() as file:
-        rows = {(row["case"], row["class"]): row for row in csv.DictReader(file)}
+    rows = {(row["case"], row["class"]): row for row in read_rows(tmp_path)}
     assert len(rows) == 6
     assert rows["b", "left"]["dice"] == "0.666667"
     assert rows["b", "left"]["reference_volume_ml"] == "0.128"
-    assert rows["b", "right"] == dict.fromkeys(rows["b", "right"], "") | {
-        "case": "b",
-        "class": "right",
-        "volume_ml": "0",
-        "reference_volume_ml": "0",
-        "empty_in": "both",
-    }
+    volumes = {"volume_ml": "0", "reference_volume_ml": "0", "empty_in": "both"}
+    assert rows["b", "right"] == dict.fromkeys(rows["b", "right"], "") | {"case": "b", "class": "right", **volumes}
     assert rows["c", "left"]["hd95_mm"] == "inf"
     assert rows["c", "left"]["empty_in"] == "prediction"
 
@@ -111,8 +105,7 @@ def test_intervals_are_by_group(results: list[CaseResult]) -> None:
     one, five = (summarise_cases(cases, NAMES, num_samples=500) for cases in (patients, scans))
     assert (one["interval_by"], one["num_groups"]) == ("case", 12)
     assert (five["interval_by"], five["num_groups"], five["num_cases"]) == ("group", 12, 60)
-    assert five["details"]["dice"]["left"]["interval_95"] == pytest.approx(
-        one["details"]["dice"]["left"]["interval_95"]
-    )
+    found, expected = (each["details"]["dice"]["left"]["interval_95"] for each in (five, one))
+    assert found == pytest.approx(expected)
     assert "95 % intervals: bootstrap over 12 groups" in format_table(five)
     assert "case_dice" not in five

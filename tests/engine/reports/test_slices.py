@@ -17,13 +17,10 @@ def test_planes_with_most_of_the_reference() -> None:
         np.testing.assert_array_equal(slices.cut(prediction, axis), slices.prediction(axis))
 
 
-def test_without_reference_the_prediction_decides() -> None:
+def test_without_reference_the_prediction_decides_and_without_foreground_the_middle() -> None:
     prediction = np.zeros((6, 7, 8), np.uint8)
     prediction[5, 1, 2] = 1
     assert cut_slices(prediction, None, (1.0, 1.0, 1.0)).positions == (5, 1, 2)
     assert cut_slices(prediction, None, (1.0, 1.0, 1.0)).reference(0) is None
     assert cut_slices(prediction, np.zeros_like(prediction), (1.0, 1.0, 1.0)).positions == (5, 1, 2)
-
-
-def test_without_foreground_the_middle() -> None:
     assert cut_slices(np.zeros((6, 7, 8), np.uint8), None, (1.0, 1.0, 1.0)).positions == (3, 3, 4)

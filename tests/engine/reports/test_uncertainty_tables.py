@@ -1,4 +1,3 @@
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from engine.reports.uncertainty_tables import (
     write_case_uncertainty,
 )
 from tests.engine.uncertainty.results import make_result
+from tests.runs import read_rows
 
 
 def test_every_segmented_case_weighs_alike() -> None:
@@ -36,12 +36,11 @@ def test_every_segmented_case_weighs_alike() -> None:
     assert curves["coverage"][-1] == 1
     assert curves["entropy"][-1] == pytest.approx(np.mean(errors))
     assert curves["entropy"][10] < curves["entropy"][-1]
-    assert (
-        0 < found["uncertainty"]["excess_aurc"]["entropy"]["value"] < found["uncertainty"]["aurc"]["entropy"]["value"]
-    )
+    excess, whole = (found["uncertainty"][name]["entropy"]["value"] for name in ("excess_aurc", "aurc"))
+    assert 0 < excess < whole
 
 
-def test_scaling_is_scored_on_the_other_half() -> None:
+def test_scaling_is_scored_on_the_other_half_and_a_group_is_on_one_side() -> None:
     results = [make_result(i) for i in range(4)]
     calibration = summarise_voxels(results, 100)["calibration"]
     scaling = calibration["temperature_scaling"]
@@ -51,9 +50,6 @@ def test_scaling_is_scored_on_the_other_half() -> None:
     assert scaling["after"]["nll"] != scaling["before"]["nll"]
     assert summarise_voxels(results[:1], 100)["calibration"]["temperature_scaling"] is None
     assert summarise_voxels([make_result(0, labelled=False)], 100) == {}
-
-
-def test_a_group_is_on_one_side() -> None:
     results = [make_result(i) for i in range(2)]
     same = [CaseResult(r.id, r.scores, True, r.slices, 1.0, r.voxels, group="p") for r in results]
     assert summarise_voxels(same, 100)["calibration"]["temperature_scaling"] is None
@@ -103,10 +99,9 @@ def test_tables_and_csv_hold_the_numbers(tmp_path: Path) -> None:
     assert f"{found['uncertainty']['error_auroc']['entropy']['value']:.4f}" in text
     assert format_tables({}) == ""
     write_case_uncertainty(tmp_path / "u.csv", results)
-    rows = list(csv.DictReader((tmp_path / "u.csv").read_text().splitlines()))
+    rows = read_rows(tmp_path, "u.csv")
     assert [row["case"] for row in rows] == ["c0", "c1", "c2"]
-    assert np.mean([float(row["error_auroc_entropy"]) for row in rows]) == pytest.approx(
-        found["uncertainty"]["error_auroc"]["entropy"]["value"], rel=1e-4
-    )
+    auroc = found["uncertainty"]["error_auroc"]["entropy"]["value"]
+    assert np.mean([float(row["error_auroc_entropy"]) for row in rows]) == pytest.approx(auroc, rel=1e-4)
     write_case_uncertainty(tmp_path / "none.csv", [make_result(0, labelled=False)])
     assert not (tmp_path / "none.csv").exists()

@@ -12,7 +12,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
 
 from configs import Config
 from engine.runs.checkpoints import steps_in
@@ -23,7 +22,7 @@ from engine.training.loop import Hooks, NonFiniteError, fit, restore
 from engine.training.progress import Position
 from engine.training.step import StepResult, TrainStep
 from machine import disk
-from tests.engine.doubles import TinyData, tiny_config, tiny_step
+from tests.engine.doubles import TinyData, arrays_of, assert_same, parameters_of, tiny_config, tiny_step
 
 
 @pytest.fixture(autouse=True)
@@ -51,10 +50,6 @@ def _losses(run: RunFolder) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in run.read_metrics("train")]
 
 
-def _arrays(step: TrainStep) -> dict[str, np.ndarray]:
-    return {f"{file}/{name}": np.array(a) for file, arrays in step.tensors().items() for name, a in arrays.items()}
-
-
 def _scores(values: list[float]) -> Callable[[nn.Module], dict[str, float]]:
     iterator = iter(values)
     return lambda model: {"dice.mean": next(iterator)}
@@ -67,16 +62,13 @@ def test_steps_epochs_and_what_is_due() -> None:
     budget = Budget.of(tiny_config(Path("runs"), train={"steps": 95}), 5)
     assert (budget.validate_every, budget.save_every) == (10, 10)
     assert [s for s in range(96) if budget.due(budget.validate_every, s)] == [*range(10, 91, 10), 95]
-
-
-def test_too_few_batches_to_accumulate() -> None:
-    config = tiny_config(Path("runs"), train={"accumulate": 6})
     with pytest.raises(ValueError, match=r"train\.accumulate=6 is more than the 5 batches of an epoch"):
-        Budget.of(config, 5)
+        Budget.of(tiny_config(Path("runs"), train={"accumulate": 6}), 5)
 
 
 def test_metrics_hold_every_step_in_epochs_of_five(tmp_path) -> None:
-    run, _, position = _train(tiny_config(tmp_path))
+    data = TinyData()
+    run, _, position = _train(tiny_config(tmp_path), data=data)
     lines = run.read_metrics("train")
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["epoch"] for line in lines] == [0] * 5 + [1] * 5 + [2] * 2
@@ -85,6 +77,8 @@ def test_metrics_hold_every_step_in_epochs_of_five(tmp_path) -> None:
     assert lines[0]["learning_rate"] == pytest.approx(0.01)
     assert all(0 < line["wait_share"] < 1 for line in lines)
     assert lines[-1]["seconds"] <= position.seconds
+    assert run.checkpoint("best").resolve().name == "12"  # the last, without validation
+    assert [stream.closed for stream in data.streams] == [True] * 3  # one an epoch
 
 
 @pytest.mark.slow
@@ -96,13 +90,6 @@ def test_a_line_is_the_mean_of_its_interval(tmp_path) -> None:
     assert dict(_losses(fours)) == pytest.approx(expected)
 
 
-def test_every_epoch_reads_its_own_batches_and_streams_are_closed(tmp_path) -> None:
-    data = TinyData()
-    _train(tiny_config(tmp_path), data=data)
-    assert len(data.streams) == 3
-    assert all(stream.closed for stream in data.streams)
-
-
 def test_the_best_score_decides_which_checkpoint_is_best(tmp_path) -> None:
     config = tiny_config(tmp_path, train={"validate_every_steps": 2})
     run, _, position = _train(config, _scores([0.1, 0.5, math.nan, 0.4, 0.5, 0.3]))
@@ -111,17 +98,9 @@ def test_the_best_score_decides_which_checkpoint_is_best(tmp_path) -> None:
     assert run.checkpoint("last").resolve().name == "12"
     assert steps_in(run.checkpoints) == [4, 10, 12]
     assert [line["dice.mean"] for line in run.read_metrics("val")] == [0.1, 0.5, None, 0.4, 0.5, 0.3]
-
-
-def test_lower_is_better_with_mode_min(tmp_path) -> None:
-    config = tiny_config(tmp_path, train={"validate_every_steps": 4}, checkpoint={"mode": "min"})
+    config = tiny_config(tmp_path / "min", train={"validate_every_steps": 4}, checkpoint={"mode": "min"})
     _, _, position = _train(config, _scores([3, 1, 2]))
     assert position.best_step == 8
-
-
-def test_without_validation_best_is_last(tmp_path) -> None:
-    run, _, _ = _train(tiny_config(tmp_path))
-    assert run.checkpoint("best").resolve().name == "12"
 
 
 def test_an_unknown_metric_lists_those_there_are(tmp_path) -> None:
@@ -144,19 +123,17 @@ def test_validation_sees_the_average_in_evaluation_mode_and_leaves_no_trace(tmp_
 
     def validate(model: nn.Module) -> dict[str, float]:
         assert not model.training
-        seen.append({name: np.array(a) for name, a in tree_flatten(model.parameters())})
+        seen.append(parameters_of(model))
         model(mx.ones((1, 4, 4, 4, 1)))
         return {"dice.mean": 0.5}
 
     run, step, _ = _train(tiny_config(tmp_path / "a", train={"validate_every_steps": 3}), validate)
     assert step.model.training
     assert len(seen) == 4
-    for name, value in seen[-1].items():
-        np.testing.assert_array_equal(value, np.array(step.tensors()["ema"][name]))
+    assert_same(seen[-1], {name: step.tensors()["ema"][name] for name in seen[-1]})
     other, same, _ = _train(tiny_config(tmp_path / "b", train={"validate_every_steps": 3}))
     assert _losses(run) == _losses(other)
-    for name, value in _arrays(step).items():
-        np.testing.assert_array_equal(value, _arrays(same)[name], err_msg=name)
+    assert_same(arrays_of(same), arrays_of(step))
 
 
 @pytest.mark.slow
@@ -185,8 +162,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, accumulate: int, log
     _, resumed, _ = _train(config, scores)
     assert _losses(run) == _losses(whole)
     assert [(v["step"], v["dice.mean"]) for v in run.read_metrics("val")] == [(4, 0.1), (8, 0.2), (12, 0.3)]
-    for name, value in _arrays(step).items():
-        np.testing.assert_array_equal(value, _arrays(resumed)[name], err_msg=name)
+    assert_same(arrays_of(resumed), arrays_of(step))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -221,9 +197,8 @@ class _PoisonedData(TinyData):
 def test_a_loss_that_is_not_finite_names_step_cases_and_checkpoint(tmp_path) -> None:
     config = tiny_config(tmp_path, checkpoint={"every_steps": 3})
     names = [f"case_{i}" for i in range(10)]
-    with pytest.raises(
-        NonFiniteError, match=r"step 8: loss nan .*; cases: case_4, case_5\. .*checkpoints/6\."
-    ) as error:
+    expected = r"step 8: loss nan .*; cases: case_4, case_5\. .*checkpoints/6\."
+    with pytest.raises(NonFiniteError, match=expected) as error:
         _train(config, data=_PoisonedData(), name_case=names.__getitem__)
     assert "gradient norm nan" in str(error.value)
     run = RunFolder(config.run_folder)
@@ -249,8 +224,7 @@ def test_hooks_are_called_after_steps_and_validations_and_at_the_end(tmp_path) -
 
     other, same, _ = _train(tiny_config(tmp_path / "b", train={"validate_every_steps": 5}), _scores([0.1, 0.2, 0.3]))
     assert _losses(run) == _losses(other)
-    for name, value in _arrays(step).items():
-        np.testing.assert_array_equal(value, _arrays(same)[name], err_msg=name)
+    assert_same(arrays_of(same), arrays_of(step))
 
 
 def test_a_hook_may_ask_for_the_end_and_its_error_ends_the_run(tmp_path) -> None:
@@ -305,8 +279,6 @@ def test_memory_does_not_grow(tmp_path) -> None:
             seen[self.count] = int(pages.read_text().split()[1])
             return super().batch(epoch, position)
 
-    _train(
-        tiny_config(tmp_path, train={"steps": 305, "log_every_steps": 10, "validate_every_steps": 50}),
-        data=WatchedData(),
-    )
+    steps = {"steps": 305, "log_every_steps": 10, "validate_every_steps": 50}
+    _train(tiny_config(tmp_path, train=steps), data=WatchedData())
     assert seen[300] <= 1.02 * seen[100]

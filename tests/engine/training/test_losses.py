@@ -29,19 +29,30 @@ def _value(logits: mx.array, y: mx.array, **config: object) -> float:
     return loss.item()
 
 
-def test_dice_without_background_by_hand() -> None:
-    # class 1: overlap 0.6, predicted 0.2 + 0.6, reference 1
-    assert _value(TWO_VOXELS, LABELS, name="dice", smooth=0) == pytest.approx(1 - 2 * 0.6 / 1.8, abs=1e-6)
+DICE = 1 - 2 * 0.6 / 1.8  # class 1: overlap 0.6, predicted 0.2 + 0.6, reference 1
+CROSS_ENTROPY = -(math.log(0.8) + math.log(0.6)) / 2
+WEIGHTED = -(1 * math.log(0.8) + 3 * math.log(0.6))
+UNIFORM = -(math.log(0.8) + math.log(0.4) + 3 * math.log(0.2) + 3 * math.log(0.6)) / 2
 
 
-def test_dice_with_background_by_hand() -> None:
-    foreground, background = 2 * 0.6 / 1.8, 2 * 0.8 / 2.2
-    value = _value(TWO_VOXELS, LABELS, name="dice", smooth=0, include_background=True)
-    assert value == pytest.approx(1 - (foreground + background) / 2, abs=1e-6)
-
-
-def test_smooth_is_added_to_numerator_and_denominator() -> None:
-    assert _value(TWO_VOXELS, LABELS, name="dice", smooth=1) == pytest.approx(1 - 2.2 / 2.8, abs=1e-6)
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"name": "dice", "smooth": 0}, DICE),
+        ({"name": "dice", "smooth": 0, "include_background": True}, 1 - (2 * 0.6 / 1.8 + 2 * 0.8 / 2.2) / 2),
+        ({"name": "dice", "smooth": 1}, 1 - 2.2 / 2.8),  # added to numerator and denominator
+        ({"name": "cross_entropy"}, CROSS_ENTROPY),
+        ({"name": "cross_entropy", "class_weights": (1, 3)}, WEIGHTED / 4),  # divided by the weights of the voxels
+        (
+            {"name": "cross_entropy", "class_weights": (1, 3), "label_smoothing": 0.2},
+            (0.8 * WEIGHTED + 0.2 * UNIFORM) / 4,
+        ),
+        ({"name": "focal"}, -(0.2**2 * math.log(0.8) + 0.4**2 * math.log(0.6)) / 2),
+        ({"name": "focal", "focal_gamma": 0}, CROSS_ENTROPY),
+    ],
+)
+def test_values_by_hand(config: dict[str, object], expected: float) -> None:
+    assert _value(TWO_VOXELS, LABELS, **config) == pytest.approx(expected, abs=1e-6)
 
 
 def test_batch_dice_counts_the_batch_as_one_volume() -> None:
@@ -53,40 +64,12 @@ def test_batch_dice_counts_the_batch_as_one_volume() -> None:
     assert _value(logits, y, name="dice", smooth=0, batch_dice=True) == pytest.approx(whole, abs=1e-6)
 
 
-def test_cross_entropy_by_hand() -> None:
-    expected = -(math.log(0.8) + math.log(0.6)) / 2
-    assert _value(TWO_VOXELS, LABELS, name="cross_entropy") == pytest.approx(expected, abs=1e-6)
-
-
-def test_cross_entropy_divides_by_the_weights_of_the_voxels() -> None:
-    expected = -(1 * math.log(0.8) + 3 * math.log(0.6)) / 4
-    value = _value(TWO_VOXELS, LABELS, name="cross_entropy", class_weights=(1, 3))
-    assert value == pytest.approx(expected, abs=1e-6)
-
-
-def test_label_smoothing_by_hand() -> None:
-    weights, smoothing = (1.0, 3.0), 0.2
-    hard = -(1 * math.log(0.8) + 3 * math.log(0.6))
-    uniform = -(math.log(0.8) + math.log(0.4) + 3 * math.log(0.2) + 3 * math.log(0.6)) / 2
-    expected = (0.8 * hard + 0.2 * uniform) / 4
-    value = _value(TWO_VOXELS, LABELS, name="cross_entropy", class_weights=weights, label_smoothing=smoothing)
-    assert value == pytest.approx(expected, abs=1e-6)
-
-
 def test_dice_ce_is_the_weighted_sum_and_reports_its_terms() -> None:
     config = StandardLossArgs(name="dice_ce", dice_weight=2, ce_weight=0.5, smooth=0)
     loss, parts = build_loss(config, 2)(TWO_VOXELS, LABELS)
-    dice, ce = 1 - 2 * 0.6 / 1.8, -(math.log(0.8) + math.log(0.6)) / 2
-    assert parts["dice"].item() == pytest.approx(dice, abs=1e-6)
-    assert parts["cross_entropy"].item() == pytest.approx(ce, abs=1e-6)
-    assert loss.item() == pytest.approx(2 * dice + 0.5 * ce, abs=1e-6)
-
-
-def test_focal_by_hand_and_gamma_zero_is_cross_entropy() -> None:
-    expected = -(0.2**2 * math.log(0.8) + 0.4**2 * math.log(0.6)) / 2
-    assert _value(TWO_VOXELS, LABELS, name="focal") == pytest.approx(expected, abs=1e-6)
-    same = _value(TWO_VOXELS, LABELS, name="focal", focal_gamma=0)
-    assert same == pytest.approx(_value(TWO_VOXELS, LABELS, name="cross_entropy"), abs=1e-7)
+    assert parts["dice"].item() == pytest.approx(DICE, abs=1e-6)
+    assert parts["cross_entropy"].item() == pytest.approx(CROSS_ENTROPY, abs=1e-6)
+    assert loss.item() == pytest.approx(2 * DICE + 0.5 * CROSS_ENTROPY, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["dice_ce", "focal"])
@@ -97,30 +80,20 @@ def test_ignored_voxels_change_nothing(name: str, ignore: int, label: int) -> No
     counting = 1 if ignore == 1 else 2  # 1 is one of the classes itself
     kept = _value(TWO_VOXELS[:, :counting], LABELS[:, :counting], name=name)
     assert _value(logits, y, name=name, ignore_label=ignore) == pytest.approx(kept, abs=1e-6)
-
-
-def test_a_batch_that_is_ignored_whole_costs_nothing_in_cross_entropy() -> None:
-    y = mx.full((1, 2, 1, 1), 7, dtype=mx.uint8)
-    assert _value(TWO_VOXELS, y, name="cross_entropy", ignore_label=7) == 0
+    all_ignored = mx.full((1, 2, 1, 1), 7, dtype=mx.uint8)
+    assert _value(TWO_VOXELS, all_ignored, name="cross_entropy", ignore_label=7) == 0
 
 
 def test_deep_supervision_weighs_levels_by_halves_and_takes_every_second_voxel() -> None:
     mx.random.seed(0)
     y = mx.random.randint(0, 3, (2, 4, 4, 4)).astype(mx.uint8)
     levels = [mx.random.normal((2, s, s, s, 3)) for s in (4, 2, 1)]
-    config = StandardLossArgs(name="dice_ce")
-    loss = build_loss(config, 3)
+    loss = build_loss(StandardLossArgs(name="dice_ce"), 3)
     values = [loss(level, y[:, ::s, ::s, ::s])[0].item() for level, s in zip(levels, (1, 2, 4), strict=True)]
     expected = (4 * values[0] + 2 * values[1] + 1 * values[2]) / 7
     assert loss(levels, y)[0].item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_coarsest_level_can_go_without_a_loss_as_nnunets() -> None:
-    mx.random.seed(0)
-    y = mx.random.randint(0, 3, (2, 4, 4, 4)).astype(mx.uint8)
-    levels = [mx.random.normal((2, s, s, s, 3)) for s in (4, 2, 1)]
-    loss = build_loss(StandardLossArgs(name="dice_ce", supervise_coarsest=False), 3)
-    fine, middle = (loss(level, y[:, ::s, ::s, ::s])[0].item() for level, s in zip(levels[:2], (1, 2), strict=True))
+    loss = build_loss(StandardLossArgs(name="dice_ce", supervise_coarsest=False), 3)  # as nnU-Net's
+    fine, middle, _ = values
     assert loss(levels, y)[0].item() == pytest.approx(2 / 3 * fine + 1 / 3 * middle, abs=1e-6)
     assert loss(levels[:1], y)[0].item() == pytest.approx(fine, abs=1e-6)  # one output is the finest
     *_, coarsest = mx.grad(lambda *levels: loss(levels, y)[0], argnums=(0, 1, 2))(*levels)
@@ -163,12 +136,9 @@ def test_gradient_agrees_with_finite_differences() -> None:
     assert (gradient * direction).sum().item() == pytest.approx(difference.item(), rel=2e-3)
 
 
-def test_class_weights_must_match_the_outputs() -> None:
+def test_class_weights_must_match_the_outputs_which_are_at_least_two() -> None:
     with pytest.raises(ValueError, match=r"loss\.class_weights has 2 entries, but the data has 3 classes"):
         build_loss(StandardLossArgs(class_weights=(1, 2)), 3)
-
-
-def test_one_output_is_refused() -> None:
     with pytest.raises(ValueError, match="needs at least 2 classes"):
         build_loss(StandardLossArgs(), 1)
 

@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +13,8 @@ from engine.training.mixup import Mixup
 from engine.training.step import TrainStep
 from models.layers.dropout import apply_dropout
 from ops import backend
+from tests.engine.doubles import needs_compiler, save
 
-needs_compiler = pytest.mark.skipif(
-    mx.default_device().type == mx.DeviceType.cpu and shutil.which("g++") is None,
-    reason="mx.compile on a CPU calls g++",
-)
 FORMS = ["never", pytest.param("always", marks=needs_compiler)]
 
 
@@ -60,9 +56,6 @@ def test_processes_share_a_state_and_draw_each_their_own() -> None:
     assert partners.tolist() != others.tolist()
     assert weight.item() != other.item()
     assert first.state["key"].tolist() == second.state["key"].tolist()
-
-
-def test_alpha_must_be_positive() -> None:
     with pytest.raises(ValueError, match="mixup needs an alpha above 0; got 0"):
         Mixup(0)
 
@@ -118,10 +111,7 @@ def make_step(kind: str, compiled: str = "never", seed: int = 3, look: Callable[
 
 def batch(number: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(number)
-    return {
-        "x": rng.normal(size=(5, 2, 2, 2, 1)).astype(np.float32),
-        "y": np.array([0, 1, 2, 0, 1], np.int32),
-    }
+    return {"x": rng.normal(size=(5, 2, 2, 2, 1)).astype(np.float32), "y": np.array([0, 1, 2, 0, 1], np.int32)}
 
 
 def test_networks_with_other_dropout_see_the_same_blends() -> None:
@@ -139,15 +129,12 @@ def test_networks_with_other_dropout_see_the_same_blends() -> None:
 
 
 @pytest.mark.parametrize("compiled", FORMS)
-def test_a_resumed_step_draws_what_it_would_have_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: str
-) -> None:
+def test_a_resumed_step_draws_what_it_would_have_drawn(tmp_path: Path, monkeypatch, compiled: str) -> None:
     monkeypatch.setattr(backend, "_form", "mlx")
     step, other = make_step("channel", compiled), make_step("channel", compiled, seed=9)
     for number in range(3):
         step([batch(number)])
-    for file, arrays in step.tensors().items():
-        mx.save_safetensors(str(tmp_path / f"{file}.safetensors"), arrays)
+    save(step, tmp_path)
     expected = [step([batch(number)]) for number in range(3, 6)]
     other([batch(8)])
     other.load(tmp_path)

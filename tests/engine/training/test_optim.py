@@ -20,43 +20,30 @@ from engine.training.optim import (
 from ops import backend
 
 
-def _rates(steps: list[int], total: int = 10, **config: object) -> list[float]:
-    schedule = build_schedule(OptimConfig(learning_rate=2.0, **config), total)
-    return [schedule(mx.array(step, mx.uint64)).item() for step in steps]
+@pytest.mark.parametrize(
+    ("steps", "config", "expected"),
+    [
+        ([0, 1, 3, 4, 9], {"schedule": "constant", "warmup_steps": 4}, [0.5, 1.0, 2.0, 2.0, 2.0]),
+        ([2, 6, 10, 99], {"schedule": "cosine", "warmup_steps": 2, "final_factor": 0.1}, [2.0, 1.1, 0.2, 0.2]),
+        ([0, 5, 10], {"schedule": "poly", "poly_power": 0.9}, [2.0, 2 * 0.5**0.9, 0.0]),
+    ],
+)
+def test_schedules_by_hand(steps: list[int], config: dict[str, object], expected: list[float]) -> None:
+    schedule = build_schedule(OptimConfig(learning_rate=2.0, **config), 10)
+    assert [schedule(mx.array(step, mx.uint64)).item() for step in steps] == pytest.approx(expected)
 
 
-def test_constant_after_linear_warmup() -> None:
-    assert _rates([0, 1, 3, 4, 9], schedule="constant", warmup_steps=4) == [0.5, 1.0, 2.0, 2.0, 2.0]
-
-
-def test_cosine_starts_at_its_peak_is_half_way_in_the_middle_and_ends_at_its_final_factor() -> None:
-    rates = _rates([2, 6, 10, 99], schedule="cosine", warmup_steps=2, final_factor=0.1)
-    assert rates == pytest.approx([2.0, 1.1, 0.2, 0.2])
-
-
-def test_poly() -> None:
-    assert _rates([0, 5, 10], schedule="poly", poly_power=0.9) == pytest.approx([2.0, 2 * 0.5**0.9, 0.0])
-
-
-def test_schedule_is_not_frozen_by_compile() -> None:
+def test_schedules_are_not_frozen_by_compile_and_leave_steps_after_the_warmup() -> None:
     schedule = mx.compile(build_schedule(OptimConfig(schedule="cosine"), 10))
     assert [schedule(mx.array(s)).item() for s in (0, 5)] == pytest.approx([1e-3, 5e-4])
-
-
-def test_warmup_must_leave_steps() -> None:
     with pytest.raises(ValueError, match=r"optim\.warmup_steps=10 must be below the run's 10 steps"):
         build_schedule(OptimConfig(warmup_steps=10), 10)
 
 
-class _Affine(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = [{"bias": mx.array([1.0])}, {"weight": mx.array([[1.0]])}]
-
-
 def _update(gradient: float, **config: object) -> tuple[float, float]:
     """One step from weight 1 and bias 1, both with this gradient."""
-    model = _Affine()
+    model = nn.Module()
+    model.layers = [{"bias": mx.array([1.0])}, {"weight": mx.array([[1.0]])}]
     optimizer = build_optimizer(OptimConfig(schedule="constant", **config), 10)
     optimizer.init(model.trainable_parameters())
     gradients = {"layers": [{"bias": mx.array([gradient])}, {"weight": mx.array([[gradient]])}]}
@@ -75,9 +62,6 @@ def test_sgd_looks_ahead_by_nesterov() -> None:
     weight, bias = _update(0.25, name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.5)
     assert bias == pytest.approx(1 - 0.1 * (0.25 + 0.9 * 0.25), abs=1e-6)
     assert weight == pytest.approx(1 - 0.1 * 1.9 * (0.25 + 0.5), abs=1e-6)
-
-
-def test_sgd_without_momentum_is_allowed() -> None:
     assert _update(0.25, name="sgd", learning_rate=0.1, momentum=0, weight_decay=0)[0] == pytest.approx(0.975)
 
 

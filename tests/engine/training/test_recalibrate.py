@@ -26,7 +26,7 @@ from models import build_model
 from models.cnn3d import CNN3dArgs
 from models.layers.heads import ClassifierDropout
 from models.layers.norms import BatchNorm3d
-from tests.engine.doubles import TinyData, tiny_config
+from tests.engine.doubles import TinyData, assert_same, tiny_config
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +78,6 @@ def test_dropout_shifts_the_variance_and_recalibration_brings_it_back(tmp_path) 
 
 def test_statistics_are_the_mean_over_batches_of_raw_and_averaged_weights(tmp_path) -> None:
     step = make_step(classifier_config(tmp_path))
-    step.model.train()
     for batch in batches(3):
         step([batch])
     weights = {name: np.array(a) for name, a in step.tensors()["model"].items()}
@@ -102,7 +101,6 @@ def test_statistics_are_the_mean_over_batches_of_raw_and_averaged_weights(tmp_pa
 
 def test_frozen_statistics_stay(tmp_path) -> None:
     step = make_step(classifier_config(tmp_path), FreezeConfig(patterns=("blocks.0.*",)))
-    step.model.train()
     step(batches(1))
     before = {name: np.array(a) for name, a in step.tensors()["model"].items()}
     assert recalibrate_norms(step, batches(2)) == 2
@@ -158,14 +156,12 @@ def test_the_last_checkpoint_holds_them_and_a_resumed_run_the_same(tmp_path, cap
     name = "blocks.1.norm.running_var"
     for file in ("model", "ema"):
         assert (statistics(whole, file)[name] != statistics(plain, file)[name]).any()
-        for name, value in statistics(whole, file).items():
-            np.testing.assert_array_equal(statistics(resumed, file)[name], value, err_msg=name)
+        assert_same(statistics(resumed, file), statistics(whole, file))
     model = build_model("cnn3d", CNN3dArgs(widths=(8, 16, 32), norm="batch", dropout=BODY), 1, 2)
     assert load_weights(model, resumed.checkpoint("last")) == "ema"
     found = dict(tree_flatten(model.parameters()))
-    np.testing.assert_array_equal(
-        np.array(found["blocks.2.norm.running_var"]), statistics(whole, "ema")["blocks.2.norm.running_var"]
-    )
+    name = "blocks.2.norm.running_var"
+    np.testing.assert_array_equal(np.array(found[name]), statistics(whole, "ema")[name])
     saved = (resumed.checkpoint("last") / "state.json").stat().st_mtime_ns
     train(stopped)  # nothing is left to do
     assert (resumed.checkpoint("last") / "state.json").stat().st_mtime_ns == saved

@@ -1,8 +1,6 @@
 """The training step: gradients, accumulation, averaging, compilation, what it saves and loads."""
 
 import re
-import shutil
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,25 +9,27 @@ import pytest
 from mlx.utils import tree_flatten
 
 from engine.runs.checkpoints import CheckpointError
-from engine.training.step import TrainStep, compute_dtype, random_key, set_random_key, should_compile
+from engine.training.step import compute_dtype, random_key, set_random_key, should_compile
 from models.layers.dropout import set_rate
 from ops import backend, memory
-from tests.engine.doubles import TinyData, TinyNet, tiny_config, tiny_step
-
-needs_compiler = pytest.mark.skipif(
-    mx.default_device().type == mx.DeviceType.cpu and shutil.which("g++") is None,
-    reason="mx.compile on a CPU calls g++",
+from tests.conftest import out_of_memory
+from tests.engine.doubles import (
+    TinyData,
+    TinyNet,
+    arrays_of,
+    assert_same,
+    needs_compiler,
+    parameters_of,
+    save,
+    tiny_config,
+    tiny_step,
 )
+
 DATA = TinyData()
-
-
-def _weights(step: TrainStep) -> dict[str, np.ndarray]:
-    return {name: np.array(value) for name, value in tree_flatten(step.model.parameters())}
 
 
 def test_loss_falls_and_results_are_reported(tmp_path) -> None:
     step = tiny_step(tiny_config(tmp_path, optim={"schedule": "constant", "learning_rate": 0.05}))
-    step.model.train()
     results = [step([DATA.batch(0, 0)]) for _ in range(40)]
     assert results[-1].loss < 0.6 * results[0].loss
     assert results[0].learning_rate == pytest.approx(0.05)
@@ -42,7 +42,6 @@ def test_two_accumulated_halves_equal_the_whole_batch(tmp_path) -> None:
     whole, halves = tiny_step(tiny_config(tmp_path, **loss)), tiny_step(tiny_config(tmp_path, **loss))
     batch = DATA.batch(0, 0)
     for step in (whole, halves):
-        step.model.train()
         step.model.drop = nn.Identity()
     one = whole([batch])
     two = halves([{key: value[i : i + 1] for key, value in batch.items()} for i in range(2)])
@@ -52,29 +51,19 @@ def test_two_accumulated_halves_equal_the_whole_batch(tmp_path) -> None:
 
 def test_the_average_grows_its_decay_and_is_applied_for_a_while_only(tmp_path) -> None:
     step = tiny_step(tiny_config(tmp_path, optim={"ema_decay": 0.15}))
-    step.model.train()
-    before = _weights(step)["head.weight"]
+    before = parameters_of(step.model)["head.weight"]
     step([DATA.batch(0, 0)])
-    first = _weights(step)["head.weight"]
+    first = parameters_of(step.model)["head.weight"]
     step([DATA.batch(0, 1)])
-    second = _weights(step)["head.weight"]
+    second = parameters_of(step.model)["head.weight"]
     after_first = before + 0.9 * (first - before)  # decay (1 + 0) / (10 + 0) = 0.1
     expected = after_first + 0.85 * (second - after_first)  # (1 + 1) / (10 + 1) is beyond 0.15
-    assert step.average is not None
     with step.average.applied(step.model):
-        np.testing.assert_allclose(_weights(step)["head.weight"], expected, atol=1e-6)
-    np.testing.assert_array_equal(_weights(step)["head.weight"], second)
-
-
-def test_raw_weights_come_back_after_an_error_under_the_average(tmp_path) -> None:
-    step = tiny_step(tiny_config(tmp_path))
-    step.model.train()
-    step([DATA.batch(0, 0)])
-    before = _weights(step)["head.weight"]
-    assert step.average is not None
+        np.testing.assert_allclose(parameters_of(step.model)["head.weight"], expected, atol=1e-6)
+    np.testing.assert_array_equal(parameters_of(step.model)["head.weight"], second)
     with pytest.raises(RuntimeError, match="validation"), step.average.applied(step.model):
         raise RuntimeError("validation")
-    np.testing.assert_array_equal(_weights(step)["head.weight"], before)
+    np.testing.assert_array_equal(parameters_of(step.model)["head.weight"], second)
 
 
 @needs_compiler
@@ -97,7 +86,6 @@ def test_compiled_step_equals_the_uncompiled_one(tmp_path, monkeypatch) -> None:
     assert losses["always"] == pytest.approx(losses["never"], rel=1e-5)
 
     unchanged = tiny_step(tiny_config(tmp_path, train={"compile": "never"}))
-    unchanged.model.train()
     kept = [unchanged([DATA.batch(0, i)]).loss for i in range(6)]
     assert kept[:3] == losses["never"][:3]
     assert kept[3:] != losses["never"][3:]  # so the rate had a part in the comparison
@@ -116,17 +104,10 @@ def test_bfloat16_casts_the_input_and_keeps_float32_weights(tmp_path, monkeypatc
     config = tiny_config(tmp_path, train={"precision": "bfloat16"})
     step = tiny_step(config)
     step.model.__class__ = _CastNet
-    step.model.train()
     result = step([DATA.batch(0, 0)])
     assert step.model.seen == "mlx.core.bfloat16"
     assert {a.dtype for _, a in tree_flatten(step.model.parameters())} == {mx.float32}
-    assert result.loss == pytest.approx(tiny_step_loss(tmp_path), rel=0.02)
-
-
-def tiny_step_loss(folder) -> float:
-    step = tiny_step(tiny_config(folder))
-    step.model.train()
-    return step([DATA.batch(0, 0)]).loss
+    assert result.loss == pytest.approx(tiny_step(tiny_config(tmp_path))([DATA.batch(0, 0)]).loss, rel=0.02)
 
 
 def test_the_device_decides_under_auto(native_bfloat16) -> None:
@@ -162,21 +143,15 @@ def test_random_key_comes_back() -> None:
 def test_a_loaded_step_goes_on_bit_for_bit(tmp_path, name: str, decay: float) -> None:
     config = tiny_config(tmp_path, optim={"name": name, "weight_decay": decay})
     step = tiny_step(config)
-    step.model.train()
     for i in range(3):
         step([DATA.batch(0, i)])
-    for file, arrays in step.tensors().items():
-        mx.save_safetensors(str(tmp_path / f"{file}.safetensors"), arrays)
+    save(step, tmp_path)
     expected = [step([DATA.batch(0, i)]) for i in range(3, 6)]
     other = tiny_step(config, seed=5)
-    other.model.train()
     other([DATA.batch(3, 0)])
     other.load(tmp_path)
-    resumed = [other([DATA.batch(0, i)]) for i in range(3, 6)]
-    assert resumed == expected
-    for file, arrays in step.tensors().items():
-        for tensor, value in arrays.items():
-            np.testing.assert_array_equal(np.array(value), np.array(other.tensors()[file][tensor]), err_msg=tensor)
+    assert [other([DATA.batch(0, i)]) for i in range(3, 6)] == expected
+    assert_same(arrays_of(other), arrays_of(step))
 
 
 @needs_compiler
@@ -185,10 +160,8 @@ def test_a_compiled_step_sees_what_was_loaded(tmp_path, monkeypatch) -> None:
     config = tiny_config(tmp_path, train={"compile": "always"})
     step, other = tiny_step(config), tiny_step(config, seed=5)
     for each in (step, other):
-        each.model.train()
         each([DATA.batch(0, 0)])
-    for file, arrays in step.tensors().items():
-        mx.save_safetensors(str(tmp_path / f"{file}.safetensors"), arrays)
+    save(step, tmp_path)
     expected = [step([DATA.batch(0, i)]) for i in range(1, 4)]
     other.load(tmp_path)
     assert [other([DATA.batch(0, i)]) for i in range(1, 4)] == expected
@@ -196,23 +169,17 @@ def test_a_compiled_step_sees_what_was_loaded(tmp_path, monkeypatch) -> None:
 
 def test_loading_into_another_optimiser_names_every_tensor(tmp_path) -> None:
     step = tiny_step(tiny_config(tmp_path, optim={"name": "sgd", "weight_decay": 0}))
-    for file, arrays in step.tensors().items():
-        mx.save_safetensors(str(tmp_path / f"{file}.safetensors"), arrays)
+    save(step, tmp_path)
     other = tiny_step(tiny_config(tmp_path, optim={"name": "adamw", "weight_decay": 0}))
-    with pytest.raises(
-        CheckpointError, match=r"optimizer\.stem\.weight\.m: the model has \(4, 3, 3, 3, 1\), the file none"
-    ):
+    expected = r"optimizer\.stem\.weight\.m: the model has \(4, 3, 3, 3, 1\), the file none"
+    with pytest.raises(CheckpointError, match=expected):
         other.load(tmp_path)
 
 
 def test_a_step_out_of_memory_says_what_it_was_and_what_to_make_smaller(tmp_path, monkeypatch) -> None:
     step = tiny_step(tiny_config(tmp_path))
-    step.model.train()
 
-    def fail(*arrays: Any) -> None:
-        raise RuntimeError("[malloc] Unable to allocate 14495514624 bytes.")
-
-    monkeypatch.setattr(memory, "evaluate", fail)
+    out_of_memory(monkeypatch)
     with pytest.raises(memory.OutOfMemory) as caught:
         step([DATA.batch(0, 0), DATA.batch(0, 1)])
     assert re.fullmatch(
@@ -231,7 +198,6 @@ def test_a_compiled_step_waits_for_the_device_once(tmp_path, monkeypatch) -> Non
     results = {}
     for when in ("never", "always"):
         step = tiny_step(tiny_config(tmp_path, train={"compile": when}))
-        step.model.train()
         results[when] = step([DATA.batch(0, 0), DATA.batch(0, 1)])
     waits = []
     own = mx.eval

@@ -75,7 +75,6 @@ def test_an_archive(tmp_path: Path) -> None:
     first = found.cases[0]
     assert (first.case.id, first.shape, first.num_channels) == ("train_00", (8, 8, 8), 1)
     expected = np.random.default_rng(0).integers(1, 99, (30, 8, 8, 8))[0]
-    assert first.voxels is not None
     assert (first.voxels[0].low, first.voxels[0].mean) == (expected.min(), expected.mean())
     assert found.remarks == ()
 

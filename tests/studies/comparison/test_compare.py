@@ -36,7 +36,6 @@ def test_means_differences_and_gaps(sweep: Path) -> None:
     assert none.score.mean == pytest.approx(mean + NOISE[0, :3].mean(), abs=1e-6)
     assert none.score.sd == pytest.approx(NOISE[0, :3].std(ddof=1), rel=1e-3)
     assert none.difference is None
-    assert low.difference is not None
     assert low.difference.by_seed == pytest.approx(0.05 + NOISE[1, :3] - NOISE[0, :3], abs=1e-6)
     assert low.difference.mean == pytest.approx(low.difference.by_seed.mean())
     assert low.gap.mean == pytest.approx(0.05, abs=1e-3)
@@ -56,7 +55,6 @@ def test_p_is_that_of_the_seeds(sweep: Path) -> None:
 def test_cases_that_differ_alike_add_nothing_to_the_interval(sweep: Path) -> None:
     comparison = compare_folder(sweep)
     (low, high), _ = (result.difference.interval for result in comparison.results[1:] if result.difference)
-    assert comparison.inference is not None
     half = (high - low) / 2 / comparison.inference.standard_errors[0]
     assert half == pytest.approx(dunnett_critical(2, comparison.inference.degrees[0]), rel=0.03)
 
@@ -68,7 +66,6 @@ def test_a_difference_in_few_cases_widens_the_interval(tmp_path: Path) -> None:
         return values
 
     result = compare_folder(write_sweep(tmp_path / "sweep", in_one_case)).results[1]
-    assert result.difference is not None
     assert result.difference.is_noise is True  # of other cases
     assert result.difference.differs_here
 
@@ -94,7 +91,6 @@ def test_folds_are_averaged_within_a_seed(tmp_path: Path) -> None:
 
     comparison = compare_folder(write_sweep(tmp_path / "sweep", with_fold_noise, folds=(0, 1)))
     difference = comparison.results[1].difference
-    assert difference is not None
     assert difference.by_seed == pytest.approx(0.05 + NOISE[1, :3] - NOISE[0, :3], abs=1e-6)
     assert len(difference.by_seed) == 3
 
@@ -105,11 +101,9 @@ def test_incomplete_cells_are_marked_and_not_tested(sweep: Path) -> None:
     _, low, high = comparison.results
     assert low.missing == ["seed 1: not begun"]
     assert (low.num_finished, low.num_planned) == (2, 3)
-    assert low.difference is not None
     assert low.difference.is_noise is None
     assert np.isnan(low.difference.interval).all()
     assert low.difference.mean == pytest.approx(0.05 + (NOISE[1] - NOISE[0])[[0, 2]].mean(), abs=1e-6)
-    assert high.difference is not None
     assert high.difference.p == pytest.approx(stats.ttest_rel(high.scores, comparison.results[0].scores).pvalue)
     assert comparison.num_comparisons == 1
 
@@ -133,7 +127,6 @@ def test_one_seed_says_nothing_of_noise(tmp_path: Path) -> None:
     comparison = compare_folder(write_sweep(tmp_path / "sweep", dice, seeds=(4,)))
     assert comparison.why_not.startswith("One seed: nothing can be said of training noise")
     _, low, _ = comparison.results
-    assert low.difference is not None
     assert low.difference.is_noise is None
     assert low.difference.mean == pytest.approx(0.05 + NOISE[1, 4] - NOISE[0, 4], abs=1e-6)
     assert np.isnan(low.score.sd)
@@ -144,8 +137,6 @@ def test_cells_with_one_network_count_once(tmp_path: Path) -> None:
     same_as = {"again": "rate=0.1", "rate=0": "none"}
     comparison = compare_folder(write_sweep(tmp_path / "sweep", dice, cells, same_as=same_as))
     _, low, _, again, zero = comparison.results
-    assert again.difference is not None
-    assert low.difference is not None
     assert again.difference.p == low.difference.p
     assert again.score == low.score
     assert zero.difference is None
@@ -159,7 +150,6 @@ def test_a_baseline_may_be_another_cells_twin(tmp_path: Path) -> None:
     none, low, _, zero = comparison.results
     assert none.difference is None
     assert zero.difference is None
-    assert low.difference is not None
     assert low.difference.is_noise is False
 
 
@@ -177,7 +167,6 @@ def test_classification_recomputes_auc(tmp_path: Path) -> None:
         expected[run["cell"]].append(float(roc_auc_score(labels, p)))
     none, low = compare_folder(folder).results
     assert none.scores == pytest.approx(expected["none"])
-    assert low.difference is not None
     assert low.difference.mean == pytest.approx(np.mean(expected["rate=0.1"]) - np.mean(expected["none"]))
     first, last = low.difference.interval
     assert first < low.difference.mean < last
@@ -187,5 +176,4 @@ def test_classification_recomputes_auc(tmp_path: Path) -> None:
 
 def test_wilcoxon_is_over_cases(sweep: Path) -> None:
     _, low, _ = compare_folder(sweep).results
-    assert low.difference is not None
     assert low.difference.p_cases < 0.005  # all of 12 cases differ in one direction

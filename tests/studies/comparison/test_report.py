@@ -114,8 +114,6 @@ def test_scans_of_few_patients_are_no_sample_of_others(sweep: Path) -> None:
     assert comparison.study.units_by_fold() == {0: {"group p0", "group p1", "group p2"}}
     assert "> 3 validation cases, or groups of them: fewer than 10 say little of others" in to_markdown(comparison)
     after = comparison.results[2].difference
-    assert before is not None
-    assert after is not None
     assert np.ptp(after.interval) >= np.ptp(before.interval)
 
 
@@ -160,7 +158,6 @@ def test_csv_and_json_hold_the_numbers(sweep: Path) -> None:
     comparison = compare(read_study(sweep))
     rows = {row["cell"]: row for row in csv.DictReader(to_csv(comparison).splitlines())}
     low = comparison.results[1]
-    assert low.difference is not None
     assert float(rows["rate=0.1"]["difference"]) == pytest.approx(low.difference.mean, rel=1e-6)
     assert float(rows["rate=0.1"]["score_seed2"]) == pytest.approx(low.scores[2], rel=1e-6)
     assert float(rows["rate=0.1"]["model.args.dropout.rate"]) == 0.1
@@ -209,7 +206,6 @@ def test_evaluate_wants_a_run_or_a_sweep(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_bands_are_over_the_steps_that_all_runs_have() -> None:
     found = band([[(10, 0.2), (20, 0.4), (30, 0.9)], [(10, 0.4), (20, 0.4)]])
-    assert found is not None
     assert found.steps.tolist() == [10, 20]
     assert found.mean == pytest.approx([0.3, 0.4])
     assert found.sd == pytest.approx([0.02**0.5, 0.0])

@@ -227,8 +227,6 @@ def test_a_run_ends_with_the_process_that_started_it(tmp_path) -> None:
     process = subprocess.Popen(
         [sys.executable, str(child), str(script), "a=1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
     assert process.stdout.readline() == f"{[str(script), 'a=1']} {tmp_path}\n"
     started = time.monotonic()
     process.stdin.close()

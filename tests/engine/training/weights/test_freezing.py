@@ -1,6 +1,5 @@
 """Parameters that stand still: which, until when, and what follows from it for the optimiser."""
 
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 from pydantic import ValidationError
 
 from configs.schema.freeze import FreezeConfig
@@ -20,12 +19,8 @@ from engine.training.weights.freezing import Freezing
 from models.layers.blocks import ConvBlock
 from models.layers.norms import make_norm
 from ops import backend
-from tests.engine.doubles import TinyData, tiny_config, tiny_step
+from tests.engine.doubles import TinyData, assert_same, needs_compiler, parameters_of, save, tiny_config, tiny_step
 
-needs_compiler = pytest.mark.skipif(
-    mx.default_device().type == mx.DeviceType.cpu and shutil.which("g++") is None,
-    reason="mx.compile on a CPU calls g++",
-)
 DATA = TinyData()
 RATE = 0.01
 STEADY = {"schedule": "constant", "learning_rate": RATE, "weight_decay": 0.0, "clip_norm": None}
@@ -46,10 +41,6 @@ class _Net(nn.Module):
         return self.head(x)
 
 
-def _values(model: nn.Module) -> dict[str, np.ndarray]:
-    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
-
-
 def _step(freeze: object = None, steps: int = 10, optim: dict | None = None, compile: str = "auto") -> TrainStep:
     mx.random.seed(0)
     model = _Net()
@@ -58,7 +49,6 @@ def _step(freeze: object = None, steps: int = 10, optim: dict | None = None, com
     optimizer = build_optimizer(config, steps, model, freezing)
     train = TrainConfig(steps=steps, compile=compile, precision="float32")
     step = TrainStep(model, optimizer, build_loss(StandardLossArgs(), 2), train, config, freezing=freezing)
-    model.train()
     return step
 
 
@@ -71,15 +61,10 @@ def form(request, monkeypatch) -> str:
 
 
 def test_a_list_of_patterns_is_enough(tmp_path: Path) -> None:
-    short = FreezeConfig.model_validate(["encoder.*"])
-    assert (
-        short
-        == FreezeConfig.model_validate("encoder.*")
-        == FreezeConfig(patterns=("encoder.*",), thaw_at_step=None, norm_statistics=True)
-    )
+    whole = FreezeConfig(patterns=("encoder.*",), thaw_at_step=None, norm_statistics=True)
+    assert FreezeConfig.model_validate(["encoder.*"]) == FreezeConfig.model_validate("encoder.*") == whole
     config = tiny_config(tmp_path)
     again = config.model_validate({**config.model_dump(mode="json", by_alias=True), "freeze": ["stem.*"]})
-    assert again.freeze is not None
     assert again.freeze.patterns == ("stem.*",)
     with pytest.raises(ValidationError, match="at least 1 item"):
         FreezeConfig.model_validate([])
@@ -87,19 +72,18 @@ def test_a_list_of_patterns_is_enough(tmp_path: Path) -> None:
 
 def test_frozen_weights_and_statistics_stay_and_the_others_move(form: str) -> None:
     step = _step(["encoder.*"], optim={"ema_decay": 0.9, "weight_decay": 0.1})
-    before = _values(step.model)
+    before = parameters_of(step.model)
     for i in range(3):
         step([DATA.batch(0, i)])
-    after = _values(step.model)
+    after = parameters_of(step.model)
     still = {name for name in before if np.array_equal(before[name], after[name])}
     assert still == {name for name in before if name.startswith("encoder.")}
-    assert step.average is not None
     average = step.average.state["average"]
     assert all(np.array_equal(before[name], np.array(average[name])) for name in still)
     assert not any(".encoder." in name for name in step.tensors()["optimizer"])
 
 
-def test_held_statistics_normalise_as_in_evaluation() -> None:
+def test_statistics_are_held_as_in_evaluation_or_move_where_the_config_says_so() -> None:
     losses = {}
     for freeze in (None, ["encoder.*"], {"patterns": ["encoder.*"], "norm_statistics": False}):
         step = _step(freeze)
@@ -110,13 +94,10 @@ def test_held_statistics_normalise_as_in_evaluation() -> None:
     free, held, measured = losses.values()
     assert free == measured
     assert abs(free - held) > 1e-3
-
-
-def test_statistics_move_where_the_config_says_so() -> None:
     step = _step({"patterns": ["encoder.*"], "norm_statistics": False})
-    before = _values(step.model)
+    before = parameters_of(step.model)
     step([DATA.batch(0, 0)])
-    after = _values(step.model)
+    after = parameters_of(step.model)
     assert not np.array_equal(before["encoder.0.norm.running_mean"], after["encoder.0.norm.running_mean"])
     np.testing.assert_array_equal(before["encoder.0.norm.weight"], after["encoder.0.norm.weight"])
 
@@ -124,10 +105,10 @@ def test_statistics_move_where_the_config_says_so() -> None:
 def test_thawed_weights_are_trained_from_their_step_on(form: str) -> None:
     """And their first update is as long as AdamW's first is: their moments have a count of steps of their own."""
     step = _step({"patterns": ["encoder.*", "decoder.0.norm.*"], "thaw_at_step": 2}, optim={"schedule": "cosine"})
-    states = [_values(step.model)]
+    states = [parameters_of(step.model)]
     for i in range(4):
         rate = step([DATA.batch(0, i)]).learning_rate
-        states.append(_values(step.model))
+        states.append(parameters_of(step.model))
         if i == 2:
             moved = np.abs(states[3]["encoder.0.conv.weight"] - states[2]["encoder.0.conv.weight"])
             assert np.median(moved) == pytest.approx(rate, rel=1e-3)
@@ -143,15 +124,13 @@ def test_a_run_resumed_around_the_thaw_goes_on_bit_for_bit(tmp_path: Path, at: i
     step, other = _step(freeze), _step(freeze)
     for i in range(at):
         step([DATA.batch(0, i)])
-    for file, arrays in step.tensors().items():
-        mx.save_safetensors(str(tmp_path / f"{file}.safetensors"), arrays)
+    save(step, tmp_path)
     expected = [step([DATA.batch(0, i)]) for i in range(at, 5)]
     for i in range(4):
         other([DATA.batch(3, i)])  # thawed, which loading undoes where it was not yet
     other.load(tmp_path)
     assert [other([DATA.batch(0, i)]) for i in range(at, 5)] == expected
-    for name, value in _values(step.model).items():
-        np.testing.assert_array_equal(_values(other.model)[name], value, err_msg=name)
+    assert_same(parameters_of(other.model), parameters_of(step.model))
 
 
 @needs_compiler
@@ -160,11 +139,11 @@ def test_a_compiled_step_freezes_and_thaws(monkeypatch) -> None:
     found = {}
     for compile in ("never", "always"):
         step = _step({"patterns": ["encoder.*"], "thaw_at_step": 2}, compile=compile)
-        before = _values(step.model)["encoder.0.conv.weight"]
+        before = parameters_of(step.model)["encoder.0.conv.weight"]
         losses = [step([DATA.batch(0, i)]).loss for i in range(2)]
-        np.testing.assert_array_equal(_values(step.model)["encoder.0.conv.weight"], before)
+        np.testing.assert_array_equal(parameters_of(step.model)["encoder.0.conv.weight"], before)
         found[compile] = losses + [step([DATA.batch(0, i)]).loss for i in range(2, 5)]
-        assert not np.array_equal(_values(step.model)["encoder.0.conv.weight"], before)
+        assert not np.array_equal(parameters_of(step.model)["encoder.0.conv.weight"], before)
     assert found["always"] == pytest.approx(found["never"], rel=1e-4)
 
 
@@ -179,8 +158,8 @@ def test_a_frozen_run_equals_one_whose_gradients_are_masked(name: str, form: str
         by_hand.model.decoder[0].norm.eval()
         by_hand([DATA.batch(0, i)])
         step([DATA.batch(0, i)])
-    for name, value in _values(by_hand.model).items():
-        np.testing.assert_allclose(_values(step.model)[name], value, atol=1e-7, err_msg=name)
+    for name, value in parameters_of(by_hand.model).items():
+        np.testing.assert_allclose(parameters_of(step.model)[name], value, atol=1e-7, err_msg=name)
 
 
 def test_frozen_convolutions_cost_no_weight_gradient(monkeypatch) -> None:
@@ -217,26 +196,31 @@ def test_what_is_frozen_is_told() -> None:
     assert frozen.held_statistics == {"encoder.0.norm.running_mean", "encoder.0.norm.running_var"}
 
 
-def test_patterns_that_fit_nothing_or_everything_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"freeze\.patterns: 'encodr\.\*' matches no .* did you mean .*encoder\.\*"):
-        Freezing(_Net(), FreezeConfig(patterns=("encodr.*",)))
-    with pytest.raises(ValueError, match="'xyz' matches no parameter of the model; there are decoder, encoder, head"):
-        Freezing(_Net(), FreezeConfig(patterns=("xyz",)))
-    with pytest.raises(ValueError, match=r"freeze\.patterns=\['\*'\] match all parameters, and nothing is left"):
-        Freezing(_Net(), FreezeConfig(patterns=("*",)))
-
-
-def test_thawing_comes_before_the_end() -> None:
-    with pytest.raises(ValueError, match=r"freeze\.thaw_at_step=10 must be below the run's 10 steps; null freezes"):
-        _step({"patterns": ["encoder.*"], "thaw_at_step": 10}, steps=10)
+@pytest.mark.parametrize(
+    ("freeze", "optim", "message"),
+    [
+        (["encodr.*"], {}, r"freeze\.patterns: 'encodr\.\*' matches no .* did you mean .*encoder\.\*"),
+        (["xyz"], {}, "'xyz' matches no parameter of the model; there are decoder, encoder, head"),
+        (["*"], {}, r"freeze\.patterns=\['\*'\] match all parameters, and nothing is left"),
+        (
+            {"patterns": ["encoder.*"], "thaw_at_step": 10},
+            {},
+            r"freeze\.thaw_at_step=10 must be below the run's 10 steps; null freezes",
+        ),
+        (None, {"rate_factors": {"heads.*": 10.0}}, r"rate_factors: 'heads\.\*' matches no .* did you mean head\.\*"),
+    ],
+)
+def test_patterns_that_fit_nothing_or_everything_are_refused(freeze: object, optim: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _step(freeze, optim=optim)
 
 
 def test_rates_have_factors(form: str) -> None:
     """AdamW's first update is the learning rate long; of two patterns that match, the last counts."""
     step = _step(None, optim={"rate_factors": {"*": 0.1, "head.*": 5.0, "decoder.*": 1.0}})
-    before = _values(step.model)
+    before = parameters_of(step.model)
     result = step([DATA.batch(0, 0)])
-    after = _values(step.model)
+    after = parameters_of(step.model)
     assert result.learning_rate == pytest.approx(RATE)
     for name, factor in {"encoder.0.norm.bias": 0.1, "head.weight": 5.0, "decoder.0.conv.weight": 1.0}.items():
         assert np.median(np.abs(after[name] - before[name])) == pytest.approx(factor * RATE, rel=1e-2), name
@@ -248,33 +232,23 @@ def test_factors_keep_kernels_and_biases_apart() -> None:
     assert [group.weight_decay for group in step.optimizer.optimizers] == [0.1, 0, 0.1, 0]
 
 
-def test_a_factor_for_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"optim\.rate_factors: 'heads\.\*' matches no .* did you mean head\.\*"):
-        _step(None, optim={"rate_factors": {"heads.*": 10.0}})
-
-
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_loaded_kernels_decay_to_their_start(tmp_path: Path, form: str, name: str) -> None:
     """With a gradient of 0 a loaded kernel comes nearer by learning rate × strength, and a new one to 0."""
     optim = {"name": name, "momentum": 0.0, "decay_to_start": 2.0, "weight_decay": 1.0, "schedule": "constant"}
     config = tiny_config(tmp_path, init={"from": "weights"}, optim={**optim, "learning_rate": 0.1, "ema_decay": None})
     step = tiny_step(config, loaded={"stem.weight", "stem.bias"})
-    step.model.train()
-    start = _weights_of(step)
-    moved = {key: value + 1 for key, value in start.items()}
+    start = parameters_of(step.model)
+    moved = {key: value + 1 for key, value in start.items() if key != "running_mean"}
     step.model.update(tree_unflatten([(key, mx.array(value)) for key, value in moved.items()]))
     step._loss = lambda logits, y: ((0 * logits).sum(), {})
     step([DATA.batch(0, 0)])
-    after = _weights_of(step)
+    after = parameters_of(step.model)
     np.testing.assert_allclose(after["stem.weight"], start["stem.weight"] + 1 - 0.1 * 2, atol=1e-6)
     np.testing.assert_allclose(after["head.weight"], 0.9 * moved["head.weight"], atol=1e-6)
     np.testing.assert_array_equal(after["stem.bias"], moved["stem.bias"])
     kept = [name for name in step.tensors()["optimizer"] if name.endswith(".start")]
     assert kept == ["optimizer.states.2.stem.weight.start"]
-
-
-def _weights_of(step: TrainStep) -> dict[str, np.ndarray]:
-    return {name: value for name, value in _values(step.model).items() if name != "running_mean"}
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
@@ -283,10 +257,8 @@ def test_a_resumed_run_keeps_its_start_and_its_rates(tmp_path: Path, name: str) 
     config = tiny_config(tmp_path, init={"from": "weights"}, optim=optim)
     step, other = (tiny_step(config, seed, loaded={"stem.weight"}) for seed in (0, 5))
     for each in (step, other):
-        each.model.train()
         each([DATA.batch(0, 0)])
-    for file, arrays in step.tensors().items():
-        mx.save_safetensors(str(tmp_path / f"{file}.safetensors"), arrays)
+    save(step, tmp_path)
     expected = [step([DATA.batch(0, i)]) for i in range(1, 4)]
     other.load(tmp_path)
     assert [other([DATA.batch(0, i)]) for i in range(1, 4)] == expected

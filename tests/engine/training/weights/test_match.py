@@ -20,9 +20,11 @@ from models.cnn3d import CNN3dArgs
 from models.resnet3d import ResNet3dArgs
 from models.unet3d import Dropout, UNet3dArgs
 from models.video_resnet import VideoResNetArgs
+from tests.engine.doubles import assert_same, parameters_of
 
 ORGANS = ("background", "liver", "spleen")
 UNET = UNet3dArgs(widths=(2, 3, 4), convolutions=1, norm="batch", deep_supervision=True, dropout=Dropout(kind="none"))
+RESIDUAL = UNET.model_copy(update={"residual": True})
 
 
 def unet(seed: int, num_outputs: int = 3, channels: int = 1, args: UNet3dArgs = UNET) -> nn.Module:
@@ -45,28 +47,23 @@ def init(**keys: object) -> InitConfig:
     return InitConfig.model_validate({"from": "there", **keys})
 
 
-def parameters(model: nn.Module) -> dict[str, np.ndarray]:
-    return {name: np.array(a) for name, a in tree_flatten(model.parameters())}
-
-
 def test_all_is_loaded_statistics_included() -> None:
     start, model = weights(unet(0)), unet(1)
     rows = initialise(model, start, init(), ORGANS)
     assert {row.what for row in rows} == {"loaded"}
     assert [row.name for row in rows] == sorted(start.tensors)
     assert any("running_var" in row.name for row in rows)
-    for name, value in parameters(model).items():
-        np.testing.assert_array_equal(value, np.array(start.tensors[name]), err_msg=name)
+    assert_same(parameters_of(model), start.tensors)
 
 
 def test_a_new_head_stays_as_drawn_at_every_level() -> None:
     start, model = weights(unet(0)), unet(1, num_outputs=5)
-    drawn = parameters(model)
+    drawn = parameters_of(model)
     rows = initialise(model, start, init(head="new"), ("a", "b", "c", "d", "e"))
     new = [row for row in rows if row.what == "new"]
     assert [row.name for row in new] == ["heads.0.bias", "heads.0.weight", "heads.1.bias", "heads.1.weight"]
     assert (new[1].network, new[1].weights, new[1].how) == ((5, 1, 1, 1, 2), (3, 1, 1, 1, 2), "init.head")
-    now = parameters(model)
+    now = parameters_of(model)
     np.testing.assert_array_equal(now["heads.1.weight"], drawn["heads.1.weight"])
     np.testing.assert_array_equal(now["up.0.weight"], np.array(start.tensors["up.0.weight"]))
 
@@ -74,10 +71,8 @@ def test_a_new_head_stays_as_drawn_at_every_level() -> None:
 def test_heads_that_one_side_lacks_are_the_heads_matter() -> None:
     shallow = UNET.model_copy(update={"deep_supervision": False})
     rows = initialise(unet(1, args=shallow), weights(unet(0)), init(head="by_name"), ORGANS)
-    assert [(row.name, row.network) for row in rows if row.what == "unused"] == [
-        ("heads.1.bias", None),
-        ("heads.1.weight", None),
-    ]
+    unused = [(row.name, row.network) for row in rows if row.what == "unused"]
+    assert unused == [("heads.1.bias", None), ("heads.1.weight", None)]
     rows = initialise(unet(1), weights(unet(0, args=shallow)), init(head="by_name"), ORGANS)
     assert [row.name for row in rows if row.what == "new"] == ["heads.1.bias", "heads.1.weight"]
 
@@ -87,9 +82,9 @@ def test_classes_are_taken_over_by_name(make) -> None:
     start, model = weights(make(0, 3)), make(1, 4)
     for name, value in start.tensors.items():  # biases are drawn as 0
         start.tensors[name] = value + 1 if name.endswith("bias") else value
-    drawn = parameters(model)
+    drawn = parameters_of(model)
     rows = initialise(model, start, init(head="by_name"), ("spleen", "kidney", "background", "tumour"))
-    now = parameters(model)
+    now = parameters_of(model)
     heads = [row for row in rows if row.what == "adapted"]
     assert len(heads) == (4 if make is unet else 2)
     for row in heads:
@@ -102,7 +97,8 @@ def test_classes_are_taken_over_by_name(make) -> None:
 def test_one_logit_is_a_class_like_any_other() -> None:
     start, model = weights(cnn(0, 3), ("cyst", "tumour", "stone")), cnn(1, 1)
     initialise(model, start, init(head="by_name"), ("tumour",))
-    np.testing.assert_array_equal(parameters(model)["head.fc.weight"], np.array(start.tensors["head.fc.weight"])[[1]])
+    name = "head.fc.weight"
+    np.testing.assert_array_equal(parameters_of(model)[name], np.array(start.tensors[name])[[1]])
 
 
 def test_as_many_classes_of_other_names_are_not_the_same_head() -> None:
@@ -153,11 +149,7 @@ def test_an_image_repeated_over_the_channels_gives_the_same_output(how: str, cha
     ("name", "args", "expected"),
     [
         ("unet3d", UNET, ["encoder.0.blocks.0.conv.weight"]),
-        (
-            "unet3d",
-            UNET.model_copy(update={"residual": True}),
-            ["encoder.0.blocks.0.conv.weight", "encoder.0.shortcut.conv.weight"],
-        ),
+        ("unet3d", RESIDUAL, ["encoder.0.blocks.0.conv.weight", "encoder.0.shortcut.conv.weight"]),
         ("cnn3d", CNN3dArgs(), ["blocks.0.conv.weight"]),
         ("resnet3d", ResNet3dArgs(depth=10), ["conv1.conv.weight"]),
         ("r3d_18", VideoResNetArgs(), ["stem.0.conv.weight"]),
@@ -175,7 +167,7 @@ def test_all_that_does_not_fit_is_listed_and_the_network_left_alone() -> None:
     start.tensors["extra"] = mx.zeros((3,))
     del start.tensors["up.0.bias"]
     model = unet(1, args=UNET.model_copy(update={"widths": (2, 3, 5)}))
-    drawn = parameters(model)
+    drawn = parameters_of(model)
     with pytest.raises(InitError) as caught:
         initialise(model, start, init(), ORGANS)
     head, *lines = str(caught.value).split("\n")
@@ -190,11 +182,10 @@ def test_all_that_does_not_fit_is_listed_and_the_network_left_alone() -> None:
         "init.head=new or by_name allows it",
     ):
         assert line in lines
-    for name, value in parameters(model).items():
-        np.testing.assert_array_equal(value, drawn[name])
+    assert_same(parameters_of(model), drawn)
 
 
-def test_patterns_allow_what_is_missing_and_what_is_unused() -> None:
+def test_patterns_allow_what_is_missing_and_what_is_unused_and_must_match() -> None:
     start = weights(unet(0))
     start.tensors = {n: a for n, a in start.tensors.items() if n.startswith("encoder")} | {"old.fc": mx.zeros((1,))}
     keys = {"allow_missing": ["decoder.*", "bottleneck.*", "up.*", "heads.*"], "allow_unused": ["old.*"]}
@@ -205,37 +196,28 @@ def test_patterns_allow_what_is_missing_and_what_is_unused() -> None:
     assert (rows["old.fc"].what, rows["old.fc"].how) == ("unused", "init.allow_unused")
     with pytest.raises(InitError, match=r"up\.0\.bias: .*the weights none; init\.allow_missing allows it"):
         initialise(unet(1), start, init(**{**keys, "allow_missing": ["decoder.*", "bottleneck.*", "heads.*"]}), ORGANS)
-
-
-def test_patterns_that_match_nothing_are_mistakes() -> None:
-    start = weights(unet(0))
-    with pytest.raises(
-        ValueError, match=r"init\.allow_missing: 'encodr\.\*' matches no parameter of the model; did you"
-    ):
+    with pytest.raises(ValueError, match=r"allow_missing: 'encodr\.\*' matches no parameter of the model; did you"):
         initialise(unet(1), start, init(allow_missing=["encodr.*"]), ORGANS)
     with pytest.raises(ValueError, match=r"init\.allow_unused: 'conv_seg\.\*' matches no tensor of there; "):
         initialise(unet(1), start, init(allow_unused=["conv_seg.*"]), ORGANS)
+    start = Start({"a": mx.zeros((1,))}, None, {})
+    with pytest.raises(InitError, match="no tensor has a name and shape of this network; nothing to load"):
+        initialise(unet(1), start, init(allow_missing=["*"], allow_unused=["*"]), ORGANS)
 
 
 def test_a_first_level_may_be_missing() -> None:
     start, model = weights(unet(0)), unet(1)
     start.tensors = {name: a for name, a in start.tensors.items() if not name.startswith("encoder.0")}
-    drawn = parameters(model)
+    drawn = parameters_of(model)
     initialise(model, start, init(allow_missing=["encoder.0.*"]), ORGANS)
-    now = parameters(model)
+    now = parameters_of(model)
     assert now.keys() == drawn.keys()
     np.testing.assert_array_equal(now["encoder.0.blocks.0.conv.weight"], drawn["encoder.0.blocks.0.conv.weight"])
     there = np.array(start.tensors["encoder.1.blocks.0.conv.weight"])
     np.testing.assert_array_equal(now["encoder.1.blocks.0.conv.weight"], there)
 
 
-def test_weights_of_which_nothing_fits() -> None:
-    start = Start({"a": mx.zeros((1,))}, None, {})
-    with pytest.raises(InitError, match="no tensor has a name and shape of this network; nothing to load"):
-        initialise(unet(1), start, init(allow_missing=["*"], allow_unused=["*"]), ORGANS)
-
-
-def test_training_and_its_moving_average_begin_there() -> None:
+def test_training_and_its_moving_average_begin_there_but_for_a_run_that_goes_on() -> None:
     start, model = weights(unet(0)), unet(1)
     expected = {name: np.array(a) for name, a in start.tensors.items()}
     begin_from(model, start, init(), ORGANS)
@@ -243,16 +225,11 @@ def test_training_and_its_moving_average_begin_there() -> None:
     optim, train = OptimConfig(ema_decay=0.9), TrainConfig(steps=10, precision="float32")
     step = TrainStep(model, build_optimizer(optim, 10), build_loss(StandardLossArgs(), 3), train, optim)
     for file in ("model", "ema"):
-        for name, value in step.tensors()[file].items():
-            np.testing.assert_array_equal(np.array(value), expected[name])
-
-
-def test_a_run_that_goes_on_begins_nowhere_else() -> None:
+        assert_same(step.tensors()[file], expected)
     model = unet(1)
-    drawn = parameters(model)
+    drawn = parameters_of(model)
     begin_from(model, None, init(), ORGANS)
-    for name, value in parameters(model).items():
-        np.testing.assert_array_equal(value, drawn[name])
+    assert_same(parameters_of(model), drawn)
 
 
 def test_the_table() -> None:
@@ -264,11 +241,6 @@ def test_the_table() -> None:
     assert lines[1].endswith("adapted  (2, 3, 3, 3, 1)  (2, 3, 3, 3, 2)  channels: mean")
     assert lines[-2].split() == ["head.fc.weight", "new", "(3,", "3)", "(2,", "3)", "init.head"]
     assert lines[-1] == "init        9 loaded, 1 adapted, 2 new, 0 unused; weights of there.safetensors"
-    kept = start.to_json()["tensors"][0]
-    assert kept == {
-        "name": "blocks.0.conv.weight",
-        "what": "adapted",
-        "network": (2, 3, 3, 3, 1),
-        "weights": (2, 3, 3, 3, 2),
-        "how": "channels: mean",
-    }
+    shapes = {"network": (2, 3, 3, 3, 1), "weights": (2, 3, 3, 3, 2)}
+    row = {"name": "blocks.0.conv.weight", "what": "adapted", **shapes, "how": "channels: mean"}
+    assert start.to_json()["tensors"][0] == row
