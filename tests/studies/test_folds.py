@@ -34,16 +34,9 @@ def write_run(folder: Path, rows: list[dict[str, object]], split: str = "val") -
 
 def clip(case: str, group: str, label: str, p_fight: float) -> dict[str, object]:
     predicted = "fight" if p_fight > 0.5 else "calm"
-    return {
-        "case": case,
-        "group": group,
-        "label": label,
-        "predicted": predicted,
-        "correct": int(label == predicted),
-        "views": 1,
-        "p(calm)": round(1 - p_fight - 1e-6, 6),  # as a file rounds
-        "p(fight)": p_fight,
-    }
+    decided = {"predicted": predicted, "correct": int(label == predicted), "views": 1}
+    p = {"p(calm)": round(1 - p_fight - 1e-6, 6), "p(fight)": p_fight}  # as a file rounds
+    return {"case": case, "group": group, "label": label, **decided, **p}
 
 
 def organ(case: str, name: str, dice: float | str) -> dict[str, object]:
@@ -80,11 +73,15 @@ def test_segmentations_are_pooled_case_by_case(tmp_path: Path) -> None:
     assert pooled["folds"][str(folds[1])] == pytest.approx(0.3)
 
 
-def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table_and_writes_json_or_names_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = write_run(tmp_path / "a", [clip("1", "g1", "fight", 0.9), clip("2", "g2", "calm", 0.8)])
     assert main([str(run), "--json", str(tmp_path / "pooled.json")]) == 0
     assert "accuracy  0.5000" in capsys.readouterr().out
     assert json.loads((tmp_path / "pooled.json").read_text())["accuracy"] == 0.5
+    assert main([str(run), "--split", "test"]) == 2
+    assert "first run python evaluate.py" in capsys.readouterr().err
 
 
 def test_cases_without_labels_count_nowhere(tmp_path: Path) -> None:
@@ -100,34 +97,20 @@ def test_cases_without_labels_count_nowhere(tmp_path: Path) -> None:
         pool_folds([write_run(tmp_path / "c", [empty])])
 
 
-def test_a_case_in_two_folds_is_refused(tmp_path: Path) -> None:
+def test_folds_that_share_a_case_or_mix_tasks_are_refused(tmp_path: Path) -> None:
     rows = [clip("1", "g1", "fight", 0.9), clip("2", "g2", "calm", 0.8)]
     folds = [write_run(tmp_path / "a", rows), write_run(tmp_path / "b", rows)]
     with pytest.raises(ValueError, match=r"case 1 is in .*a and in .*b: folds share none"):
         pool_folds(folds)
-
-
-def test_a_run_without_evaluation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_run(tmp_path / "a", [clip("1", "g1", "fight", 0.9)])
-    assert main([str(run), "--split", "test"]) == 2
-    assert "first run python evaluate.py" in capsys.readouterr().err
-
-
-def test_other_tasks_do_not_mix(tmp_path: Path) -> None:
-    folds = [
-        write_run(tmp_path / "a", [clip("1", "g1", "fight", 0.9)]),
-        write_run(tmp_path / "b", [organ("2", "liver", 0.3)]),
-    ]
     with pytest.raises(ValueError, match="another task"):
-        pool_folds(folds)
+        pool_folds([folds[0], write_run(tmp_path / "c", [organ("2", "liver", 0.3)])])
 
 
 def test_surfaces_of_another_definition_are_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", [organ("1", "liver", 0.9)])
     (run / "eval" / "val" / "metrics.json").write_text("{}")
-    with pytest.raises(
-        ValueError, match=r"a/eval/val/metrics.json: surface_definition=None, expected 'hd95_mm and nsd"
-    ):
+    expected = r"a/eval/val/metrics.json: surface_definition=None, expected 'hd95_mm and nsd"
+    with pytest.raises(ValueError, match=expected):
         pool_folds([run])
 
 

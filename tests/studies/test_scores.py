@@ -26,11 +26,9 @@ def classified(tmp_path: Path) -> Path:
     return tmp_path / "cases.csv"
 
 
-@pytest.mark.parametrize(("metric", "expected"), [("dice.mean", 0.7), ("dice", 0.7), ("dice.posterior", 0.7)])
-def test_segmentation_is_the_mean_over_classes_of_means_over_cases(
-    segmented: Path, metric: str, expected: float
-) -> None:
-    assert whole_score(read_table(segmented, metric, False)) == pytest.approx(expected)
+@pytest.mark.parametrize("metric", ["dice.mean", "dice", "dice.posterior"])
+def test_segmentation_is_the_mean_over_classes_of_means_over_cases(segmented: Path, metric: str) -> None:
+    assert whole_score(read_table(segmented, metric, False)) == pytest.approx(0.7)
 
 
 def test_weights_count_cases_as_often_as_they_are_drawn(segmented: Path) -> None:
@@ -57,43 +55,40 @@ def test_classification_has_scikit_learns_values(classified: Path, metric: str, 
     assert whole_score(read_table(classified, metric, False)) == pytest.approx(expected)
 
 
-def test_weights_recompute_auc(classified: Path) -> None:
+def test_weights_recompute_auc_and_accuracy_is_a_mean_over_cases(classified: Path) -> None:
     table = read_table(classified, "auc", False)
     weights = np.array([[2, 1, 0, 1, 1], [1, 0, 0, 0, 1]])
     found = table.score(weights)
     assert found[0] == pytest.approx(roc_auc_score(LABELS, P, sample_weight=weights[0]))
     assert np.isnan(found[1])  # no normal case
     assert table.case_values() is None
-
-
-def test_accuracy_is_a_mean_over_cases(classified: Path) -> None:
     values = read_table(classified, "accuracy", False).case_values()
     assert values.tolist() == [1, 1, 0, 0, 1]
 
 
-def test_labels_that_may_coincide(tmp_path: Path) -> None:
+def test_labels_that_may_coincide_and_segmentations_have_groups(tmp_path: Path) -> None:
     path = tmp_path / "cases.csv"
     path.write_text("case,group,label,predicted,correct,views,p(a),p(b)\n1,,a|b,a,0,1,0.9,0.3\n2,g,,,1,1,0.2,0.1\n")
     table = read_table(path, "accuracy", True)
     assert whole_score(table) == 0.5
     assert table.units == ("case 1", "group g")
+    columns = "case,group,class,dice,reference_volume_ml\n"
+    (tmp_path / "cases.csv").write_text(f"{columns}1,p,lobe,0.5,1\n2,p,lobe,0.7,1\n3,,lobe,0.9,1\n")
+    table = read_table(tmp_path / "cases.csv", "dice.mean", False)
+    assert table.units == ("group p", "group p", "case 3")
 
 
 @pytest.mark.parametrize(
-    ("metric", "message"),
+    ("written", "metric", "message"),
     [
-        ("auc", r"no metric auc: expected one of dice, .*, \.anterior, \.posterior"),
-        ("dice.lobe", "no metric dice.lobe"),
+        ("segmented", "auc", r"no metric auc: expected one of dice, .*, \.anterior, \.posterior"),
+        ("segmented", "dice.lobe", "no metric dice.lobe"),
+        ("classified", "dice.mean", r"no metric dice.mean: expected one of accuracy, .*auc.CLASS"),
     ],
 )
-def test_unknown_metrics_are_named(segmented: Path, metric: str, message: str) -> None:
+def test_unknown_metrics_are_named(request: pytest.FixtureRequest, written: str, metric: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_table(segmented, metric, False)
-
-
-def test_unknown_metrics_of_classes_are_named(classified: Path) -> None:
-    with pytest.raises(ValueError, match=r"no metric dice.mean: expected one of accuracy, .*auc.CLASS"):
-        read_table(classified, "dice.mean", False)
+        read_table(request.getfixturevalue(written), metric, False)
 
 
 def test_unfit_files_are_named(tmp_path: Path) -> None:
@@ -103,13 +98,6 @@ def test_unfit_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("case,class,dice\n")
     with pytest.raises(ValueError, match=r"empty.csv: no case in it"):
         read_table(tmp_path / "empty.csv", "dice.mean", False)
-
-
-def test_segmentations_have_groups(tmp_path: Path) -> None:
-    columns = "case,group,class,dice,reference_volume_ml\n"
-    (tmp_path / "cases.csv").write_text(f"{columns}1,p,lobe,0.5,1\n2,p,lobe,0.7,1\n3,,lobe,0.9,1\n")
-    table = read_table(tmp_path / "cases.csv", "dice.mean", False)
-    assert table.units == ("group p", "group p", "case 3")
 
 
 def test_surfaces_of_another_definition_are_refused(segmented: Path) -> None:

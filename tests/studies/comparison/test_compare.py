@@ -10,15 +10,17 @@ from sklearn.metrics import roc_auc_score
 from studies.comparison.compare import Comparison, compare, resample_differences
 from studies.comparison.read_runs import read_study
 from studies.comparison.significance import compare_with_baseline, dunnett_critical
-from tests.studies.made_up import RATES, write_classified, write_plan, write_run, write_sweep
-
-CASES = np.random.default_rng(9).normal(0, 0.03, (12, 2))
-NOISE = 1e-3 * np.array([[3, -2, 1, 0, 4], [-1, 2, -3, 1, 0], [2, -4, 4, 2, -3]])  # of cells under seeds
-EFFECTS = {"none": 0.0, "rate=0.1": 0.05, "rate=0.3": 0.001}
-
-
-def dice(cell: str, seed: int, fold: int) -> np.ndarray:
-    return 0.8 + CASES + EFFECTS[cell] + NOISE[list(RATES).index(cell), seed] + 0.01 * fold
+from tests.studies.made_up import (
+    CASES,
+    NOISE,
+    RATES,
+    dice,
+    in_one_case,
+    write_classified,
+    write_plan,
+    write_run,
+    write_sweep,
+)
 
 
 def compare_folder(folder: Path) -> Comparison:
@@ -43,13 +45,14 @@ def test_means_differences_and_gaps(sweep: Path) -> None:
     assert high.num_finished == high.num_planned == 3
 
 
-def test_p_is_that_of_the_seeds(sweep: Path) -> None:
+def test_p_is_that_of_the_seeds_and_wilcoxon_over_cases(sweep: Path) -> None:
     comparison = compare_folder(sweep)
     expected = compare_with_baseline(np.array([result.scores for result in comparison.results]))
     found = [result.difference for result in comparison.results[1:]]
     assert [d.p for d in found if d] == pytest.approx(expected.p.tolist())
     assert [d.is_noise for d in found if d] == [False, True]
     assert comparison.num_comparisons == 2
+    assert comparison.results[1].difference.p_cases < 0.005  # all of 12 cases differ in one direction
 
 
 def test_cases_that_differ_alike_add_nothing_to_the_interval(sweep: Path) -> None:
@@ -60,11 +63,6 @@ def test_cases_that_differ_alike_add_nothing_to_the_interval(sweep: Path) -> Non
 
 
 def test_a_difference_in_few_cases_widens_the_interval(tmp_path: Path) -> None:
-    def in_one_case(cell: str, seed: int, fold: int) -> np.ndarray:
-        values = dice("none", seed, fold) + NOISE[list(RATES).index(cell), seed] / 10
-        values[0] -= 0.4 * (cell == "rate=0.1")
-        return values
-
     result = compare_folder(write_sweep(tmp_path / "sweep", in_one_case)).results[1]
     assert result.difference.is_noise is True  # of other cases
     assert result.difference.differs_here
@@ -141,11 +139,8 @@ def test_cells_with_one_network_count_once(tmp_path: Path) -> None:
     assert again.score == low.score
     assert zero.difference is None
     assert comparison.num_comparisons == 2
-
-
-def test_a_baseline_may_be_another_cells_twin(tmp_path: Path) -> None:
     cells = {**RATES, "rate=0": RATES["none"]}
-    folder = write_sweep(tmp_path / "sweep", dice, cells, same_as={"rate=0": "none"}, baseline="rate=0")
+    folder = write_sweep(tmp_path / "twin", dice, cells, same_as={"rate=0": "none"}, baseline="rate=0")
     comparison = compare_folder(folder)
     none, low, _, zero = comparison.results
     assert none.difference is None
@@ -172,8 +167,3 @@ def test_classification_recomputes_auc(tmp_path: Path) -> None:
     assert first < low.difference.mean < last
     assert np.isnan(low.difference.p_cases)  # AUC is no mean over cases
     assert np.isnan(low.gap.mean)  # no training case was scored
-
-
-def test_wilcoxon_is_over_cases(sweep: Path) -> None:
-    _, low, _ = compare_folder(sweep).results
-    assert low.difference.p_cases < 0.005  # all of 12 cases differ in one direction

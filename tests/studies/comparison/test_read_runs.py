@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
+from configs.schema.load import apply_overrides
 from studies.comparison.read_runs import read_study
-from tests.studies.made_up import RATES, STEPS, write_metrics, write_run, write_segmented, write_sweep
+from tests.studies.made_up import RATES, STEPS, write_metrics, write_segmented, write_sweep
 
 
 def constant(cell: str, seed: int, fold: int) -> np.ndarray:
@@ -22,12 +23,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def edit_config(run: Path, path: str, value: Any) -> None:
-    tree = yaml.safe_load((run / "config.yaml").read_text())
-    *parents, last = path.split(".")
-    inner = tree
-    for name in parents:
-        inner = inner.setdefault(name, {})
-    inner[last] = value
+    tree = apply_overrides(yaml.safe_load((run / "config.yaml").read_text()), {path: value})
     (run / "config.yaml").write_text(yaml.safe_dump(tree))
 
 
@@ -115,14 +111,9 @@ def test_refuses_a_cell_that_differs_in_more_than_it_sets(sweep: Path) -> None:
 
 
 def test_takes_runs_that_differ_in_what_changes_no_result(sweep: Path) -> None:
-    for path, value in (("threads", 4), ("data.root", "elsewhere"), ("data.workers", 8), ("run.dir", "/x")):
-        edit_config(sweep / "none" / "seed1", path, value)
-    for path, value in (
-        ("memory_limit_gb", 4),
-        ("ops", "mlx"),
-        ("train.log_every_steps", 1),
-        ("train.compile", "never"),
-    ):
+    numbers = {"threads": 4, "data.workers": 8, "memory_limit_gb": 4, "train.log_every_steps": 1}
+    texts = {"data.root": "elsewhere", "run.dir": "/x", "ops": "mlx", "train.compile": "never"}
+    for path, value in (numbers | texts).items():
         edit_config(sweep / "none" / "seed1", path, value)
     assert not reasons(sweep)
 
@@ -163,9 +154,3 @@ def test_early_stopped_runs_end_at_steps_of_their_own(sweep: Path) -> None:
     study = read_study(sweep)
     assert not reasons(sweep)
     assert study.early_stops() == [70, 100]
-
-
-def test_write_run_makes_what_the_tests_assume(tmp_path: Path) -> None:
-    where = write_run(tmp_path, {"folder": "a/seed3", "seed": 3, "fold": 1}, {"model.args.dropout.rate": 0.4})
-    tree = yaml.safe_load((where / "config.yaml").read_text())
-    assert (tree["seed"], tree["data"]["fold"], tree["model"]["args"]["dropout"]["rate"]) == (3, 1, 0.4)

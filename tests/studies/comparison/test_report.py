@@ -2,7 +2,6 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,7 @@ from studies.comparison.plots import band, span_of
 from studies.comparison.read_runs import read_study
 from studies.comparison.report import write_comparison_page
 from studies.comparison.text import method, sentence, to_csv, to_json, to_markdown
-from tests.studies.made_up import RATES, write_sweep
-
-CASES = np.random.default_rng(9).normal(0, 0.03, (12, 2))
-NOISE = 1e-3 * np.array([[3, -2, 1, 0, 4], [-1, 2, -3, 1, 0], [2, -4, 4, 2, -3]])  # of cells under seeds
-EFFECTS = {"none": 0.0, "rate=0.1": 0.05, "rate=0.3": 0.001}
-
-Dice = Callable[[str, int, int], np.ndarray]
-
-
-def dice(cell: str, seed: int, fold: int) -> np.ndarray:
-    cell = {"<again>": "rate=0.1", "rate=0": "none"}.get(cell, cell)
-    return 0.8 + CASES + EFFECTS[cell] + NOISE[list(RATES).index(cell), seed]
+from tests.studies.made_up import CASES, RATES, dice, in_one_case, write_sweep
 
 
 @pytest.fixture
@@ -71,7 +59,7 @@ def test_incomplete_cells_say_so(sweep: Path) -> None:
     assert sentences(sweep)[1].startswith("not tested, because it is incomplete")
 
 
-def test_one_seed_is_said_plainly(tmp_path: Path) -> None:
+def test_one_seed_or_seeds_that_agree_are_said_plainly(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "sweep", dice, seeds=(1,))
     comparison = compare(read_study(folder))
     assert sentence(comparison.results[1], comparison).endswith(
@@ -79,28 +67,15 @@ def test_one_seed_is_said_plainly(tmp_path: Path) -> None:
     )
     assert method(comparison)[0].startswith("One seed: nothing can be said of training noise, so no difference")
     assert "Other tests" not in to_markdown(comparison)
+    folder = write_sweep(tmp_path / "alike", lambda cell, *_: np.full((3, 2), 0.5 + 0.25 * (cell == "none")))
+    assert sentences(folder)[1].endswith("the seeds agree to the last digit, which leaves nothing to test by.")
 
 
 def test_differences_of_the_cases_alone_are_told_apart(tmp_path: Path) -> None:
-    def in_one_case(cell: str, seed: int, fold: int) -> np.ndarray:
-        values = 0.8 + CASES + NOISE[list(RATES).index(cell), seed] / 10
-        values[0] -= 0.4 * (cell == "rate=0.1")
-        return values
-
     low = sentences(write_sweep(tmp_path / "sweep", in_one_case))[1]
     assert low.endswith(
         "could be noise in the choice of cases; on these very cases training noise alone does not explain it."
     )
-
-
-def test_the_headline_says_whom_p_and_interval_speak_for(sweep: Path) -> None:
-    comparison = compare(read_study(sweep))
-    text = to_markdown(comparison)
-    head = next(line for line in text.splitlines() if line.startswith("| cell | runs"))
-    assert "| difference (95 %, other seeds and cases) | p (other seeds, these cases) |" in head
-    assert "It speaks of these cases alone, not of others." in text
-    assert "Whether a difference could be noise rests on them." in text
-    assert "say little of others" not in text
 
 
 def test_scans_of_few_patients_are_no_sample_of_others(sweep: Path) -> None:
@@ -138,12 +113,7 @@ def test_unstable_cells_are_named(tmp_path: Path) -> None:
     assert "Arrows: an unstable" in write_comparison_page(tmp_path / "page.html", comparison).read_text()
 
 
-def test_seeds_that_agree_are_not_tested(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path / "sweep", lambda cell, *_: np.full((3, 2), 0.5 + 0.25 * (cell == "none")))
-    assert sentences(folder)[1].endswith("the seeds agree to the last digit, which leaves nothing to test by.")
-
-
-def test_markdown_names_layers_and_caveats(sweep: Path) -> None:
+def test_markdown_names_layers_and_caveats_and_whom_p_and_interval_speak_for(sweep: Path) -> None:
     text = to_markdown(compare(read_study(sweep)))
     row = "channel | 0.1 | encoder | after_activation | encoder.0.dropout, encoder.1.dropout |"
     assert f"| rate=0.1 | 2 layers; encoder 0.9 | {row}" in text
@@ -152,6 +122,13 @@ def test_markdown_names_layers_and_caveats(sweep: Path) -> None:
     assert "says nothing of training noise" in text
     assert "p is that of Dunnett's test for 2 comparisons with one baseline" in text
     assert "5 cells · 3 seeds · 9 of 9 runs finished · dice.mean of 12 validation cases" in text
+    comparison = compare(read_study(sweep))
+    text = to_markdown(comparison)
+    head = next(line for line in text.splitlines() if line.startswith("| cell | runs"))
+    assert "| difference (95 %, other seeds and cases) | p (other seeds, these cases) |" in head
+    assert "It speaks of these cases alone, not of others." in text
+    assert "Whether a difference could be noise rests on them." in text
+    assert "say little of others" not in text
 
 
 def test_csv_and_json_hold_the_numbers(sweep: Path) -> None:
@@ -184,21 +161,17 @@ def test_page_is_one_file_without_requests_or_scripts(sweep: Path) -> None:
 
 
 @pytest.mark.usefixtures("plain")
-def test_evaluate_compares(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_compares_a_sweep_and_refuses_what_is_none(
+    sweep: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main(["--compare", str(sweep)]) == 0
     output = capsys.readouterr().out
     assert "| none (baseline) | 3 |" in output
     assert f"report: {sweep / 'comparison.html'}" in output
     for kind in ("md", "csv", "json", "html"):
         assert (sweep / f"comparison.{kind}").stat().st_size > 500
-
-
-def test_evaluate_refuses_what_is_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--compare", str(tmp_path)]) == 2
     assert "not a sweep: expected a sweep.json" in capsys.readouterr().err
-
-
-def test_evaluate_wants_a_run_or_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([])
     assert "one of the arguments --run --compare is required" in capsys.readouterr().err
@@ -216,11 +189,8 @@ def test_bands_are_over_the_steps_that_all_runs_have() -> None:
 @pytest.mark.parametrize(
     ("p", "expected"), [(0.5, "p = 0.50"), (0.0312, "p = 0.031"), (0.0001, "p < 0.001"), (np.nan, "–")]
 )
-def test_format_p(p: float, expected: str) -> None:
+def test_format_p_and_numbers_with_a_true_minus(p: float, expected: str) -> None:
     assert format_p(p, "p ") == expected
-
-
-def test_numbers_have_a_true_minus() -> None:
     assert (number(-0.01234), number(0.5, 1, "+"), number(np.nan)) == ("−0.0123", "+0.5", "–")
 
 

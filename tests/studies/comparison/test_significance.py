@@ -54,16 +54,13 @@ def test_noise_is_pooled_over_cells() -> None:
     assert noise.degrees.tolist() == [[2.0, 2.0]]
 
 
-def test_a_noisy_baseline_costs_degrees_of_freedom() -> None:
+def test_noise_of_a_baseline_or_a_cell_is_its_own() -> None:
     scores = np.array([[-3.0, 3.0, 0.0], [0.1, -0.1, 0.0], [-0.1, 0.1, 0.0]])
     noise = estimate_noise(scores[None])
     # Others: residuals ±0.1, sum of squares 0.04 on 2 degrees: 0.02. Baseline: 9 less 0.02 / 2.
     assert noise.variances[0] == pytest.approx([(9.61), (9.01)])
     total, pooled = 9.01, 0.02
     assert noise.degrees[0, 0] == pytest.approx(total**2 / ((total - pooled) ** 2 / 2 + pooled**2 / 2))
-
-
-def test_a_noisy_cell_has_its_own_variance() -> None:
     random = np.random.default_rng(0)
     scores = random.standard_normal((8, 5))
     scores[3] += [-20, 20, 0, 10, -10]
@@ -126,15 +123,12 @@ def test_one_unstable_cell_hides_no_difference_among_the_others(num_seeds: int) 
     assert found > without - 0.06
 
 
-def test_any_row_may_be_the_baseline() -> None:
+def test_any_row_may_be_the_baseline_and_seeds_that_agree_leave_nothing_to_test() -> None:
     scores = np.random.default_rng(0).standard_normal((4, 3))
     first = compare_with_baseline(scores[[2, 0, 1, 3]])
     other = compare_with_baseline(scores, baseline=2)
     assert other.differences == pytest.approx(first.differences)
     assert other.p == pytest.approx(first.p)
-
-
-def test_seeds_that_agree_leave_nothing_to_test() -> None:
     found = compare_with_baseline(np.array([[0.5, 0.6], [0.6, 0.7]]).round(1) // 0.1)
     assert np.isnan(found.p).all()
     intervals = crossed_intervals(found, np.zeros((10, 1)))
@@ -209,11 +203,15 @@ def test_intervals_without_case_noise_are_dunnetts() -> None:
     assert np.diff(intervals)[:, 0] / 2 == pytest.approx(0.01 * np.array(critical))
 
 
-def test_intervals_without_seed_noise_are_those_of_the_cases() -> None:
+def test_intervals_without_seed_noise_are_those_of_the_cases_with_a_score() -> None:
     comparisons = make_comparisons(1e-9)
     resampled = comparisons.differences + 0.05 * np.random.default_rng(0).standard_normal((4000, 3))
     half = np.diff(crossed_intervals(comparisons, resampled))[:, 0] / 2
     assert half == pytest.approx(np.full(3, 0.05 * 2.39), rel=0.04)  # the largest of three normal |z|, in 95 %
+    resampled[::2] = np.nan
+    half = np.diff(crossed_intervals(comparisons, resampled))[:, 0] / 2
+    assert half == pytest.approx(np.full(3, 0.05 * 2.39), rel=0.06)
+    assert np.isnan(crossed_intervals(comparisons, np.full((10, 3), np.nan))).all()
 
 
 @pytest.mark.parametrize("num_cases", [6, 40])
@@ -234,15 +232,6 @@ def test_p_speaks_for_these_cases_and_intervals_for_others() -> None:
     assert found["some p < 0.05"] > 0.14
     assert found["all intervals"] > 0.92
     assert found["groups ignored"] < found["all intervals"]
-
-
-def test_samples_of_the_cases_without_a_score_do_not_narrow_the_intervals() -> None:
-    comparisons = make_comparisons(1e-9)
-    resampled = comparisons.differences + 0.05 * np.random.default_rng(0).standard_normal((4000, 3))
-    resampled[::2] = np.nan
-    half = np.diff(crossed_intervals(comparisons, resampled))[:, 0] / 2
-    assert half == pytest.approx(np.full(3, 0.05 * 2.39), rel=0.06)
-    assert np.isnan(crossed_intervals(comparisons, np.full((10, 3), np.nan))).all()
 
 
 def test_wilcoxon_is_scipys_and_needs_five_cases() -> None:

@@ -20,7 +20,7 @@ from tests.studies.tiny import KIND, PLACES, POSITION, RATE, tiny_sweep
 FOLDER = Path(__file__).parents[3] / "configs" / "ablations"
 
 
-def test_each_cell_runs_under_each_seed_with_its_settings(tmp_path) -> None:
+def test_each_cell_runs_under_each_seed_and_fold_with_its_settings(tmp_path) -> None:
     plan = make_plan(tiny_sweep(tmp_path))
     assert [cell.name for cell in plan.cells] == ["kind=none", "kind=channel"]
     runs = {run.folder: run for run in plan.runs}
@@ -29,9 +29,11 @@ def test_each_cell_runs_under_each_seed_with_its_settings(tmp_path) -> None:
     assert config.run_folder == tmp_path / "study" / "kind=none" / "seed1"
     assert (config.seed, config.model.args.dropout.kind, config.sweep) == (1, "none", None)
     assert plan.baseline == "kind=none"
-
-
-def test_folds_are_part_of_a_runs_folder(tmp_path) -> None:
+    assert [run.folder for run in plan.select("*/seed1")] == [r.folder for r in plan.runs if r.seed == 1]
+    assert {run.folder for run in plan.select("kind=none")} == {"kind=none/seed0", "kind=none/seed1"}
+    assert plan.select(None) == plan.runs
+    with pytest.raises(ValueError, match=r"--only x\*: no run of study matches; there are kind="):
+        plan.select("x*")
     sweep = {"grid": {KIND: ["none", "channel"]}, "seeds": [3], "folds": [0, 2], "baseline": "kind=channel"}
     plan = make_plan(tiny_sweep(tmp_path, sweep))
     assert {run.folder: run.config.data.fold for run in plan.runs} == {
@@ -67,16 +69,9 @@ def test_cells_that_train_the_same_run_once(tmp_path) -> None:
     }
     plan = make_plan(tiny_sweep(tmp_path, sweep))
     first = "kind=none,rate=0.1"
-    assert {cell.name: cell.same_as for cell in plan.cells} == {
-        first: None,
-        "kind=none,rate=0.2": first,
-        "kind=channel,rate=0.1": None,
-        "kind=channel,rate=0.2": None,
-        "zero": first,
-        "nowhere": first,
-        "decayed": None,
-    }
     trained = (first, "kind=channel,rate=0.1", "kind=channel,rate=0.2", "decayed")
+    same_as = dict.fromkeys(trained) | dict.fromkeys(("kind=none,rate=0.2", "zero", "nowhere"), first)
+    assert {cell.name: cell.same_as for cell in plan.cells} == same_as
     assert Counter(run.cell for run in plan.runs) == dict.fromkeys(trained, 2)
 
 
@@ -127,19 +122,9 @@ def test_a_cell_that_does_not_fit_the_schema_is_named(tmp_path) -> None:
     sweep = {"cells": [{"name": "fine", RATE: 0.1}, {"name": "wet", RATE: 1.5}]}
     with pytest.raises(ConfigError, match=r"study: cell wet: 1 problem\(s\)\n  model\.args\.dropout\.rate: .*1\.5"):
         make_plan(tiny_sweep(tmp_path, sweep))
-    with pytest.raises(
-        ConfigError, match=r"cell ratt=1: 1 problem\(s\)\n  model\.args\.dropout\.ratt: unknown key; did"
-    ):
+    expected = r"cell ratt=1: 1 problem\(s\)\n  model\.args\.dropout\.ratt: unknown key; did"
+    with pytest.raises(ConfigError, match=expected):
         make_plan(tiny_sweep(tmp_path, {"cells": [{"model.args.dropout.ratt": 1}]}))
-
-
-def test_only_chooses_by_cell_or_run(tmp_path) -> None:
-    plan = make_plan(tiny_sweep(tmp_path))
-    assert [run.folder for run in plan.select("*/seed1")] == [r.folder for r in plan.runs if r.seed == 1]
-    assert {run.folder for run in plan.select("kind=none")} == {"kind=none/seed0", "kind=none/seed1"}
-    assert plan.select(None) == plan.runs
-    with pytest.raises(ValueError, match=r"--only x\*: no run of study matches; there are kind="):
-        plan.select("x*")
 
 
 SMALL = {
@@ -183,11 +168,8 @@ def test_cells_of_a_seed_see_the_same_batches(tmp_path) -> None:
 
 
 def _first_batches(config: Config) -> np.ndarray:
-    stream = open_data(config).train_stream(epoch=1)
-    try:
+    with open_data(config).train_stream(epoch=1) as stream:
         return np.stack([stream.next()["x"] for _ in range(2)])
-    finally:
-        stream.close()
 
 
 def test_in_the_head_both_kinds_draw_the_same_masks(tmp_path) -> None:

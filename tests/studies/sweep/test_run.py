@@ -46,6 +46,10 @@ def orders(tmp_path, monkeypatch, caplog) -> Callable[..., None]:
     return write
 
 
+def count(config: Config, script: str) -> int:
+    return [name for name, _ in calls(config)].count(script)
+
+
 def calls(config: Config) -> list[tuple[str, list[str]]]:
     """What was called, by the logs: (script, its arguments), run by run."""
     found = []
@@ -62,14 +66,10 @@ def test_every_run_is_trained_and_evaluated_once(tmp_path, orders, caplog) -> No
     assert [script for script, _ in calls(config)] == ["train", "evaluate", "evaluate"] * 4
     study = config.run_folder
     run = f"{study}/kind=none/seed1"
+    settings = ["data.fold=0", 'model.args.dropout.kind="none"', "sweep=null"]
+    named = ["--config", f"{study}/config.yaml", "--resume", 'name="study/kind=none/seed1"', "seed=1"]
     assert calls(config)[9:] == [
-        (
-            "train",
-            [
-                *("--config", f"{study}/config.yaml", "--resume", 'name="study/kind=none/seed1"', "seed=1"),
-                *("data.fold=0", 'model.args.dropout.kind="none"', "sweep=null"),
-            ],
-        ),
+        ("train", [*named, *settings]),
         ("evaluate", ["--run", run, "--checkpoint", "last", "--split", "val"]),
         ("evaluate", ["--run", run, "--checkpoint", "last", "--split", "train", "evaluate.cases=3"]),
     ]
@@ -77,17 +77,8 @@ def test_every_run_is_trained_and_evaluated_once(tmp_path, orders, caplog) -> No
     assert run_sweep(config) == 0
     assert "4 of 4 runs are finished, 0 to go" in caplog.text
     assert len(calls(config)) == 12
-    assert [cell["name"] for cell in json.loads((study / "sweep.json").read_text())["cells"]] == [
-        "kind=none",
-        "kind=channel",
-    ]
-
-
-def test_only_runs_a_part(tmp_path, orders) -> None:
-    config = tiny_sweep(tmp_path)
-    assert run_sweep(config, "*channel/seed1") == 0
-    assert [log.parent.name for log in config.run_folder.glob("*/*/log.txt")] == ["seed1"]
-    assert len(json.loads((config.run_folder / "sweep.json").read_text())["runs"]) == 4
+    cells = json.loads((study / "sweep.json").read_text())["cells"]
+    assert [cell["name"] for cell in cells] == ["kind=none", "kind=channel"]
 
 
 def test_a_failing_run_stops_no_other_and_is_tried_again(tmp_path, orders, caplog) -> None:
@@ -97,10 +88,10 @@ def test_a_failing_run_stops_no_other_and_is_tried_again(tmp_path, orders, caplo
     assert "kind=none/seed0: FAILED: train.py: step 2: loss nan (exit code 1, " in caplog.text
     assert "kind=channel/seed1: FAILED: training was stopped before its end" in caplog.text
     assert re.search(r"2 of 4 runs failed: kind=(none/seed0|channel/seed1), .*; the same command tries", caplog.text)
-    assert [script for script, _ in calls(config)].count("evaluate") == 2
+    assert count(config, "evaluate") == 2
     orders()
     assert run_sweep(config) == 0
-    assert [script for script, _ in calls(config)].count("train") == 6
+    assert count(config, "train") == 6
 
 
 def test_an_interrupt_is_passed_on_and_the_same_call_goes_on(tmp_path, orders, caplog) -> None:
@@ -118,13 +109,16 @@ def test_an_interrupt_is_passed_on_and_the_same_call_goes_on(tmp_path, orders, c
     assert len(list(config.run_folder.glob("*/*/eval/val/metrics.json"))) == 4
 
 
-def test_a_stop_file_ends_it_and_goes(tmp_path, orders) -> None:
+def test_a_stop_file_ends_it_and_only_runs_a_part(tmp_path, orders) -> None:
     config = tiny_sweep(tmp_path)
     config.run_folder.mkdir(parents=True)
     (config.run_folder / "STOP").touch()
     assert run_sweep(config) == 0
     assert calls(config) == []
     assert not (config.run_folder / "STOP").exists()
+    assert run_sweep(config, "*channel/seed1") == 0
+    assert [log.parent.name for log in config.run_folder.glob("*/*/log.txt")] == ["seed1"]
+    assert len(json.loads((config.run_folder / "sweep.json").read_text())["runs"]) == 4
 
 
 def test_a_stale_evaluation_is_made_again(tmp_path, orders) -> None:
@@ -137,15 +131,15 @@ def test_a_stale_evaluation_is_made_again(tmp_path, orders) -> None:
         path = config.run_folder / folder / "eval" / "val" / "metrics.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     assert run_sweep(config) == 0
-    assert [script for script, _ in calls(config)].count("train") == 4
-    assert [script for script, _ in calls(config)].count("evaluate") == 6
+    assert count(config, "train") == 4
+    assert count(config, "evaluate") == 6
 
 
 def test_cells_and_seeds_may_be_added(tmp_path, orders) -> None:
     assert run_sweep(tiny_sweep(tmp_path, {"cells": [{KIND: "none"}], "seeds": [0]})) == 0
     more = tiny_sweep(tmp_path, {"grid": {KIND: ["channel", "none"]}, "seeds": [1, 0]}, threads=1)
     assert run_sweep(more) == 0
-    assert [script for script, _ in calls(more)].count("train") == 4
+    assert count(more, "train") == 4
 
 
 def test_what_no_score_depends_on_may_change_when_a_sweep_goes_on(tmp_path, orders) -> None:
@@ -153,7 +147,7 @@ def test_what_no_score_depends_on_may_change_when_a_sweep_goes_on(tmp_path, orde
     train, checkpoint = {"log_every_steps": 1, "compile": "never"}, {"keep": 1, "every_steps": 2}
     sections = {"train": train, "checkpoint": checkpoint, "distributed": {"timeout_seconds": 5}, "ops": "mlx"}
     assert run_sweep(tiny_sweep(tmp_path, **sections), "kind=none/seed1") == 0
-    assert [script for script, _ in calls(tiny_sweep(tmp_path))].count("train") == 2
+    assert count(tiny_sweep(tmp_path), "train") == 2
 
 
 @pytest.mark.parametrize(
@@ -193,18 +187,17 @@ def test_each_split_is_asked_for_validation_cases_before_the_first_run(tmp_path,
     sweep = {"grid": {KIND: ["none", "channel"]}, "seeds": [0, 1], "folds": [0, 1]}
     asked: list[int] = []
 
-    def count(config: Config) -> int:
+    def count_cases(config: Config) -> int:
         asked.append(config.data.fold)
         return 1 - config.data.fold
 
     config = tiny_sweep(tmp_path, sweep)
-    with pytest.raises(
-        ValueError, match=r"/seed0-fold1: data\.split\.kind=kfold leaves no labelled case for validation"
-    ):
-        run_sweep(config, None, count)
+    expected = r"/seed0-fold1: data\.split\.kind=kfold leaves no labelled case for validation"
+    with pytest.raises(ValueError, match=expected):
+        run_sweep(config, None, count_cases)
     assert asked == [0, 1]
     assert not config.run_folder.exists()
-    assert run_sweep(config, "*fold0", count) == 0
+    assert run_sweep(config, "*fold0", count_cases) == 0
     assert run_sweep(config, "*fold0", lambda _: pytest.fail("asked, though all runs are finished")) == 0
 
 
