@@ -33,8 +33,5 @@ def test_cases_are_sorted_and_ids_unique_whatever_their_case() -> None:
     assert [case.id for case in with_safe_ids([first, second], Path("root"))] == ["a", "b"]
     with pytest.raises(ValueError, match=r"root: two cases share the id 'B' \(1 and 3\)"):
         with_safe_ids([first, Case("B", (Path("3"),))], Path("root"))
-
-
-def test_long_lists_are_cut() -> None:
     assert some(range(3)) == "0, 1, 2"
     assert some(range(9)) == "0, 1, 2, 3, 4 and 4 more"

@@ -36,7 +36,6 @@ class TestFolders:
     )
     def test_names_match(self, tmp_path: Path, image: str, label: str, case_id: str) -> None:
         (case,) = find_cases(folders(tmp_path, [image], [label])).cases
-
         assert case.id == case_id
         assert (case.images, case.label) == ((tmp_path / "images" / image,), tmp_path / "labels" / label)
 
@@ -47,7 +46,6 @@ class TestFolders:
     def test_unmatched_files_are_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, "mlx_volumes"):
             listing = find_cases(folders(tmp_path, ["a.nii", "b.nii"], ["b_seg.nii", "c_seg.nii"]))
-
         assert [(case.id, case.label is None) for case in listing.cases] == [("a", True), ("b", False)]
         assert [message.split(": ")[1] for message in caplog.messages] == ["no label for a", "no image for c"]
 

@@ -23,14 +23,12 @@ def labels(*values: int) -> np.ndarray:
     return np.array(values, np.uint8)[:, None]
 
 
+TRAIN = {"train_images": volumes(2), "train_labels": labels(0, 1)}
+
+
 def test_rows_are_cases(tmp_path: Path) -> None:
-    config = write(
-        tmp_path,
-        train_images=volumes(11),
-        train_labels=labels(*[0, 1] * 5, 2),
-        test_images=volumes(1),
-        test_labels=labels(1),
-    )
+    train = {"train_images": volumes(11), "train_labels": labels(*[0, 1] * 5, 2)}
+    config = write(tmp_path, **train, test_images=volumes(1), test_labels=labels(1))
     listing = find_labelled(config)
     assert listing.class_names == ("0", "1", "2")
     assert len(listing.cases) == 12
@@ -53,29 +51,15 @@ def test_several_columns_are_classes_that_may_coincide(tmp_path: Path) -> None:
     [
         ({"images": volumes(2)}, "no train_images, val_images or test_images; it holds images"),
         ({"train_images": volumes(2)}, "train_images without train_labels"),
-        ({"train_images": volumes(2), "train_labels": labels(0)}, r"train_labels of uint8 \(1, 1\), .* for 2 cases"),
+        ({**TRAIN, "train_labels": labels(0)}, r"train_labels of uint8 \(1, 1\), .* for 2 cases"),
         (
-            {"train_images": volumes(2, 28, 28, 3), "train_labels": labels(0, 1)},
-            r"images of \(2, 28, 28, 3\), expected \(cases, D, H, W\): a 3-D set",
+            {**TRAIN, "train_images": volumes(2, 28, 28, 3)},
+            r"of \(2, 28, 28, 3\), expected \(cases, D, H, W\): a 3-D set",
         ),
-        ({"train_images": volumes(2, 28, 28), "train_labels": labels(0, 1)}, r"images of \(2, 28, 28\), expected"),
-        (
-            {
-                "train_images": volumes(2),
-                "train_labels": labels(0, 1),
-                "val_images": volumes(1, 9, 9, 9),
-                "val_labels": labels(0),
-            },
-            "the splits differ in shape",
-        ),
-        (
-            {"train_images": volumes(2).astype(np.complex64), "train_labels": labels(0, 1)},
-            "train_images of complex64, expected real numbers",
-        ),
-        (
-            {"train_images": volumes(2), "train_labels": np.array([[2, 0], [0, 1]])},
-            "2 columns, which must be 0 or 1; got 2",
-        ),
+        ({**TRAIN, "train_images": volumes(2, 28, 28)}, r"images of \(2, 28, 28\), expected"),
+        ({**TRAIN, "val_images": volumes(1, 9, 9, 9), "val_labels": labels(0)}, "the splits differ in shape"),
+        ({**TRAIN, "train_images": volumes(2).astype(np.complex64)}, "images of complex64, expected real numbers"),
+        ({**TRAIN, "train_labels": np.array([[2, 0], [0, 1]])}, "2 columns, which must be 0 or 1; got 2"),
     ],
 )
 def test_mistakes(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:

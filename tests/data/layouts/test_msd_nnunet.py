@@ -38,7 +38,6 @@ def nnunet(root: Path, *names: str, facts: dict[str, Any] | None = None) -> Data
 class TestDecathlon:
     def test_cases_names_and_channels(self, tmp_path: Path) -> None:
         listing = find_cases(decathlon(tmp_path))
-
         assert [case.id for case in listing.cases] == ["a", "b", "c"]
         first, _, last = listing.cases
         assert first.images == (tmp_path / "imagesTr/a.nii.gz",)
@@ -46,8 +45,6 @@ class TestDecathlon:
         assert (first.split, last.split, last.label) == (None, "test", None)
         assert listing.class_names == ("background", "front", "back")
         assert listing.channel_names == ("T1", "T2")
-
-    def test_the_configs_class_names_win(self, tmp_path: Path) -> None:
         config = decathlon(tmp_path).model_copy(update={"class_names": ("nothing", "one", "two")})
         assert find_cases(config).class_names == ("nothing", "one", "two")
 
@@ -103,18 +100,14 @@ class TestDecathlon:
 
     def test_the_hippocampus_listing(self, datasets: Path) -> None:
         listing = find_cases(DataConfig(source="msd", root=datasets / "hippocampus"))
-
         assert len(listing.cases) == 208
         assert listing.class_names == ("background", "Anterior", "Posterior")
         assert all(case.label is not None and case.label.name == case.images[0].name for case in listing.cases)
 
 
 class TestNnunet:
-    FACTS = {  # noqa: RUF012
-        "channel_names": {"0": "T1", "1": "T2"},
-        "labels": {"background": 0, "front": 1, "back": 2},
-        "file_ending": ".nii.gz",
-    }
+    LABEL_VALUES = {"background": 0, "front": 1, "back": 2}  # noqa: RUF012
+    FACTS = {"channel_names": {"0": "T1", "1": "T2"}, "labels": LABEL_VALUES, "file_ending": ".nii.gz"}  # noqa: RUF012
     IMAGES = ("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz")
     LABELS = ("labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
     TEST = ("imagesTs/c_0000.nii.gz", "imagesTs/c_0001.nii.gz")
@@ -122,7 +115,6 @@ class TestNnunet:
     def test_channels_labels_and_test_cases(self, tmp_path: Path) -> None:
         others = ("imagesTr/a_0000.json", "imagesTr/.a_0000.nii.gz")
         listing = find_cases(nnunet(tmp_path, *self.IMAGES, *self.LABELS, *self.TEST, *others, facts=self.FACTS))
-
         assert [(case.id, case.split) for case in listing.cases] == [("a", None), ("b", None), ("c", "test")]
         assert listing.cases[0].images == (tmp_path / self.IMAGES[0], tmp_path / self.IMAGES[1])
         assert [case.label for case in listing.cases] == [*(tmp_path / name for name in self.LABELS), None]
@@ -131,17 +123,14 @@ class TestNnunet:
 
     def test_images_alone_will_do(self, tmp_path: Path) -> None:
         listing = find_cases(nnunet(tmp_path, *self.IMAGES))
-
         assert [(case.id, case.label, len(case.images)) for case in listing.cases] == [("a", None, 2), ("b", None, 2)]
         assert (listing.class_names, listing.channel_names) == (None, None)
 
-    def test_the_older_json(self, tmp_path: Path) -> None:
+    def test_the_older_json_and_an_ignored_label(self, tmp_path: Path) -> None:
         facts = {"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "front"}}
         listing = find_cases(nnunet(tmp_path, *self.IMAGES, facts=facts))
         assert listing.class_names == ("background", "front")
         assert listing.channel_names == ("T1", "T2")
-
-    def test_ignore_is_no_class(self, tmp_path: Path) -> None:
         facts = {**self.FACTS, "labels": {"background": 0, "front": 1, "ignore": 2}}
         assert find_cases(nnunet(tmp_path, *self.IMAGES, facts=facts)).class_names == ("background", "front")
 
@@ -160,40 +149,37 @@ class TestNnunet:
         with pytest.raises(ValueError, match=message):
             find_cases(nnunet(tmp_path, *names, facts=self.FACTS if any("Tr" in n for n in names) else None))
 
-    def test_gaps_are_found_without_a_json(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="missing channels: b_0001"):
-            find_cases(nnunet(tmp_path, *self.IMAGES[:3]))
-
-    def test_one_channel_twice(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"a_0000\.nii and a_0000\.nii\.gz are the same channel"):
-            find_cases(nnunet(tmp_path, "imagesTr/a_0000.nii", "imagesTr/a_0000.nii.gz"))
-
-    def test_regions_are_not_supported(self, tmp_path: Path) -> None:
-        facts = {**self.FACTS, "labels": {"background": 0, "whole": [1, 2], "core": 2}}
-        with pytest.raises(ValueError, match="overlapping regions, which are not supported"):
-            find_cases(nnunet(tmp_path, *self.IMAGES, facts=facts))
-
-    def test_decathlon_folders_are_pointed_to_their_source(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"found a\.nii\.gz; set data\.source=msd"):
-            find_cases(nnunet(tmp_path, "imagesTr/a.nii.gz", facts={"training": []}))
+    @pytest.mark.parametrize(
+        ("names", "facts", "message"),
+        [
+            (IMAGES[:3], None, "missing channels: b_0001"),
+            (("imagesTr/a_0000.nii", "imagesTr/a_0000.nii.gz"), None, r"nii and a_0000\.nii\.gz are the same channel"),
+            (
+                IMAGES,
+                {**FACTS, "labels": {"background": 0, "whole": [1, 2], "core": 2}},
+                "overlapping regions, which are not supported",
+            ),
+            (("imagesTr/a.nii.gz",), {"training": []}, r"found a\.nii\.gz; set data\.source=msd"),
+        ],
+    )
+    def test_mistakes_in_or_without_the_json(
+        self, tmp_path: Path, names: tuple[str, ...], facts: dict[str, Any] | None, message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            find_cases(nnunet(tmp_path, *names, facts=facts))
 
     def test_what_matches_nothing_is_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, "mlx_volumes"):
             listing = find_cases(nnunet(tmp_path, *self.IMAGES, "labelsTr/a.nii.gz", "labelsTr/z.nii.gz"))
-        assert caplog.messages == [
-            f"{tmp_path}/imagesTr: no label for b",
-            f"{tmp_path}/labelsTr: no image for z",
-        ]
+        assert caplog.messages == [f"{tmp_path}/imagesTr: no label for b", f"{tmp_path}/labelsTr: no image for z"]
         assert [case.label is None for case in listing.cases] == [False, True]
 
 
 def test_images_to_predict(tmp_path: Path) -> None:
     for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "readme.txt"):
         (tmp_path / name).touch()
-    assert [(case.id, len(case.images), case.label) for case in find_images(tmp_path)] == [
-        ("a", 2, None),
-        ("b", 2, None),
-    ]
+    found = [(case.id, len(case.images), case.label) for case in find_images(tmp_path)]
+    assert found == [("a", 2, None), ("b", 2, None)]
     (tmp_path / "scan.nii").touch()
     assert [case.id for case in find_images(tmp_path)] == ["a_0000", "a_0001", "b_0000", "b_0001", "scan"]
     assert find_images(tmp_path / "scan.nii") == (Case("scan", (tmp_path / "scan.nii",)),)

@@ -46,7 +46,7 @@ def test_what_goes_in_comes_out(cache):
     assert names(cache.folder) == ["a"]
 
 
-def test_key_follows_files_and_parameters(tmp_path):
+def test_key_follows_files_and_parameters(tmp_path) -> None:
     path = tmp_path / "image.nii"
     path.write_bytes(b"12345")
     key = cache_key([path], {"spacing_mm": (1.0, 1.0, 1.0)})
@@ -55,9 +55,6 @@ def test_key_follows_files_and_parameters(tmp_path):
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert cache_key([path], {"spacing_mm": [1.0, 1.0, 1.0]}) != key
-
-
-def test_key_of_an_analyze_pair_follows_both_files(tmp_path):
     for suffix in (".hdr", ".img"):
         (tmp_path / f"a{suffix}").write_bytes(b"x")
     before = cache_key([tmp_path / "a.hdr"], {})
@@ -143,7 +140,7 @@ c.put("half", {{"volume": np.zeros(1000)}}, {{}})
     cache.close()
 
 
-def test_full_disk_leaves_nothing_and_names_the_mend(tmp_path):
+def test_full_disk_leaves_nothing_and_names_the_mend(tmp_path) -> None:
     cache = Cache(tmp_path / "cache", 1e9)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
@@ -156,9 +153,6 @@ def test_full_disk_leaves_nothing_and_names_the_mend(tmp_path):
     cache.put("a", entry_of(10), {})
     assert cache.get("a") is not None
     cache.close()
-
-
-def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"set data\.cache\.folder to another disk"):
         Cache(tmp_path / "file" / "cache", 1e9).put("a", ARRAYS, {})

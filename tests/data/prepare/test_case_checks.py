@@ -30,25 +30,18 @@ def reason(problems: list[Problem]) -> str:
     return f"{problem.path.name}: {problem.reason}"
 
 
-def test_a_sound_case(case: Case) -> None:
+def test_a_sound_case_in_any_orientation(case: Case, tmp_path: Path) -> None:
     assert check_case(case) == []
     assert check_case(case, num_channels=1) == []
     assert check_case(replace(case, label=None)) == []
-
-
-def test_the_same_grid_in_another_orientation_is_fine(tmp_path: Path, case: Case) -> None:
-    flipped = saved(
-        tmp_path / "flipped.nii", affine=np.array([[-1.0, 0, 0, 3], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
-    )
+    turned = np.array([[-1.0, 0, 0, 3], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+    flipped = saved(tmp_path / "flipped.nii", affine=turned)
     assert check_case(replace(case, label=flipped)) == []
 
 
-def test_a_label_of_another_shape(tmp_path: Path, case: Case) -> None:
+def test_a_label_of_another_shape_or_in_another_place(tmp_path: Path, case: Case) -> None:
     problems = check_case(replace(case, label=saved(tmp_path / "b.nii", (4, 5, 7))))
     assert reason(problems).startswith("b.nii: shape (7, 5, 4) differs from (6, 5, 4) of image.nii.gz; resample")
-
-
-def test_a_label_in_another_place(tmp_path: Path, case: Case) -> None:
     near, far = AFFINE.copy(), AFFINE.copy()
     near[2, 3], far[2, 3] = 0.09, 0.5
     assert check_case(replace(case, label=saved(tmp_path / "near.nii", affine=near))) == []
@@ -61,19 +54,14 @@ def test_channels(tmp_path: Path, case: Case) -> None:
     assert "image.nii.gz: 1 channels, expected 2" in reason(check_case(case, num_channels=2))
     assert check_case(replace(case, images=(four, case.images[0])), num_channels=5) == []
     assert "four.nii.gz: label with 4 channels" in reason(check_case(replace(case, label=four)))
-
-
-def test_one_of_the_channels_on_another_grid(tmp_path: Path, case: Case) -> None:
     images = (case.images[0], saved(tmp_path / "t2.nii", affine=np.eye(4)))
     assert reason(check_case(replace(case, images=images))).startswith("t2.nii: affine differs")
 
 
 def test_each_bad_file_is_named(tmp_path: Path, case: Case) -> None:
     problems = check_case(replace(case, images=(tmp_path / "none.nii",), label=tmp_path))
-    assert [(problem.path.name, problem.reason.split(";")[0]) for problem in problems] == [
-        ("none.nii", "no such file"),
-        (tmp_path.name, "is a folder, not a file"),
-    ]
+    found = [(problem.path.name, problem.reason.split(";")[0]) for problem in problems]
+    assert found == [("none.nii", "no such file"), (tmp_path.name, "is a folder, not a file")]
 
 
 def test_truncated_files(case: Case) -> None:

@@ -18,6 +18,9 @@ def volume():
 
 def test_zscore_per_channel(volume):
     expected = (volume - volume.mean((0, 1, 2), np.float64)) / volume.std((0, 1, 2), np.float64)
+    before = volume.copy()
+    assert normalise(volume, "none") == []
+    np.testing.assert_array_equal(volume, before)
     assert normalise(volume, "zscore") == []
     assert volume.dtype == np.float32
     np.testing.assert_allclose(volume, expected, atol=1e-4)
@@ -39,25 +42,18 @@ def test_percentile_clips_and_scales_to_one(volume):
     assert (volume.min(), volume.max()) == pytest.approx((0, 1), abs=1e-5)
 
 
-def test_ct_uses_the_training_foreground(volume):
+def test_ct_uses_the_training_foreground_and_needs_it(volume) -> None:
     known = [Intensities(80, 110, 95, 7), Intensities(-2550, -2400, -2600, 50)]
     expected = (volume[..., 0].clip(80, 110) - 95) / 7
     normalise(volume, "ct", intensities=known)
     np.testing.assert_allclose(volume[..., 0], expected, atol=1e-5)
     assert volume[..., 1].min() == pytest.approx(1)
-
-
-def test_ct_needs_statistics(volume):
     with pytest.raises(ValueError, match=r"normalisation=ct needs .* 2 channels; got 0"):
         normalise(volume, "ct")
     with pytest.raises(ValueError, match="2 channels; got 1"):
         normalise(volume, "ct", intensities=[Intensities(0, 1, 0, 1)])
-
-
-def test_none_leaves_the_volume(volume):
-    before = volume.copy()
-    assert normalise(volume, "none") == []
-    np.testing.assert_array_equal(volume, before)
+    with pytest.raises(ValueError, match="none of its labels has any"):
+        foreground_intensities([np.zeros((0, 1), np.float32)])
 
 
 @pytest.mark.parametrize("kind", ["zscore", "zscore_nonzero", "percentile"])
@@ -84,8 +80,3 @@ def test_foreground_intensities_weigh_voxels_and_survive_json():
     assert found[0] == Intensities(1, 2, 3, pytest.approx(np.std([1, 2, 6])))
     assert (found[1].high, found[1].mean) == (20, 20)
     assert intensities_from_json([asdict(entry) for entry in found]) == found
-
-
-def test_no_foreground_at_all_is_an_error():
-    with pytest.raises(ValueError, match="none of its labels has any"):
-        foreground_intensities([np.zeros((0, 1), np.float32)])

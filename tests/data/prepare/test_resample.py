@@ -6,16 +6,13 @@ import pytest
 from data.files.grid import Grid
 from data.prepare.resample import axis_map, resample_image, resample_slabs
 from data.prepare.resample_labels import resample_label
+from tests.data.grids import at, square_grid
 
 OBLIQUE = np.array([[0.9, -0.1, 0.05, -20.0], [0.1, 0.95, -0.2, 7.0], [-0.02, 0.2, 2.4, 3.0], [0, 0, 0, 1.0]])
 
 
 def resample_probabilities(probabilities, source, target):
     return np.concatenate([slab for _, slab in resample_slabs(probabilities, source, target)])
-
-
-def square_grid(shape, spacing_mm=(1.0, 1.0, 1.0)):
-    return Grid(shape, np.diag([*spacing_mm[::-1], 1.0]))
 
 
 def positions_mm(grid):
@@ -28,8 +25,7 @@ def positions_mm(grid):
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (4.8, 0.7, 1.9), (1.2, 2.0, 0.5)])
 def test_constant_stays_constant_there_and_back(interpolation, spacing_mm):
     source = square_grid((9, 14, 11), (2.4, 1.0, 0.9))
-    shape = tuple(np.rint(np.array(source.shape) * source.spacing_mm / spacing_mm).astype(int))
-    target = source.resample(shape, spacing_mm)
+    target = at(source, spacing_mm)
     there = resample_image(np.full((*source.shape, 2), 3.5, np.float32), source, target, interpolation)
     np.testing.assert_allclose(there, 3.5, rtol=1e-5)
     np.testing.assert_allclose(resample_probabilities(there, target, source), 3.5, rtol=1e-5)
@@ -38,10 +34,8 @@ def test_constant_stays_constant_there_and_back(interpolation, spacing_mm):
 @pytest.mark.parametrize("interpolation", ["linear", "cubic"])
 @pytest.mark.parametrize("spacing_mm", [(1.2, 0.5, 0.45), (5.0, 2.0, 1.9), (2.4, 3.0, 0.3)])
 def test_ramp_in_mm_stays_the_ramp(interpolation, spacing_mm):
-    affine = OBLIQUE.copy()
-    source = Grid((24, 26, 28), affine)
-    shape = tuple(np.rint(np.array(source.shape) * source.spacing_mm / spacing_mm).astype(int))
-    target = source.resample(shape, spacing_mm)
+    source = Grid((24, 26, 28), OBLIQUE)
+    target = at(source, spacing_mm)
     slope = np.array([0.3, -0.7, 0.2])
     volume = (positions_mm(source) @ slope).astype(np.float32)[..., None]
     result = resample_image(volume, source, target, interpolation)[..., 0]
@@ -50,8 +44,8 @@ def test_ramp_in_mm_stays_the_ramp(interpolation, spacing_mm):
     # Away from the border, where the edge's value is repeated and the smoothing sees it.
     inner = []
     for axis in range(3):
-        at = scale[axis] * np.arange(target.shape[axis]) + offset[axis]
-        inner.append(np.flatnonzero((at > 7) & (at < source.shape[axis] - 8)))
+        place = scale[axis] * np.arange(target.shape[axis]) + offset[axis]
+        inner.append(np.flatnonzero((place > 7) & (place < source.shape[axis] - 8)))
     part = np.ix_(*inner)
     np.testing.assert_allclose(result[part], expected[part], atol=2e-3)
 

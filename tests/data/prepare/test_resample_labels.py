@@ -7,22 +7,14 @@ import pytest
 
 from benchmarks.label_resampling import measure
 from configs.schema.data import DataConfig
-from data.files.grid import Grid
 from data.files.volumes import read_label
 from data.layouts.registry import find_cases
 from data.prepare.resample_labels import resample_label
+from tests.data.grids import at, square_grid
 
 SPACINGS = [(2, 2, 2), (3, 3, 3), (1.5, 1.5, 1.5), (2, 1, 1)]
 # Of the restored perfect labels over the hippocampi: nnU-Net's Dice at each of these spacings.
 NNUNET_DICE = [0.878, 0.820, 0.917, 0.910]
-
-
-def square_grid(shape, spacing_mm=(1.0, 1.0, 1.0)):
-    return Grid(shape, np.diag([*spacing_mm[::-1], 1.0]))
-
-
-def at(grid, spacing_mm):
-    return grid.resample(tuple(np.rint(np.array(grid.shape) * grid.spacing_mm / spacing_mm).astype(int)), spacing_mm)
 
 
 def balls(seed, radii, shape=(40, 44, 48)):
@@ -120,14 +112,7 @@ def test_labels_are_never_interpolated_as_numbers():
     np.testing.assert_array_equal(resample_label(result, target, source), label)
 
 
-def test_integer_refinement_is_exact():
-    label = np.random.default_rng(1).integers(0, 4, (4, 5, 6)).astype(np.int16) - 1
-    source = square_grid(label.shape)
-    target = source.resample((4, 5, 18), (1.0, 1.0, 1 / 3))
-    np.testing.assert_array_equal(resample_label(label, source, target), label.repeat(3, axis=2))
-
-
-def test_one_label_and_the_same_grid():
+def test_what_a_label_keeps_at_whole_factors_and_outside_the_target() -> None:
     source = square_grid((4, 5, 6))
     ones = np.ones(source.shape, np.uint8)
     np.testing.assert_array_equal(resample_label(ones, source, at(source, (2, 2, 2))), np.ones((2, 2, 3)))
@@ -135,9 +120,10 @@ def test_one_label_and_the_same_grid():
     copy = resample_label(label, source, source)
     np.testing.assert_array_equal(copy, label)
     assert copy is not label
-
-
-def test_a_label_outside_the_target_is_lost():
+    label = np.random.default_rng(1).integers(0, 4, (4, 5, 6)).astype(np.int16) - 1
+    source = square_grid(label.shape)
+    target = source.resample((4, 5, 18), (1.0, 1.0, 1 / 3))
+    np.testing.assert_array_equal(resample_label(label, source, target), label.repeat(3, axis=2))
     source = square_grid((1, 1, 40))
     target = source.crop((0, 0, 0), (1, 1, 20))
     label = np.zeros(source.shape, np.uint8)

@@ -14,13 +14,10 @@ STATISTICS = {
 }
 
 
-def test_class_names_of_the_listing_or_of_the_run():
+def test_class_names_of_the_listing_or_of_the_run() -> None:
     assert agreed_class_names(Listing((), ("a", "b")), None) == ("a", "b")
     assert agreed_class_names(Listing(()), STATISTICS) == ("background", "organ")
     assert agreed_class_names(Listing((), ("background", "organ")), STATISTICS) == ("background", "organ")
-
-
-def test_class_names_that_are_missing_or_differ():
     with pytest.raises(ValueError, match=r"data\.class_names: the source does not name the classes"):
         agreed_class_names(Listing(()), None)
     with pytest.raises(ValueError, match=r"data's classes are \['a', 'b'\], the run was trained with"):

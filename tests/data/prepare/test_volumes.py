@@ -60,12 +60,18 @@ def one_hot(label, num_classes):
     return np.eye(num_classes, dtype=np.float32)[label]
 
 
-def test_labels_are_mapped_all_at_once():
+def test_label_maps_replace_all_at_once_and_leave_old_keys_alone() -> None:
     label = np.array([[0, 1, 2, 3, 7]], np.uint8)
     np.testing.assert_array_equal(map_labels(label, ((1, 2), (2, 1), (7, 0))), [[0, 2, 1, 3, 0]])
     assert map_labels(label, ((3, -1),)).tolist() == [[0, 1, 2, -1, 7]]
     assert label.tolist() == [[0, 1, 2, 3, 7]], "the file's own array is left alone"
     assert map_labels(label, None) is label
+    assert "label_map" not in PLAIN.to_json()
+    assert replace(PLAIN, label_map=((2, 1),)).to_json()["label_map"] == ((2, 1),)
+    assert Preparation(num_classes=256).label_dtype == np.uint8
+    assert Preparation(num_classes=3, ignore_label=255).label_dtype == np.uint8
+    assert Preparation(num_classes=3, ignore_label=-1).label_dtype == np.int16
+    assert Preparation(num_classes=300).label_dtype == np.int16
 
 
 def test_merged_classes_are_one_foreground(case, voxels):
@@ -74,11 +80,6 @@ def test_merged_classes_are_one_foreground(case, voxels):
     np.testing.assert_array_equal(merged.label, whole.label > 0)
     assert list(merged.foreground) == [1]
     assert len(merged.foreground[1]) == np.count_nonzero(voxels[1])
-
-
-def test_without_a_label_map_keys_and_fingerprints_are_the_old_ones():
-    assert "label_map" not in PLAIN.to_json()
-    assert replace(PLAIN, label_map=((2, 1),)).to_json()["label_map"] == ((2, 1),)
 
 
 def test_without_changes_the_case_is_its_files(case, voxels):
@@ -134,10 +135,7 @@ def test_crop_that_loses_labels_says_so(tmp_path):
     case = Case("c", (save(tmp_path / "i.nii", image),), save(tmp_path / "l.nii", label))
     (note,) = prepare(case, replace(PLAIN, crop_nonzero=True)).notes
     assert note.startswith("108 labelled voxels lie where the image is 0")
-
-
-def test_nonzero_box_of_an_empty_volume_is_all_of_it():
-    assert nonzero_box(np.zeros((3, 4, 5, 1))) == ((0, 0, 0), (3, 4, 5))
+    assert nonzero_box(np.zeros((3, 4, 5, 1))) == ((0, 0, 0), (3, 4, 5))  # all of it, where it is empty
 
 
 @pytest.mark.parametrize(
@@ -153,9 +151,8 @@ def test_prediction_comes_back_to_the_source_grid(case, voxels, spacing_mm, leas
     for value in (1, 2):
         found, there = restored == value, truth == value
         assert 2 * (found & there).sum() / (found.sum() + there.sum()) > least
-    np.testing.assert_array_equal(
-        restored, restore_probabilities(prepared, one_hot(prepared.label, 3)).argmax(-1).astype(np.uint8)
-    )
+    probabilities = restore_probabilities(prepared, one_hot(prepared.label, 3))
+    np.testing.assert_array_equal(restored, probabilities.argmax(-1))
 
 
 def test_position_survives_resampling_and_return(tmp_path):
@@ -175,9 +172,11 @@ def test_position_survives_resampling_and_return(tmp_path):
     np.testing.assert_allclose(back[inner], source[..., 0][inner], atol=0.02)
 
 
-def test_restore_refuses_another_grid(case):
+def test_another_grid_and_an_absurd_size_are_refused(case) -> None:
     with pytest.raises(ValueError, match=r"case c must lie on its prepared grid \(10, 16, 20\); got \(4, 4, 4\)"):
         restore_labels(prepare(case, PLAIN), np.zeros((4, 4, 4, 3)))
+    with pytest.raises(FileProblem, match=r"resampled to data\.spacing_mm=\[0\.001, 0\.01, 0\.01\] it has"):
+        prepare(case, replace(PLAIN, spacing_mm=(0.001, 0.01, 0.01)))
 
 
 def test_several_files_are_channels_in_order(tmp_path, voxels):
@@ -214,18 +213,6 @@ def test_label_elsewhere_than_its_image(tmp_path, case, voxels):
         prepare(replace(case, label=save(tmp_path / "small.nii", voxels[1][1:])), PLAIN)
 
 
-def test_resampling_to_an_absurd_size_is_refused(case):
-    with pytest.raises(FileProblem, match=r"resampled to data\.spacing_mm=\[0\.001, 0\.01, 0\.01\] it has"):
-        prepare(case, replace(PLAIN, spacing_mm=(0.001, 0.01, 0.01)))
-
-
-def test_label_dtype_is_the_same_for_all_cases():
-    assert Preparation(num_classes=256).label_dtype == np.uint8
-    assert Preparation(num_classes=3, ignore_label=255).label_dtype == np.uint8
-    assert Preparation(num_classes=3, ignore_label=-1).label_dtype == np.int16
-    assert Preparation(num_classes=300).label_dtype == np.int16
-
-
 def test_foreground_is_a_fixed_sample_of_each_class():
     label = np.zeros((30, 30, 30), np.uint8)
     label[5:29, 3:28, 2:27] = 1
@@ -241,7 +228,7 @@ def test_foreground_is_a_fixed_sample_of_each_class():
     np.testing.assert_allclose(found[1].mean(0), [16.5, 15, 14], atol=0.3)  # spread over the class
 
 
-def test_intensities_are_drawn_evenly_from_the_foreground(case, voxels):
+def test_intensities_are_drawn_evenly_from_the_foreground(case, voxels, tmp_path) -> None:
     image, label = voxels
     found = sample_intensities(case, PLAIN)
     assert found.shape == (10_000, 1)  # of fewer voxels: with replacement
@@ -250,9 +237,6 @@ def test_intensities_are_drawn_evenly_from_the_foreground(case, voxels):
     np.testing.assert_array_equal(found, sample_intensities(case, PLAIN))
     assert not np.array_equal(found, sample_intensities(replace(case, id="d"), PLAIN))
     assert sample_intensities(replace(case, label=None), PLAIN).shape == (0, 1)
-
-
-def test_a_small_class_weighs_no_more_than_its_voxels(tmp_path):
     label = np.ones((40, 40, 40), np.uint8)
     label[:4, :20, :20] = 2  # 1,600 of 64,000
     label[-1] = 255  # ignored

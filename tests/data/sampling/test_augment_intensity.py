@@ -34,12 +34,11 @@ def test_blur_spreads_a_point_by_sigma_and_leaves_channels_apart() -> None:
     assert not blurred[..., 1].any()
 
 
-def test_brightness_multiplies_each_channel(patch: np.ndarray) -> None:
+def test_brightness_multiplies_and_contrast_stretches_about_the_mean(
+    patch: np.ndarray,
+) -> None:
     changed = intensity.change_brightness(patch.copy(), np.array([2.0, 0.5]))
     np.testing.assert_array_equal(changed, patch * np.array([2, 0.5], np.float32))
-
-
-def test_contrast_stretches_about_the_mean_within_the_range(patch: np.ndarray) -> None:
     for channel, factor in enumerate((0.6, 1.5)):
         before = patch[..., channel]
         after = intensity.change_contrast(patch.copy(), np.array([0.6, 1.5]))[..., channel]
@@ -58,7 +57,7 @@ def test_gamma_keeps_mean_deviation_and_order(patch: np.ndarray, invert: bool) -
         assert np.abs(after - before).max() > 0.05
 
 
-def test_gamma_equals_the_curve_by_hand() -> None:
+def test_gamma_equals_the_curve_by_hand(patch: np.ndarray) -> None:
     values = np.array([0, 1, 2, 4], np.float32).reshape(4, 1, 1, 1)
     curve = np.array([0, 1, 4, 16]) / 16
     expected = (curve - curve.mean()) / curve.std() * values.std() + values.mean()
@@ -66,17 +65,10 @@ def test_gamma_equals_the_curve_by_hand() -> None:
     mirrored = 1 - np.array([16, 9, 4, 0]) / 16
     expected = (mirrored - mirrored.mean()) / mirrored.std() * values.std() + values.mean()
     np.testing.assert_allclose(intensity.change_gamma(values.copy(), 2.0, True).ravel(), expected, rtol=1e-5)
-
-
-def test_gamma_one_and_a_constant_channel_change_nothing(patch: np.ndarray) -> None:
     patch[..., 1] = 3
     changed = intensity.change_gamma(patch.copy(), 1.0)
     np.testing.assert_allclose(changed, patch, atol=1e-5)
     np.testing.assert_array_equal(intensity.change_gamma(patch.copy(), 2.0)[..., 1], 3)
-
-
-def test_low_resolution_at_factor_one_is_the_identity(patch: np.ndarray) -> None:
-    np.testing.assert_array_equal(intensity.lower_resolution(patch.copy(), 1.0), patch)
 
 
 def test_low_resolution_takes_the_nearest_voxels_and_interpolates_between_them() -> None:
@@ -92,11 +84,12 @@ def test_low_resolution_takes_the_nearest_voxels_and_interpolates_between_them()
     assert (one[..., 1] != ramp[..., 1]).any()
 
 
-def test_low_resolution_is_hand_arithmetic() -> None:
+def test_low_resolution_is_hand_arithmetic(patch: np.ndarray) -> None:
     """Six of eight voxels, the 0th, 2nd, 3rd, 4th, 6th and 7th: where the middles of the six lie."""
     squares = np.arange(8, dtype=np.float32)[:, None, None, None] ** 2
     lowered = intensity.lower_resolution(squares, 1 / 0.7, axes=(0,)).ravel()
     np.testing.assert_allclose(lowered, [0, 2.5, 5.875, 9.875, 15.125, 28.5, 40.875, 49], atol=1e-4)
+    np.testing.assert_array_equal(intensity.lower_resolution(patch.copy(), 1.0), patch)
 
 
 def test_factors_are_drawn_evenly_in_the_logarithm() -> None:
@@ -116,7 +109,11 @@ def test_bias_field_is_smooth_within_its_strength_and_seeded() -> None:
     np.testing.assert_array_equal(intensity.bias_field((4, 4, 4), 0.0, 3, np.random.default_rng(0)), 1)
 
 
-def test_one_dark_voxel_decides_nothing_about_the_bias_field(patch: np.ndarray) -> None:
+def test_bias_field_multiplies_from_the_first_percentile_and_one_dark_voxel_decides_nothing(patch: np.ndarray) -> None:
+    field = np.full(patch.shape[:3], 2, np.float32)
+    low = np.percentile(patch, 1, axis=(0, 1, 2))
+    found = intensity.apply_bias_field(patch.copy(), field)
+    np.testing.assert_allclose(found, low + 2 * (patch - low), rtol=1e-5, atol=1e-5)
     field = intensity.bias_field(patch.shape[:3], 0.3, 3, np.random.default_rng(0))
     changed = intensity.apply_bias_field(patch.copy(), field)
     patch[0, 0, 0] = -1000
@@ -124,14 +121,6 @@ def test_one_dark_voxel_decides_nothing_about_the_bias_field(patch: np.ndarray) 
     others = np.ones(patch.shape[:3], bool)
     others[0, 0, 0] = False
     np.testing.assert_allclose(dark[others], changed[others], atol=0.02 * patch[others].std())
-
-
-def test_bias_field_multiplies_from_the_first_percentile(patch: np.ndarray) -> None:
-    field = np.full(patch.shape[:3], 2, np.float32)
-    low = np.percentile(patch, 1, axis=(0, 1, 2))
-    np.testing.assert_allclose(
-        intensity.apply_bias_field(patch.copy(), field), low + 2 * (patch - low), rtol=1e-5, atol=1e-5
-    )
 
 
 def test_a_dropped_channel_is_zero_but_never_the_only_one(patch: np.ndarray) -> None:

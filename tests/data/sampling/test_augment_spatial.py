@@ -57,25 +57,26 @@ def test_rotation_keeps_a_physical_ball_on_anisotropic_voxels() -> None:
     assert np.abs(naive - volume)[inside].max() > 3
 
 
-def test_scaling_changes_the_radius_of_a_ball() -> None:
+def test_scaling_changes_the_radius_of_a_ball_and_per_axis_that_axis_alone() -> None:
     label = ball((41, 41, 41), 10).astype(np.uint8)
     for factor in (0.7, 1.5):
         zoomed = cut(label.shape, rotation_scaling(NO_TURN, np.full(3, factor), ISOTROPIC)).labels(label)
         radius = (zoomed.sum() * 3 / (4 * np.pi)) ** (1 / 3)
         assert radius == pytest.approx(10 * factor, rel=0.02)
-
-
-def test_scaling_per_axis_stretches_that_axis_alone() -> None:
     label = ball((41, 41, 41), 8).astype(np.uint8)
     zoomed = cut(label.shape, rotation_scaling(NO_TURN, np.array([1.5, 1.0, 1.0]), ISOTROPIC)).labels(label)
     extents = [int(np.ptp(axis)) + 1 for axis in np.nonzero(zoomed)]
     assert extents == [23, 15, 15]
 
 
-def test_the_identity_changes_nothing() -> None:
+def test_the_identity_changes_nothing_and_far_outside_is_padding() -> None:
     volume = smooth_volume((5, 6, 7, 2))
     same = cut(volume.shape, rotation_scaling(NO_TURN, NO_ZOOM, ISOTROPIC))
     np.testing.assert_allclose(same.image(volume), volume, atol=1e-6)
+    volume = np.ones((4, 4, 4, 1), np.float32)
+    sampler = LinearSampler(source_coordinates((50, 0, -70), (3, 3, 3), np.eye(3)), volume.shape)
+    np.testing.assert_array_equal(sampler.image(volume, fill=2.5), np.full((3, 3, 3, 1), 2.5))
+    np.testing.assert_array_equal(sampler.labels(np.ones((4, 4, 4), np.uint8)), np.zeros((3, 3, 3)))
 
 
 def test_interpolation_equals_scipy() -> None:
@@ -120,13 +121,6 @@ def test_labels_are_the_argmax_of_interpolated_classes() -> None:
     assert warped.labels(label).dtype == np.int32
 
 
-def test_far_outside_is_padding() -> None:
-    volume = np.ones((4, 4, 4, 1), np.float32)
-    sampler = LinearSampler(source_coordinates((50, 0, -70), (3, 3, 3), np.eye(3)), volume.shape)
-    np.testing.assert_array_equal(sampler.image(volume, fill=2.5), np.full((3, 3, 3, 1), 2.5))
-    np.testing.assert_array_equal(sampler.labels(np.ones((4, 4, 4), np.uint8)), np.zeros((3, 3, 3)))
-
-
 def test_flips_mirror_image_and_label() -> None:
     volume = smooth_volume((4, 5, 6, 2))
     label = (volume[..., 0] > 0).astype(np.uint8)
@@ -147,18 +141,16 @@ def test_elastic_displacement_is_bounded_smooth_and_one_to_one() -> None:
     assert np.linalg.det(jacobian).min() > 0
 
 
-def test_a_constant_control_grid_moves_everything_alike() -> None:
+def test_elastic_displacement_is_in_mm_and_a_constant_control_grid_moves_everything_alike() -> None:
+    """At the same places in mm, thick slices and thin ones are moved alike, in mm."""
+    thin = elastic_displacement((41, 20, 20), 3.0, 12, ISOTROPIC, np.random.default_rng(0))
+    thick = elastic_displacement((11, 20, 20), 3.0, 12, (4.0, 1.0, 1.0), np.random.default_rng(0))
+    np.testing.assert_allclose(thick[0] * 4, thin[0, ::4], atol=1e-4)
+    np.testing.assert_allclose(thick[1:], thin[1:, ::4], atol=1e-4)
+
     class Ones:
         def random(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
             return np.ones(shape, dtype)
 
     field = elastic_displacement((13, 9, 20), 2.0, 5, ISOTROPIC, Ones())  # type: ignore[arg-type]
     np.testing.assert_allclose(field, 2.0, rtol=1e-5)
-
-
-def test_elastic_displacement_is_in_mm() -> None:
-    """At the same places in mm, thick slices and thin ones are moved alike, in mm."""
-    thin = elastic_displacement((41, 20, 20), 3.0, 12, ISOTROPIC, np.random.default_rng(0))
-    thick = elastic_displacement((11, 20, 20), 3.0, 12, (4.0, 1.0, 1.0), np.random.default_rng(0))
-    np.testing.assert_allclose(thick[0] * 4, thin[0, ::4], atol=1e-4)
-    np.testing.assert_allclose(thick[1:], thin[1:, ::4], atol=1e-4)

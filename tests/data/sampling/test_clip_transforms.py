@@ -72,10 +72,8 @@ class TestSegments:
 
 
 class TestBoxes:
-    def test_centre(self) -> None:
+    def test_centre_and_three_along_the_longer_side(self) -> None:
         assert place_boxes((1, 20, 30, 3), clip()) == [(4, 7, 12, 16)]
-
-    def test_three_along_the_longer_side(self) -> None:
         assert place_boxes((1, 20, 30, 3), clip(crops=3)) == [(4, 0, 12, 16), (4, 7, 12, 16), (4, 14, 12, 16)]
         assert place_boxes((1, 30, 20, 3), clip(crops=3)) == [(0, 2, 12, 16), (9, 2, 12, 16), (18, 2, 12, 16)]
 
@@ -110,10 +108,8 @@ class TestBoxes:
             assert width / height == pytest.approx(16 / 12 * aspect)
             if zoom >= 1:
                 assert height * width == pytest.approx(12 * 16 / zoom**2)
-            assert top >= 0
-            assert left >= 0
-            assert top + height <= 20 + 1e-9
-            assert left + width <= 30 + 1e-9
+            assert 0 <= top <= 20 + 1e-9 - height
+            assert 0 <= left <= 30 + 1e-9 - width
 
 
 class TestCut:
@@ -138,10 +134,8 @@ class TestColours:
     def change(self, **ranges: tuple[float, float]) -> np.ndarray:
         return change_colours(self.pixels, clip(augment=ranges).augment, np.random.default_rng(0))
 
-    def test_off(self) -> None:
+    def test_off_and_brightness(self) -> None:
         assert self.change() is self.pixels
-
-    def test_brightness(self) -> None:
         np.testing.assert_allclose(self.change(brightness=(1.5, 1.5)), self.pixels * 1.5, rtol=1e-6)
         assert self.change(brightness=(9, 9)).max() == 1
 
@@ -150,25 +144,20 @@ class TestColours:
         assert changed.mean() == pytest.approx(self.pixels.mean(), abs=1e-5)
         assert changed.std() == pytest.approx(self.pixels.std() / 2, rel=1e-4)
 
-    def test_saturation(self) -> None:
+    def test_saturation_which_grey_clips_lack(self) -> None:
         grey = self.pixels @ np.array([0.299, 0.587, 0.114], np.float32)
         half = self.change(saturation=(0.5, 0.5))
         np.testing.assert_allclose(half, (self.pixels + grey[..., None]) / 2, atol=1e-6)
-
-    def test_grey_clips_have_none(self) -> None:
         grey = self.pixels[..., :1]
         changed = change_colours(grey, clip(augment={"saturation": (0.5, 0.5)}).augment, np.random.default_rng(0))
         np.testing.assert_allclose(changed, grey, atol=1e-6)
 
 
-def test_normalisation() -> None:
+def test_normalisation_and_differences() -> None:
     pixels = np.full((3, 2, 2, 3), 0.5, np.float32)
     found = normalise(pixels, clip(frames=3, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.5)))
     np.testing.assert_allclose(found[0, 0, 0], [1, 0, -0.2], atol=1e-6)
     assert found.dtype == np.float32
-
-
-def test_differences() -> None:
     pixels = np.array([0.1, 0.3, 0.2], np.float32).reshape(3, 1, 1, 1)
     found = normalise(pixels, clip(frames=2, input="differences", colour="grey", mean=(0.4,), std=(0.5,)))
     np.testing.assert_allclose(found.ravel(), [0.4, -0.2], atol=1e-6)
