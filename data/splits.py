@@ -3,7 +3,6 @@
 import difflib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -81,13 +80,8 @@ def _units(cases: Iterable[Case], by_group: bool) -> list[list[str]]:
 
 def _counted(cases: Sequence[Case]) -> dict[str, np.ndarray]:
     """For each case 1, and 1 for each class that it is of: what is to be shared out evenly."""
-    highest = max((case.label for case in cases if isinstance(case.label, int)), default=-1)
-    one_hot = np.eye(highest + 1)
-
-    def classes(label: Any) -> Iterable[float]:
-        return label if isinstance(label, tuple) else one_hot[label] if isinstance(label, int) else ()
-
-    return {case.id: np.array([1, *classes(case.label)]) for case in cases}
+    num_classes = 1 + max((max(case.classes, default=-1) for case in cases), default=-1)
+    return {case.id: np.array([1.0, *(float(k in case.classes) for k in range(num_classes))]) for case in cases}
 
 
 def _deal(

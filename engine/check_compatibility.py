@@ -6,23 +6,16 @@ from typing import Any
 
 from configs import Config
 from configs.schema.model import MAX_ELEMENTS
-from engine.evaluation.classification import is_multi_label, validation_metrics
+from configs.schema.task import InputSize, trained
+from engine.evaluation.tasks import room_of
 from ops import backend
 
 
 def check_fits_the_data(config: Config, data: Any) -> None:
     """Raise ValueError unless the loss fits the labels, and validation reports what decides on the best checkpoint."""
-    known = ["dice.mean", *(f"dice.{name}" for name in data.class_names[1:])]
-    if config.task == "classification":
-        known = validation_metrics(data.class_names)
-        may_coincide = bool(getattr(data, "multi_label", False))
-        if is_multi_label(config) != may_coincide:
-            labels = "may coincide" if may_coincide else "exclude each other"
-            wanted = " or ".join(config.choices.losses_for("classes" if may_coincide else "class"))
-            raise ValueError(
-                f"loss.name={config.loss.name} does not fit the labels of {config.data.root}, which {labels}; "
-                f"use {wanted}"
-            )
+    room = room_of(config)
+    room.check_labels(config, data)
+    known = room.validation_metrics(data.class_names)
     if config.checkpoint.metric not in known:
         raise ValueError(f"checkpoint.metric={config.checkpoint.metric}: validation knows {', '.join(known)}")
 
@@ -34,19 +27,12 @@ def check_array_sizes(config: Config, data: Any, training: bool) -> None:
     """
     if backend.active() != "mlx":
         return
-    size_key = "data.patch_size_voxels" if config.data.clip is None else "data.clip"
-    if training or config.task == "classification":
-        _check_array_size(config, data, size_key, config.data.input_size, "train.batch_size", config.train.batch_size)
-    if config.task == "segmentation":
-        window, batch = config.evaluate.window_size_voxels, config.evaluate.window_batch
-        key = "evaluate.window_size_voxels" if window else size_key
-        _check_array_size(config, data, key, window or config.data.input_size, "evaluate.window_batch", batch)
+    for passed in (*([trained(config)] if training else []), config.kind.predicted(config)):
+        _check_array_size(config, data, passed)
 
 
-def _check_array_size(
-    config: Config, data: Any, size_key: str, size: tuple[int, ...], batch_key: str, batch: int
-) -> None:
-    args = config.model.args
+def _check_array_size(config: Config, data: Any, passed: InputSize) -> None:
+    args, (size_key, size, batch_key, batch) = config.model.args, passed
     widest, steps = max(data.num_channels, data.num_outputs if args.segments else 0), args.total_stride()
 
     def elements(size: Sequence[int]) -> int:

@@ -18,11 +18,10 @@ from data.dataset import open_images
 from engine.config import Config
 from engine.distributed.group import ALONE, Group
 from engine.evaluation.cases import make_predict
-from engine.evaluation.classification import classify_case
 from engine.evaluation.ensemble import join_config
 from engine.evaluation.members import Member, draw_members
-from engine.evaluation.segmentation import predict_case
 from engine.evaluation.sliding_window import Predict
+from engine.evaluation.tasks import room_of
 from engine.evaluation.temperature import choose_temperature
 from engine.runs.checkpoints import load_weights, read_state
 from engine.runs.pack import PackedRun, describe, export_run, load_packed
@@ -65,18 +64,13 @@ class Predictor:
         returns the classes' probabilities (K,) in any case. Raises ValueError or OSError for a file that cannot be
         read, or doesn't fit the run.
         """
-        runs = [replace(run, config=_changed(run.config, "data", on_error="stop")) for run in self._networks.runs]
+        runs = [replace(run, config=_stopping(run.config)) for run in self._networks.runs]
         opened = [open_folder(run, path) for run in runs]
         data, members = opened[0], self._networks.members(opened)
         case, *more = data.cases("all")
         if more:
             raise ValueError(f"{path}: holds {1 + len(more)} cases; predict one file at a time, or run evaluate.py")
-        if self.config.task == "classification":
-            return classify_case(members, data, case, self.config, self._temperature).probabilities
-        prepared = data.load(case)
-        config = _changed(self.config, "evaluate", save_probabilities=probabilities)
-        labels, volumes = predict_case(members, data, case, prepared, config, None, self._temperature)
-        return prepared.source.in_file_axes(volumes["probabilities"] if probabilities else labels)
+        return room_of(self.config).predict_one(members, data, case, self.config, self._temperature, probabilities)
 
     def predict_array(self, volume: np.ndarray, spacing_mm: Sequence[float], probabilities: bool = False) -> np.ndarray:
         """Return what `predict` does of a file that holds the volume, (D, H, W) or (D, H, W, C), on its grid.
@@ -182,5 +176,6 @@ def _build_model(run: Trained) -> nn.Module:
     return build_model(model.name, model.args, facts["num_channels"], len(facts["class_names"]))
 
 
-def _changed(config: Config, section: str, **keys: Any) -> Config:
-    return config.model_copy(update={section: getattr(config, section).model_copy(update=keys)})
+def _stopping(config: Config) -> Config:
+    """The config under which a bad case is an error."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"on_error": "stop"})})

@@ -18,7 +18,7 @@ from data.preview import save_preview
 from engine.check_compatibility import check_array_sizes, check_fits_the_data
 from engine.config import check_config, load_config
 from engine.distributed.group import ALONE, Group
-from engine.evaluation import classification, segmentation
+from engine.evaluation.tasks import room_of
 from engine.reports.page import write_run_report
 from engine.runs.check_resume import check_config_unchanged
 from engine.runs.checkpoints import steps_in
@@ -215,5 +215,4 @@ def build_validation(config: Config, data: Dataset, stop: StopRequest, group: Gr
     cases = [case for case in data.cases("val") if case.label is not None]
     if not cases:
         return None
-    room = classification if config.task == "classification" else segmentation
-    return room.make_validation(config, data.class_names, StoppableData(data, stop), cases, group)
+    return room_of(config).make_validation(config, data.class_names, StoppableData(data, stop), cases, group)

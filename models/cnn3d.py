@@ -1,7 +1,7 @@
 """The plainest 3-D CNN: blocks of Conv3d, norm, ReLU and Dropout3d, pooling between them, a linear head."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,6 +18,8 @@ from models.layers.norms import make_norm
 
 class CNN3dArgs(NetworkArgs):
     """A plain stack of Conv3d – norm – ReLU – Dropout3d blocks with pooling between, and a linear head."""
+
+    has_features: ClassVar[bool] = True
 
     widths: tuple[Count, ...] = (16, 32, 64, 128)  # one block each
     kernel: Triple = (3, 3, 3)

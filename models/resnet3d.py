@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,6 +26,8 @@ class ResNet3dArgs(NetworkArgs):
     For volumes of about 32 voxels a side leave the early strides out: `stem_kernel: [3, 3, 3]`,
     `stem_stride: [1, 1, 1]`, `max_pool: false`.
     """
+
+    has_features: ClassVar[bool] = True
 
     depth: Literal[10, 18, 34, 50] = 18
     width: Count = 64  # of the first stage; each further one doubles it

@@ -5,7 +5,7 @@ Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recog
 
 import math
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,6 +19,8 @@ from models.layers.norms import BatchNorm3d
 
 class VideoResNetArgs(NetworkArgs):
     """r3d_18, mc3_18 and r2plus1d_18 (Tran et al. 2018), layer for layer as torchvision has them."""
+
+    has_features: ClassVar[bool] = True
 
     recompute: bool = False  # trade time for memory: keep block inputs only (gradient checkpointing)
     dropout: ClassifierDropout = ClassifierDropout()

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "engine.convert": (*ROOMS, "models"),
     "engine.evaluate": (*ROOMS, "data", "models"),
     "engine.predict": (*ROOMS, "data", "models"),
+    "engine.scoring": (*ROOMS, "data", "models"),
     "engine.train": (*ROOMS, "data", "models"),
     "planning": ("data", "engine", "configs"),
     "planning.layout": ("data", "engine", "configs"),

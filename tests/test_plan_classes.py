@@ -187,7 +187,7 @@ def test_fine_tuning_clips(tmp_path: Path, capsys: Capture) -> None:
     assert config.train.epochs == 12
     volumes = write_volumes(tmp_path / "volumes", cases=8)
     assert plan.main([str(volumes), "--threads", "1", "--from", str(first.run_folder)]) == 2
-    assert "the data are volumes, the run was trained on clips" in capsys.readouterr().err
+    assert "a run of classification of clips, the data are for classification of volumes" in capsys.readouterr().err
     segmentation = write_folders(tmp_path / "labels")
     assert plan.main([str(segmentation), "--threads", "1", "--from", str(first.run_folder)]) == 2
-    assert "a run of task=classification, the data are for segmentation" in capsys.readouterr().err
+    assert "a run of classification of volumes, the data are for segmentation of volumes" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from configs.schema.init import InitConfig
 from configs.schema.model import ModelConfig
 from configs.schema.roles import is_within, keys_where, tells_runs_apart
 from configs.schema.sweep import SweepConfig
+from configs.schema.task import TASKS, Task
 from configs.schema.train import (
     CheckpointConfig,
     DistributedConfig,
@@ -66,6 +67,11 @@ class Config(Section):
         return self.run.dir / self.name
 
     @property
+    def kind(self) -> Task:
+        """What follows from the task."""
+        return TASKS[self.task]
+
+    @property
     def classes_may_coincide(self) -> bool:
         """Whether a case may be of several classes: the loss takes each for a question of its own."""
         return "classes" in self.choices.losses[self.loss.name].targets
@@ -81,16 +87,9 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_classification(cls, tree: Any) -> Any:
-        """The loss and the score that decide a classification, where the config names none."""
-        if not isinstance(tree, dict) or tree.get("task") != "classification":
-            return tree
-        loss, checkpoint = tree.get("loss", {}), tree.get("checkpoint", {})
-        if not isinstance(loss, dict) or not isinstance(checkpoint, dict):
-            return tree
-        known = cls.choices.losses_for("classes" if _labels_may_coincide(tree) else "class")
-        loss = {"name": known[0], **loss}
-        return {**tree, "loss": loss, "checkpoint": {"metric": "auc", **checkpoint}}
+    def _the_task_fills_in(cls, tree: Any) -> Any:
+        named = tree.get("task") if isinstance(tree, dict) else None
+        return TASKS[named].with_defaults(tree, cls.choices) if isinstance(named, str) and named in TASKS else tree
 
     @model_validator(mode="after")
     def _cells_are_told_apart_by_the_sweep(self) -> "Config":
@@ -101,64 +100,9 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _task_fits(self) -> "Config":
-        """Source, network and preparation are those of the task."""
-        source, name, sources = self.data.source, self.model.name, self.choices.sources
-        networks, chosen = self.choices.networks.items(), sources[source]
-        if self.task == "segmentation":
-            if not chosen.volumes or self.data.clip is not None:
-                what = "data.clip" if chosen.volumes else f"data.source={source}"
-                raise ValueError(f"{what} gives classes of whole cases; set task=classification")
-            if not self.model.args.segments:
-                known = " or ".join(name for name, args in networks if args.segments)
-                raise ValueError(f"model.name={name} classifies; use {known}, or set task=classification")
-            if self.data.balance != "none":
-                raise ValueError("data.balance is for task=classification; see data.foreground_rate")
-            return self
-        if not chosen.classes:
-            *some, last = sorted((n for n in sources if sources[n].classes), key=lambda n: sources[n].volumes)
-            raise ValueError(
-                f"data.source={source} gives label volumes; task=classification takes {', '.join(some)} or {last}"
-            )
-        if self.model.args.segments:
-            known = ", ".join([name for name, args in networks if not args.segments][:3])
-            raise ValueError(f"model.name={name} segments; task=classification needs {known}, ...")
-        if self.data.normalisation == "ct":
-            raise ValueError("data.normalisation=ct measures label volumes; use percentile or zscore")
-        if not chosen.clips and self.data.clip is not None:
-            raise ValueError(f"data.clip is for video; data.source={source} holds volumes, leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _loss_and_score_fit_the_task(self) -> "Config":
-        loss, checkpoint, choices = self.loss, self.checkpoint, self.choices
-        targets = choices.losses[loss.name].targets
-        if self.task == "segmentation":
-            if self.train.mixup_alpha > 0:
-                raise ValueError("train.mixup_alpha is for task=classification; set it to 0")
-            if loss.class_weights == "balanced":
-                raise ValueError("loss.class_weights=balanced is for task=classification; give one weight a class")
-            if "voxels" not in targets:
-                known = choices.losses_for("voxels", "class")[0]
-                raise ValueError(f"loss.name={loss.name} is for task=classification; use {known}")
-            return self
-        several = isinstance(self.data.columns.label, tuple)
-        # Where the source says itself whether labels may coincide, train.py checks it.
-        if several != self.classes_may_coincide and not choices.sources[self.data.source].tells_labels:
-            wanted = " or ".join(choices.losses_for("classes" if several else "class"))
-            raise ValueError(
-                f"loss.name={loss.name} does not fit labels that {'may coincide' if several else 'exclude each other'} "
-                f"(data.columns.label: {self.data.columns.label}); use {wanted}"
-            )
-        if not {"class", "classes"} & set(targets):
-            known = " or ".join(choices.losses_for("class"))
-            raise ValueError(f"loss.name={loss.name} is for label volumes; use {known}")
-        if self.classes_may_coincide and loss.class_weights == "balanced":
-            raise ValueError(
-                "loss.class_weights=balanced needs labels that exclude each other; give one weight a class"
-            )
-        if checkpoint.metric == "log_loss" and checkpoint.mode == "max":
-            raise ValueError("checkpoint.metric=log_loss is the better the lower; set checkpoint.mode=min")
+    def _fits_the_task(self) -> "Config":
+        self.kind.check_input(self)
+        self.kind.check_loss(self)
         return self
 
     @model_validator(mode="after")
@@ -197,8 +141,6 @@ class Config(Section):
         names, label_map = self.data.class_names, self.data.label_map
         if label_map is None or names is None:
             return self
-        if self.task == "classification":
-            raise ValueError("data.label_map is for label volumes; with task=classification leave it out")
         for value, label in label_map.items():
             if not 0 <= label < len(names) and label != self.loss.ignore_label:
                 raise ValueError(
@@ -241,9 +183,3 @@ def make_config(choices: Choices) -> type[Config]:
     config.choices = choices
     made: type[Config] = config
     return made
-
-
-def _labels_may_coincide(tree: dict[str, Any]) -> bool:
-    """Whether an unchecked config names several label columns."""
-    columns = tree["data"].get("columns") if isinstance(tree.get("data"), dict) else None
-    return isinstance(columns, dict) and isinstance(columns.get("label"), list | tuple)

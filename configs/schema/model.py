@@ -27,6 +27,7 @@ class NetworkArgs(Section):
     """Arguments of a network. What other sections and training ask of it are the attributes here."""
 
     segments: ClassVar[bool] = False  # whether each voxel has logits, (N, D, H, W, K); else each case, (N, K)
+    has_features: ClassVar[bool] = False  # whether the network is head(features(x)), as Grad-CAM takes it apart
 
     @property
     def downsamplings(self) -> int:

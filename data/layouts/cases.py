@@ -35,6 +35,13 @@ class Case:
         return self.label if isinstance(self.label, Path) else None
 
     @property
+    def classes(self) -> tuple[int, ...]:
+        """The numbers of the classes that it is of; none where its label is a volume, or unknown."""
+        if isinstance(self.label, tuple):
+            return tuple(number for number, there in enumerate(self.label) if there)
+        return (self.label,) if isinstance(self.label, int) else ()
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Its images, then its label volume, if any."""
         return self.images if self.label_file is None else (*self.images, self.label_file)

@@ -64,7 +64,7 @@ def volume_layouts() -> dict[str, str]:
 
 def list_cases(config: Config, trained: Sequence[str] | None = None) -> Listing:
     """The cases of the config's task: with label volumes (`find_cases`), or with classes (`find_labelled`)."""
-    return find_labelled(config.data, trained) if config.task == "classification" else find_cases(config.data)
+    return _LISTS[config.task].cases(config.data, trained)
 
 
 def list_images(folder: Path | str, config: Config, class_names: Sequence[str], multi_label: bool) -> Listing:
@@ -72,16 +72,15 @@ def list_images(folder: Path | str, config: Config, class_names: Sequence[str], 
 
     `class_names` and `multi_label` are those that a run was trained with.
     """
-    if config.task == "segmentation":
-        return Listing(find_images(folder), tuple(class_names))
-    cases = with_safe_ids(find_unlabelled(Path(folder), clips=config.data.clip is not None), Path(folder))
-    return Listing(cases, tuple(class_names), labels="classes" if multi_label else "class")
+    listing = _LISTS[config.task].images(Path(folder), config.data, multi_label)
+    return replace(listing, class_names=tuple(class_names))
 
 
-def find_cases(config: DataConfig) -> Listing:
-    """The cases under `config.root`, as `config.source` finds them; no volume is opened.
+def find_cases(config: DataConfig, trained: Sequence[str] | None = None) -> Listing:
+    """The cases with label volumes under `config.root`, as `config.source` finds them; no volume is opened.
 
-    `class_names` are the config's, else the source's, else None. Raises ValueError where the root does not
+    `class_names` are the config's, else the source's, else None: those that a run was `trained` with are compared
+    with these elsewhere. Raises ValueError where the root does not
     hold that layout, naming what it holds.
     """
     root, layout = config.root, SOURCES[config.source]
@@ -125,3 +124,22 @@ def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> L
 def find_images(folder: Path | str) -> tuple[Case, ...]:
     """Unlabelled cases of a folder of volumes, to predict; case_0000, case_0001 ... are one case's channels."""
     return with_safe_ids(_find_images(Path(folder)), Path(folder))
+
+
+class _Lists(NamedTuple):
+    """What lists the cases of a task: of (config, trained), and unlabelled ones of (folder, config, multi_label)."""
+
+    cases: Callable[[DataConfig, Sequence[str] | None], Listing]
+    images: Callable[[Path, DataConfig, bool], Listing]
+
+
+def _list_volumes(folder: Path, config: DataConfig, multi_label: bool) -> Listing:
+    return Listing(find_images(folder))
+
+
+def _list_classified(folder: Path, config: DataConfig, multi_label: bool) -> Listing:
+    cases = with_safe_ids(find_unlabelled(folder, clips=config.clip is not None), folder)
+    return Listing(cases, labels="classes" if multi_label else "class")
+
+
+_LISTS = {"segmentation": _Lists(find_cases, _list_volumes), "classification": _Lists(find_labelled, _list_classified)}

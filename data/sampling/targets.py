@@ -73,9 +73,7 @@ class Classes(Target):
         return {"multi_label": self._multi_label}
 
     def count(self, cases: Sequence[Case]) -> list[int]:
-        numbers = range(len(self._class_names))
-        labels = [case.label for case in cases]
-        return [sum(bool(x[k]) if isinstance(x, tuple) else x == k for x in labels if x is not None) for k in numbers]
+        return [sum(k in case.classes for case in cases) for k in range(len(self._class_names))]
 
     def order(self, cases: Sequence[Case], seed: int, epoch: int) -> list[int]:
         if not self._balanced:

@@ -130,6 +130,13 @@ def classify_case(
     return _make_case(case.id, loaded, np.array(samples), temperature, multi_label)
 
 
+def predict_one(
+    members: Sequence[Member], data: LabelledData, case: Any, config: Config, temperature: float, probabilities: bool
+) -> np.ndarray:
+    """Return a case's class probabilities (K,) float64; they are all that there is, asked for or not."""
+    return classify_case(members, data, case, config, temperature).probabilities
+
+
 def _make_case(
     case_id: str,
     loaded: Any,
@@ -243,6 +250,17 @@ def make_validation(
 def validation_metrics(class_names: Sequence[str]) -> list[str]:
     """The names that the validation reports under, among which `checkpoint.metric` is one."""
     return [*METRICS, *(f"{name}.{c}" for name in _PER_CLASS for c in class_names)]
+
+
+def check_labels(config: Config, data: Any) -> None:
+    """Raise ValueError unless the loss is one for the labels: a class of each case, or several."""
+    if is_multi_label(config) == data.multi_label:
+        return
+    labels = "may coincide" if data.multi_label else "exclude each other"
+    known = " or ".join(config.choices.losses_for("classes" if data.multi_label else "class"))
+    raise ValueError(
+        f"loss.name={config.loss.name} does not fit the labels of {config.data.root}, which {labels}; use {known}"
+    )
 
 
 def is_multi_label(config: Config) -> bool:

@@ -165,6 +165,18 @@ def predict_case(
     return np.concatenate(labels), volumes
 
 
+def predict_one(
+    members: Sequence[Member], data: CaseData, case: Any, config: Config, temperature: float, probabilities: bool
+) -> np.ndarray:
+    """Return a case's labels in the axes and on the grid of its file, or all classes' probabilities (..., K)."""
+    prepared = data.load(case)
+    settings = config.evaluate.model_copy(update={"save_probabilities": probabilities})
+    config = config.model_copy(update={"evaluate": settings})
+    labels, volumes = predict_case(members, data, case, prepared, config, None, temperature)
+    found: np.ndarray = prepared.source.in_file_axes(volumes["probabilities"] if probabilities else labels)
+    return found
+
+
 def _same_grid(prepared: Any) -> bool:
     """Whether the network's grid is the file's, so that the argmax needs no resampling."""
     grid, source = prepared.grid, prepared.source_grid
@@ -198,3 +210,12 @@ def make_validation(
         return {"dice.mean": nan_mean(per_class), **named}
 
     return make_validator(config, data, cases, group, score, summarise)
+
+
+def validation_metrics(class_names: Sequence[str]) -> list[str]:
+    """The names that the validation reports under, among which `checkpoint.metric` is one."""
+    return ["dice.mean", *(f"dice.{name}" for name in class_names[1:])]
+
+
+def check_labels(config: Config, data: Any) -> None:
+    """Do nothing: of label volumes the voxels tell, case by case."""

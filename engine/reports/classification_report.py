@@ -32,7 +32,7 @@ class PictureData(Protocol):
         """The views as they look: (V, D, H, W, 1 or 3) uint8."""
 
 
-Explain = Callable[[np.ndarray, int], np.ndarray | None]  # view (D, H, W, C), class -> (D, H, W) in 0..1
+Explain = Callable[[np.ndarray, int], np.ndarray]  # view (D, H, W, C), class -> (D, H, W) in 0..1
 
 _TITLES = {
     "accuracy": "Accuracy",
@@ -51,14 +51,14 @@ def write_classification_report(
     cases: Sequence[ClassifiedCase],
     failures: Sequence[Failure],
     data: PictureData,
-    explain: Explain,
+    explain: Explain | None,
     is_clip: bool,
     sections: Sequence[str] = (),
 ) -> Path:
     """Write the report of one evaluation and return its path.
 
-    metrics: what metrics.json holds. explain: Grad-CAM of a view and class, or None; it and the data are asked
-    for the few cases that are shown. sections: HTML that follows the cases.
+    metrics: what metrics.json holds. explain: Grad-CAM of a view and class; None for a network without. It and the
+    data are asked for the few cases that are shown. sections: HTML that follows the cases.
     """
     class_names, body = data.class_names, []
     labelled = [case for case in cases if case.labelled]
@@ -120,16 +120,15 @@ def _figures(metrics: Mapping[str, Any], cases: Sequence[ClassifiedCase], class_
     return side_by_side(pictures)
 
 
-def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Explain, is_clip: bool) -> list[str]:
+def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Explain | None, is_clip: bool) -> list[str]:
     chosen, class_names = worst_decisions(cases), data.class_names
     title = "The most confident mistakes" if chosen[0].wrong else "No case is mistaken: the least certain ones"
-    body, explained = [], False
+    body = []
     for decision in chosen:
         case, k = decision.case, decision.class_index
         views, pictures = data.load(case.id).views, data.pictures(case.id)
         middle = len(views) // 2
-        activation = explain(views[middle], k)
-        explained = explained or activation is not None
+        activation = None if explain is None else explain(views[middle], k)
         label, predicted = (
             " + ".join(class_names[i] for i in found) or "none" for found in (case.truth, case.predicted)
         )
@@ -139,7 +138,7 @@ def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Expla
         "<p>Below each, Grad-CAM of the class named last (Selvaraju et al. 2017): bright is what spoke for it, as "
         "coarse as the network's last features are; all dark where nothing did. Shown is the middle view.</p>"
     )
-    return [f"<h2>{title}</h2>", *([note] if explained else []), *body]
+    return [f"<h2>{title}</h2>", *([note] if explain is not None else []), *body]
 
 
 @dataclass(frozen=True)

@@ -59,12 +59,13 @@ def fine_tune(plan: Plan, trained: Trained) -> Plan:
     Raises ValueError where run and data are of other kinds.
     """
     config = trained.config
-    if config.task != plan.task:
-        raise ValueError(f"--from {trained.path}: a run of task={config.task}, the data are for {plan.task}")
     clips = any(decision.path.startswith("data.clip.") for decision in plan.decisions)
-    if clips != (config.data.clip is not None):
-        kinds = ("clips", "volumes") if clips else ("volumes", "clips")
-        raise ValueError(f"--from {trained.path}: the data are {kinds[0]}, the run was trained on {kinds[1]}")
+    of_run = config.task, "volumes" if config.data.clip is None else "clips"
+    of_data = plan.task, "clips" if clips else "volumes"
+    if of_run != of_data:
+        raise ValueError(
+            f"--from {trained.path}: a run of {' of '.join(of_run)}, the data are for {' of '.join(of_data)}"
+        )
     num_channels = trained.num_channels if clips else plan.num_channels
     name = f"{_value(plan, 'name')}_from_{Path(trained.path).stem}"
     decisions: list[Decision] = []

@@ -49,10 +49,7 @@ class Facts:
     @property
     def classes(self) -> tuple[int, ...]:
         """The numbers of the classes that the case is of; none where its label is a volume, or unknown."""
-        label: object = self.case.label
-        if isinstance(label, tuple):
-            return tuple(number for number, there in enumerate(label) if there)
-        return (label,) if isinstance(label, int) else ()
+        return self.case.classes
 
 
 @dataclass(frozen=True)

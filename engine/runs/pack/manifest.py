@@ -44,6 +44,12 @@ class PackedStatistics(Section):
     normalisation: Text | None = None  # segmentation
     intensities: Annotated[tuple[PackedIntensities, ...], Field(max_length=4096)] | None = None
 
+    @property
+    def own(self) -> str | None:
+        """The key that one task alone has; None unless there is exactly one."""
+        there = [key for key in ("normalisation", "multi_label") if getattr(self, key) is not None]
+        return there[0] if len(there) == 1 else None
+
     @model_validator(mode="after")
     def _classes_differ(self) -> "PackedStatistics":
         if len(set(self.class_names)) < len(self.class_names):
@@ -130,9 +136,9 @@ def require_fit(facts: Facts, config: Config, where: Path) -> None:
         expected = data.clip.num_channels
     if statistics.num_channels != expected:
         raise PackError(where, f"the config takes {expected} channels, pack.json says {statistics.num_channels}")
-    if config.task == "segmentation" and statistics.normalisation != data.normalisation:
+    if statistics.normalisation not in (None, data.normalisation):
         raise PackError(where, f"the config normalises by {data.normalisation}, pack.json {statistics.normalisation}")
-    if (config.task == "classification") != (statistics.multi_label is not None):
+    if statistics.own != config.kind.own_statistic:
         raise PackError(where, f"task={config.task}, but the statistics in pack.json are of the other task")
     if data.class_names is not None and data.class_names != statistics.class_names:
         raise PackError(where, "config and pack.json name other classes")

@@ -30,13 +30,11 @@ def write_card(config: Config, facts: Facts) -> str:
 
 
 def _what(config: Config, facts: Facts) -> str:
-    kind = {"segmentation": "segments volumes", "classification": "classifies volumes"}[config.task]
-    if config.data.clip is not None:
-        kind = "classifies video clips"
+    does = config.kind.does if config.data.clip is None else "classifies video clips"
     checkpoint = facts.checkpoint
     average = ", a moving average of training's" if checkpoint.weights == "ema" else ""
     return (
-        f"A 3-D CNN ({config.model.name}, {facts.parameters:,} numbers) that {kind}, trained with mlx-volumes. Weights "
+        f"A 3-D CNN ({config.model.name}, {facts.parameters:,} numbers) that {does}, trained with mlx-volumes. Weights "
         f"of step {checkpoint.step}{average}."
     )
 
@@ -67,11 +65,8 @@ def _input(config: Config, facts: Facts) -> Iterator[str]:
 
 
 def _output(config: Config, facts: Facts) -> Iterator[str]:
-    if config.task == "segmentation":
-        yield "A label volume for each case, on the grid of its own file:"
-    else:
-        several = "; a case may be of several" if facts.statistics.multi_label else ""
-        yield f"The probability of every class{several}:"
+    several = "; a case may be of several" if facts.statistics.multi_label else ""
+    yield f"{config.kind.output}{several}:"
     yield ""
     for value, name in enumerate(facts.class_names):
         yield f"- {value}: {name}"
@@ -108,7 +103,7 @@ def _scores(config: Config, facts: Facts) -> Iterator[str]:
                 interval = " – ".join(f"{end:.4g}" for end in row.get("interval_95", ()))
                 yield f"| {metric} | {name} | {row.get('mean', row.get('value', math.nan)):.4g} | {interval} |"
         yield ""
-    if config.task == "segmentation":
+    if config.kind.measures_surfaces:
         yield f"Surfaces: {SURFACE_DEFINITION}."
     yield "On data from elsewhere expect less, and measure it."
 

@@ -168,9 +168,7 @@ def _require_plausible(pack: Pack, tensors: dict[str, mx.array]) -> None:
             f"its config describes another network than its weights, {len(tensors)} tensors of up to {largest}: "
             f"{layers} layers, sizes of up to {max(sizes):,}",
         )
-    size = pack.config.evaluate.window_size_voxels or pack.config.data.input_size
-    segments = pack.config.task == "segmentation"
-    batch = pack.config.evaluate.window_batch if segments else pack.config.train.batch_size
+    _, size, _, batch = pack.config.kind.predicted(pack.config)
     widest = max((tensor.shape[0] for tensor in tensors.values() if tensor.ndim == 5), default=1)
     if (values := math.prod(size) * batch * widest) > _MAX_ACTIVATIONS:
         raise PackError(

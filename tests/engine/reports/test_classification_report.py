@@ -64,11 +64,11 @@ def write(run: RunFolder, cases: list[ClassifiedCase], explained: bool = True) -
         **summarise_cases(cases, NAMES, 50, {}),
     }
 
-    def explain(view: np.ndarray, class_index: int) -> np.ndarray | None:
-        return np.full((4, 6, 6), class_index / 2, np.float32) if explained else None
+    def explain(view: np.ndarray, class_index: int) -> np.ndarray:
+        return np.full((4, 6, 6), class_index / 2, np.float32)
 
     failures = [Failure("x", "x.mp4", "ends <early>")]
-    arguments = (cases, failures, Data(), explain)
+    arguments = (cases, failures, Data(), explain if explained else None)
     return write_classification_report(run.path / "r.html", run, metrics, *arguments, is_clip=True).read_text()
 
 

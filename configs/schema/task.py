@@ -1,0 +1,169 @@
+"""The tasks, and what each asks of a config and says of itself: `Config.kind` is the one that `task` names.
+
+Nothing else compares a task: what depends on it is asked of this object, or chosen from a table by `task` where
+objects are built. `tests/test_one_task_decision.py` enforces it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from configs.schema.choices import Choices
+from configs.schema.data import DataConfig
+from configs.schema.model import ModelConfig
+from configs.schema.train import CheckpointConfig, EvaluateConfig, LossArgs, TrainConfig
+from configs.schema.types import Triple
+
+
+class InputSize(NamedTuple):
+    """What the network gets at a time, with the keys that decide it."""
+
+    size_key: str
+    size: Triple  # (D, H, W)
+    batch_key: str
+    batch: int
+
+
+class Sections(Protocol):
+    """The sections of a config that a task looks at."""
+
+    choices: ClassVar[Choices]
+    data: DataConfig
+    model: ModelConfig
+    loss: LossArgs
+    train: TrainConfig
+    checkpoint: CheckpointConfig
+    evaluate: EvaluateConfig
+
+
+class Task(Protocol):
+    """What follows from a task."""
+
+    does: ClassVar[str]  # what a network does, in words
+    output: ClassVar[str]  # and what comes of it
+    measures_surfaces: ClassVar[bool]  # whether scores are of surfaces, too
+    own_statistic: ClassVar[str]  # what statistics.json holds under this task alone
+
+    def with_defaults(self, tree: dict[str, Any], choices: Choices) -> dict[str, Any]:
+        """Return the unchecked config with what the task fills in."""
+
+    def check_input(self, config: Sections) -> None:
+        """Raise ValueError unless source, network and preparation are those of the task."""
+
+    def check_loss(self, config: Sections) -> None:
+        """Raise ValueError unless loss and score are those of the task."""
+
+    def predicted(self, config: Sections) -> InputSize:
+        """Return what prediction takes at a time."""
+
+
+class Segmentation:
+    """A class for each voxel."""
+
+    does: ClassVar[str] = "segments volumes"
+    output: ClassVar[str] = "A label volume for each case, on the grid of its own file"
+    measures_surfaces: ClassVar[bool] = True
+    own_statistic: ClassVar[str] = "normalisation"
+
+    def with_defaults(self, tree: dict[str, Any], choices: Choices) -> dict[str, Any]:
+        return tree
+
+    def check_input(self, config: Sections) -> None:
+        data, name, chosen = config.data, config.model.name, config.choices.sources[config.data.source]
+        if not chosen.volumes or data.clip is not None:
+            what = "data.clip" if chosen.volumes else f"data.source={data.source}"
+            raise ValueError(f"{what} gives classes of whole cases; set task=classification")
+        if not config.model.args.segments:
+            known = " or ".join(name for name, args in config.choices.networks.items() if args.segments)
+            raise ValueError(f"model.name={name} classifies; use {known}, or set task=classification")
+        if data.balance != "none":
+            raise ValueError("data.balance is for task=classification; see data.foreground_rate")
+
+    def check_loss(self, config: Sections) -> None:
+        loss, choices = config.loss, config.choices
+        if config.train.mixup_alpha > 0:
+            raise ValueError("train.mixup_alpha is for task=classification; set it to 0")
+        if loss.class_weights == "balanced":
+            raise ValueError("loss.class_weights=balanced is for task=classification; give one weight a class")
+        if "voxels" not in choices.losses[loss.name].targets:
+            known = choices.losses_for("voxels", "class")[0]
+            raise ValueError(f"loss.name={loss.name} is for task=classification; use {known}")
+
+    def predicted(self, config: Sections) -> InputSize:
+        window, batch = config.evaluate.window_size_voxels, config.evaluate.window_batch
+        key = "evaluate.window_size_voxels" if window else "data.patch_size_voxels"
+        return InputSize(key, window or config.data.patch_size_voxels, "evaluate.window_batch", batch)
+
+
+class Classification:
+    """A class for each case, or several."""
+
+    does: ClassVar[str] = "classifies volumes"
+    output: ClassVar[str] = "The probability of every class"
+    measures_surfaces: ClassVar[bool] = False
+    own_statistic: ClassVar[str] = "multi_label"
+
+    def with_defaults(self, tree: dict[str, Any], choices: Choices) -> dict[str, Any]:
+        """The loss and the score that decide a classification, where the config names none."""
+        loss, checkpoint = tree.get("loss", {}), tree.get("checkpoint", {})
+        if not isinstance(loss, dict) or not isinstance(checkpoint, dict):
+            return tree
+        known = choices.losses_for("classes" if _labels_may_coincide(tree) else "class")
+        loss = {"name": known[0], **loss}
+        return {**tree, "loss": loss, "checkpoint": {"metric": "auc", **checkpoint}}
+
+    def check_input(self, config: Sections) -> None:
+        data, sources = config.data, config.choices.sources
+        chosen = sources[data.source]
+        if not chosen.classes:
+            *some, last = sorted((n for n in sources if sources[n].classes), key=lambda n: sources[n].volumes)
+            raise ValueError(
+                f"data.source={data.source} gives label volumes; task=classification takes {', '.join(some)} or {last}"
+            )
+        if config.model.args.segments:
+            known = ", ".join([name for name, args in config.choices.networks.items() if not args.segments][:3])
+            raise ValueError(f"model.name={config.model.name} segments; task=classification needs {known}, ...")
+        if data.normalisation == "ct":
+            raise ValueError("data.normalisation=ct measures label volumes; use percentile or zscore")
+        if not chosen.clips and data.clip is not None:
+            raise ValueError(f"data.clip is for video; data.source={data.source} holds volumes, leave it out")
+        if data.label_map is not None:
+            raise ValueError("data.label_map is for label volumes; with task=classification leave it out")
+
+    def check_loss(self, config: Sections) -> None:
+        loss, checkpoint, choices = config.loss, config.checkpoint, config.choices
+        targets = choices.losses[loss.name].targets
+        several, may_coincide = isinstance(config.data.columns.label, tuple), "classes" in targets
+        # Where the source says itself whether labels may coincide, train.py checks it.
+        if several != may_coincide and not choices.sources[config.data.source].tells_labels:
+            known = " or ".join(choices.losses_for("classes" if several else "class"))
+            raise ValueError(
+                f"loss.name={loss.name} does not fit labels that {'may coincide' if several else 'exclude each other'} "
+                f"(data.columns.label: {config.data.columns.label}); use {known}"
+            )
+        if not {"class", "classes"} & set(targets):
+            known = " or ".join(choices.losses_for("class"))
+            raise ValueError(f"loss.name={loss.name} is for label volumes; use {known}")
+        if may_coincide and loss.class_weights == "balanced":
+            raise ValueError(
+                "loss.class_weights=balanced needs labels that exclude each other; give one weight a class"
+            )
+        if checkpoint.metric == "log_loss" and checkpoint.mode == "max":
+            raise ValueError("checkpoint.metric=log_loss is the better the lower; set checkpoint.mode=min")
+
+    def predicted(self, config: Sections) -> InputSize:
+        return trained(config)
+
+
+TASKS: Mapping[str, Task] = {"segmentation": Segmentation(), "classification": Classification()}  # by `task`
+
+
+def trained(config: Sections) -> InputSize:
+    """Return what training takes at a time."""
+    key = "data.patch_size_voxels" if config.data.clip is None else "data.clip"
+    return InputSize(key, config.data.input_size, "train.batch_size", config.train.batch_size)
+
+
+def _labels_may_coincide(tree: dict[str, Any]) -> bool:
+    """Whether an unchecked config names several label columns."""
+    columns = tree["data"].get("columns") if isinstance(tree.get("data"), dict) else None
+    return isinstance(columns, dict) and isinstance(columns.get("label"), list | tuple)
