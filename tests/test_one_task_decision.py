@@ -29,6 +29,7 @@ DECIDES = {
     ("planning.proposal.config", "plan_config"),
     ("planning.survey.survey", "take_survey"),
     ("data.dataset", "Dataset._case"),  # of a case, or of its id
+    ("models.layers.dropout", "_dropout_paths"),  # of a network that may be a user's own
 }
 
 
@@ -123,8 +124,8 @@ def test_a_decision_is_found(code: str) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        'Literal["classification"]',
         'Literal["segmentation"]',
+        'Literal["segmentation", "classification"]',
         '{"task": config.task}',
         "isinstance(error, OSError)",
         "config.kind.predicted(config)",

@@ -190,4 +190,4 @@ def test_fine_tuning_clips(tmp_path: Path, capsys: Capture) -> None:
     assert "a run of classification of clips, the data are for classification of volumes" in capsys.readouterr().err
     segmentation = write_folders(tmp_path / "labels")
     assert plan.main([str(segmentation), "--threads", "1", "--from", str(first.run_folder)]) == 2
-    assert "a run of classification of volumes, the data are for segmentation of volumes" in capsys.readouterr().err
+    assert "a run of classification of clips, the data are for segmentation of volumes" in capsys.readouterr().err
