@@ -36,6 +36,9 @@ class CNN3dArgs(NetworkArgs):
             raise ValueError(f"kernel must be odd; got {self.kernel}")
         return self
 
+    def fewest_tensors(self) -> int:
+        return len(self.widths)
+
     def largest_activation(self, size: Size) -> int:
         """Elements of the largest array that one sample (D, H, W) has."""
         largest = 0

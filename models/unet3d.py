@@ -93,6 +93,9 @@ class UNet3dArgs(NetworkArgs):
             d, h, w = d * stride[0], h * stride[1], w * stride[2]
         return d, h, w
 
+    def fewest_tensors(self) -> int:
+        return len(self.widths) * self.convolutions
+
     def largest_activation(self, size: Size) -> int:
         """Elements of the largest array that one sample (D, H, W) has: skip and upsampled maps side by side, mostly."""
         largest, last = 0, len(self.widths) - 1

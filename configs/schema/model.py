@@ -43,6 +43,10 @@ class NetworkArgs(Section):
         """What each axis of a patch (D, H, W) must be divisible by."""
         return 1, 1, 1
 
+    def fewest_tensors(self) -> int:
+        """How many tensors the weights have at least, so that a pack's config asks for no more layers than it holds."""
+        return 0
+
     def largest_activation(self, size: Size) -> int:
         """Elements of the largest array that one sample (D, H, W) has; 0 counts the input and the output alone."""
         return 0

@@ -157,16 +157,14 @@ def _verified(archive: Archive, name: str, facts: Facts) -> bytes:
 
 def _require_plausible(pack: Pack, tensors: dict[str, mx.array]) -> None:
     """Raise PackError where the config names sizes that no tensor has, or more layers than there are tensors."""
-    args = pack.config.model.args.model_dump()
+    args, statistics = pack.config.model.args, pack.facts.statistics
     largest = max(_MODEST, *(n for tensor in tensors.values() for n in tensor.shape))
-    layers = len(args.get("widths", ())) * args.get("convolutions", 1)
-    statistics = pack.facts.statistics
-    sizes = [*_whole_numbers(args), statistics.num_channels, len(statistics.class_names)]
-    if layers > len(tensors) or max(sizes) > largest:
+    sizes = [*_whole_numbers(args.model_dump()), statistics.num_channels, len(statistics.class_names)]
+    if (layers := args.fewest_tensors()) > len(tensors) or max(sizes) > largest:
         raise PackError(
             pack.path,
             f"its config describes another network than its weights, {len(tensors)} tensors of up to {largest}: "
-            f"{layers} layers, sizes of up to {max(sizes):,}",
+            f"at least {layers}, sizes of up to {max(sizes):,}",
         )
     _, size, _, batch = pack.config.kind.predicted(pack.config)
     widest = max((tensor.shape[0] for tensor in tensors.values() if tensor.ndim == 5), default=1)

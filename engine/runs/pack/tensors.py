@@ -1,11 +1,11 @@
-"""safetensors in memory, every number of the header checked before it is believed.
+"""The weights of a pack: safetensors in memory, in the one form that `encode_tensors` writes.
 
 Layout: eight bytes with the header's length (little endian), the header (JSON: name -> dtype, shape and
 data_offsets into what follows), the tensors. https://huggingface.co/docs/safetensors
 """
 
+import io
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,74 +24,45 @@ _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z")
 
 def encode_tensors(tensors: Mapping[str, mx.array]) -> bytes:
     """One safetensors file of the float32 tensors, in the order of their names."""
-    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
-    parts, end = [], 0
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in tensors.items():
         assert tensor.dtype == mx.float32, f"{name}: {tensor.dtype}"
-        parts.append(np.array(tensor).astype("<f4").tobytes())
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + len(parts[-1])]}
-        end += len(parts[-1])
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+    return b"".join([_head(tensors), *(np.array(tensors[name]).astype("<f4").tobytes() for name in sorted(tensors))])
 
 
 def decode_tensors(content: bytes, where: Path | str) -> dict[str, mx.array]:
     """The tensors, all float32, by name.
 
-    Raises PackError, opened by `where`, unless the header is sound: names of letters and dots, each once, shapes
-    of as many values as their bytes hold, which follow each other without gap or overlap to the file's end.
+    MLX reads them, and allocates nothing yet: then the header must be, byte for byte, the one that `encode_tensors`
+    writes for what was read. So the tensors follow each other without gap or overlap to the file's end, and nothing
+    else is in the file. Raises PackError, opened by `where`.
     """
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or not 2 <= size <= min(HEADER_LIMIT, len(content) - 8):
         raise PackError(where, f"not safetensors: a header of {size:,} bytes in a file of {len(content):,}")
     try:
-        header = json.loads(content[8 : 8 + size].decode(), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise PackError(where, f"not safetensors: the header is not JSON ({str(error)[:200]})") from None
-    if not isinstance(header, dict):
-        raise PackError(where, "not safetensors: the header is not a mapping")
-    header.pop("__metadata__", None)
-    body = memoryview(content)[8 + size :]
-    spans = {name: _span(name, entry, len(body), where) for name, entry in header.items()}
-    tensors, expected = {}, 0
-    for name, (begin, end, shape) in sorted(spans.items(), key=lambda item: item[1][:2]):
-        if begin != expected:
-            raise PackError(where, f"tensor {name} begins at byte {begin}, expected {expected}: a gap or an overlap")
-        tensors[name] = mx.array(np.frombuffer(body[begin:end], "<f4").reshape(shape))
-        expected = end
-    if not tensors or expected != len(body):
-        raise PackError(where, f"tensors take {expected:,} bytes of {len(body):,}; the file is cut short or padded")
-    return tensors
+        tensors: Any = mx.load(io.BytesIO(content), format="safetensors")
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise PackError(where, f"not safetensors ({str(error)[:200]})") from None
+    for name, tensor in tensors.items():
+        if len(name) > 200 or not _NAME.match(name):
+            raise PackError(where, f"tensor {name[:80]!r}: not a parameter's name")
+        if tensor.ndim > MAX_DIMENSIONS or min(tensor.shape, default=1) < 1:
+            raise PackError(where, f"tensor {name}: its shape is not one of up to {MAX_DIMENSIONS} sizes above 0")
+    held = sum(4 * tensor.size for tensor in tensors.values())
+    if not tensors or 8 + size + held != len(content) or not content.startswith(_head(tensors)):
+        raise PackError(where, "not the weights of a pack: the header is not the one that is written for its tensors")
+    mx.eval(tensors)
+    found: dict[str, mx.array] = tensors
+    return found
 
 
-def _span(name: str, entry: Any, room: int, where: Path | str) -> tuple[int, int, tuple[int, ...]]:
-    """Begin, end and shape of one tensor."""
-    if len(name) > 200 or not _NAME.match(name):
-        raise PackError(where, f"tensor {name[:80]!r}: not a parameter's name")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise PackError(where, f"tensor {name}: expected dtype, shape and data_offsets alone")
-    if entry["dtype"] != "F32":
-        raise PackError(where, f"tensor {name}: dtype {str(entry['dtype'])[:20]!r}; packs hold F32 alone")
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS or not all(n <= room for n in shape):
-        raise PackError(where, f"tensor {name}: shape {str(shape)[:80]} is not one of up to {MAX_DIMENSIONS} sizes")
-    if not _are_counts(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= room:
-        raise PackError(where, f"tensor {name}: data_offsets {str(offsets)[:80]} lie outside of {room:,} bytes")
-    begin, end = offsets
-    if math.prod(shape) * 4 != end - begin or begin == end:
-        raise PackError(where, f"tensor {name}: shape {shape} does not fit {end - begin:,} bytes of float32")
-    return begin, end, tuple(shape)
-
-
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in entries:
-            raise ValueError(f"two entries are named {name!r}")
-        entries[name] = value
-    return entries
+def _head(tensors: Mapping[str, mx.array]) -> bytes:
+    """The header of these tensors as float32, its length before it, padded to a multiple of eight bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    end = 0
+    for name, tensor in sorted(tensors.items()):
+        begin, end = end, end + 4 * tensor.size
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
