@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import open_data
+from engine.check_compatibility import check_array_sizes
 from engine.distributed.group import ALONE, Group
 from engine.evaluation.cases import Failure, evenly_spaced
 from engine.evaluation.ensemble import find_seen
@@ -18,7 +19,6 @@ from engine.evaluation.temperature import choose_temperature
 from engine.predict import join_runs, load_networks, open_folder
 from engine.runs.trained import Overrides, Runs, Trained, open_trained
 from engine.scoring import SCORING, Job, score
-from engine.check_compatibility import check_array_sizes
 
 _log = logging.getLogger("mlx_volumes")
 
