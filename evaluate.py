@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import machine  # noqa: F401  # it tells how to start where packages are missing
+from machine.terminal import say
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.compare:
             from studies.comparison.report import compare_sweep
 
-            print(f"report: {compare_sweep(arguments.compare)}")
+            say(f"report: {compare_sweep(arguments.compare)}")
             return 0
         group = join_group()
         set_up_logging(group)
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from engine.predict import export
 
                 if group.writes:
-                    print(export(runs[0], pack, licence))
+                    say(export(runs[0], pack, licence))
                 return 0
             from engine.evaluate import evaluate  # after the runs were opened: it takes seconds to import
 

@@ -8,6 +8,7 @@ import argparse
 import sys
 
 import machine  # noqa: F401  # it tells how to start where packages are missing
+from machine.terminal import say
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,15 +64,15 @@ def main(argv: list[str] | None = None) -> int:
         if trained is not None:
             plan = fine_tune(plan, trained)
     except (ValueError, OSError) as error:
-        print(f"plan.py: {error}", file=sys.stderr)
+        say(f"plan.py: {error}", sys.stderr)
         return 2
     print(plan.text(), end="")
     for problem in survey.problems:
-        print(f"plan.py: left out {problem.case_id}: {problem.path}: {problem.reason}", file=sys.stderr)
+        say(f"plan.py: left out {problem.case_id}: {problem.path}: {problem.reason}", sys.stderr)
     if survey.remarks:
         hint = f"python -m planning.inspect {arguments.path} names them"
         count = f"{len(survey.remarks)} {'thing is' if len(survey.remarks) == 1 else 'things are'}"
-        print(f"plan.py: {count} worth a look: {hint}", file=sys.stderr)
+        say(f"plan.py: {count} worth a look: {hint}", sys.stderr)
     return 0
 
 

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import machine  # noqa: F401  # it tells how to start where packages are missing
+from machine.terminal import say
 
 if TYPE_CHECKING:
     from configs import Config
@@ -80,9 +81,9 @@ def run(config: "Config", is_dry: bool, only: str | None, group: "Group") -> int
             raise ValueError("a sweep starts a process for each of its runs; call it without mlx.launch")
         if not is_dry:
             return run_sweep(config, only, count_validation_cases)
-        print(list_sweep(config, only))
+        say(list_sweep(config, only))
     elif is_dry:
-        print(dry_run(config, group), end="\n" if group.writes else "")
+        say(dry_run(config, group), end="\n" if group.writes else "")
     else:
         training = begin(config, group)
         try:

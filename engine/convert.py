@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 from mlx.utils import tree_flatten
 
+from machine.terminal import say
 from models import MODELS, build_model
 from models.weights.published import PUBLISHED, model_args
 
@@ -200,13 +201,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{arguments.out}: there is no folder {arguments.out.parent}")
         conversion = convert(read_pytorch(arguments.weights), arguments.architecture)
     except ValueError as error:
-        print(f"engine.convert: {error}", file=sys.stderr)
+        say(f"engine.convert: {error}", sys.stderr)
         return 2
     if problems := describe(conversion):
-        print(problems, file=sys.stderr)
+        say(problems, sys.stderr)
     if not conversion.is_whole:
         problem = f"{arguments.weights} does not fit {arguments.architecture}; nothing is written"
-        print(f"engine.convert: {problem}", file=sys.stderr)
+        say(f"engine.convert: {problem}", sys.stderr)
         return 1
     metadata = {"architecture": arguments.architecture, "source": arguments.weights.name}
     write_safetensors(arguments.out, conversion.tensors, metadata)

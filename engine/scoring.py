@@ -44,6 +44,7 @@ from engine.reports.uncertainty_tables import (
     write_case_uncertainty,
 )
 from engine.runs.run_folder import RunFolder
+from machine.terminal import say
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,10 @@ def print_results(
 ) -> None:
     """Print what failed, the table of metrics, and where the report is."""
     for failure in failures:
-        print(f"not evaluated: {failure.case}: {failure.file}: {failure.reason}")
+        say(f"not evaluated: {failure.case}: {failure.file}: {failure.reason}")
     if metrics["num_cases"]:
-        print("\n".join([format_table(metrics), *warn_of_cases(metrics)]) + format_tables(metrics))
-    print(f"report: {report}")
+        say("\n".join([format_table(metrics), *warn_of_cases(metrics)]) + format_tables(metrics))
+    say(f"report: {report}")
 
 
 def make_save(output: Path, save_predictions: bool) -> Save:

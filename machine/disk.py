@@ -1,9 +1,33 @@
 """Files that reach the disk itself."""
 
+import errno
 import fcntl
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_HOW_TO_FIX = {
+    errno.ENOSPC: "free some space on its disk, or write elsewhere",
+    errno.EDQUOT: "free some of your quota, or write elsewhere",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), or write to another file system",
+}
+
+
+class CannotWrite(OSError, ValueError):
+    """An output cannot be written, whatever the input: no case is at fault."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a full disk, or a file too large for it, as CannotWrite with the file's name; other errors have theirs."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _HOW_TO_FIX:
+            raise
+        raise CannotWrite(f"{path}: cannot be written ({error.strerror}); {_HOW_TO_FIX[error.errno]}") from error
 
 
 def flush(descriptor: int) -> None:
@@ -28,7 +52,7 @@ def flush_folder(folder: Path) -> None:
 
 def write_flushed(path: Path, content: bytes) -> None:
     """Write the file and flush it."""
-    with path.open("wb") as file:
+    with writing(path), path.open("wb") as file:
         file.write(content)
         file.flush()
         flush(file.fileno())

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from machine.terminal import say
+
 if TYPE_CHECKING:  # imported where it is needed, so that --help is told at once
     from planning.survey.survey import Survey
 
@@ -27,12 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
         if options.html is not None and not options.html.parent.is_dir():
             raise ValueError(f"--html {options.html}: there is no folder {options.html.parent}")
         survey = survey_with_progress(options, thumbnails=options.html is not None)
-        print(survey_text(survey))
+        say(survey_text(survey))
         if options.html is not None:
             write_page(options.html, survey)
-            print(f"page: {options.html}")
+            say(f"page: {options.html}")
     except (ValueError, OSError) as problem:
-        print(f"data.inspect: {problem}", file=sys.stderr)
+        say(f"data.inspect: {problem}", sys.stderr)
         return 2
     return 1 if survey.problems or survey.remarks else 0
 

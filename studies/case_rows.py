@@ -1,6 +1,5 @@
 """The rows of a run's cases.csv; its columns tell whether they are of segmentations or of classifications."""
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from engine.metrics import classification, segmentation
 from engine.metrics.classification import as_indicators
 from engine.metrics.segmentation import SURFACE_DEFINITION
 from engine.reports import classification_tables, segmentation_tables
+from engine.reports.tables import read_csv
 from engine.runs.run_folder import RunFolder
 from studies.scores import CaseTable, ClassifiedCases, SegmentedCases
 
@@ -159,8 +159,7 @@ class ClassifiedRows:
 
 def read_rows(path: Path) -> SegmentedRows | ClassifiedRows:
     """Return the labelled rows of a cases.csv. Raises ValueError where there are none."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(path)[1]
     if not rows:
         raise ValueError(f"{path}: no case in it")
     kind = SegmentedRows if "class" in rows[0] else ClassifiedRows

@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.reports.tables import write_metrics
 from engine.runs.run_folder import RunFolder
+from machine.terminal import say
 from studies.case_rows import CaseRows, read_rows
 
 NUM_SAMPLES = 2000  # of the bootstrap
@@ -83,11 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         rows, pooled = _pool(arguments.runs, arguments.split, arguments.baseline, NUM_SAMPLES)
     except (ValueError, OSError) as error:
-        print(f"studies.folds: {error}", file=sys.stderr)
+        say(f"studies.folds: {error}", sys.stderr)
         return 2
     for name, value in pooled["folds"].items():
-        print(f"{rows.headline}  {value:.4f}  {name}")
-    print(rows.format_table(pooled))
+        say(f"{rows.headline}  {value:.4f}  {name}")
+    say(rows.format_table(pooled))
     if arguments.json:
         write_metrics(Path(arguments.json), pooled)
     return 0

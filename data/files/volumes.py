@@ -15,6 +15,7 @@ from data.files.errors import FileProblem, names_its_file
 from data.files.grid import Grid, Source
 from data.files.header import Header
 from data.layouts.cases import SUFFIXES
+from machine import disk
 
 __all__ = [
     "SUFFIXES", "FileProblem", "Grid", "Header", "Source", "read_header", "read_image", "read_label",
@@ -181,8 +182,9 @@ def write_volume(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        nifti.write_single(partial, source, values)
-        partial.replace(path)
+        with disk.writing(path):
+            nifti.write_single(partial, source, values)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return path

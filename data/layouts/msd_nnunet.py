@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.data import DataConfig
+from data.files.gzip import read_text
 from data.layouts.cases import Case, Listing, list_volumes, some, strip_suffix
 
 LOG = logging.getLogger("mlx_volumes")
@@ -20,7 +21,7 @@ def find_msd(config: DataConfig) -> Listing:
     `training` holds {"image", "label"} pairs, `test` images without labels, `labels` {"0": name, ...} and
     `modality` {"0": name, ...}. Paths that leave the root are refused.
     """
-    facts, path = _read_json(config.root), config.root / "dataset.json"
+    facts, path = read_json(config.root), config.root / "dataset.json"
     if "training" not in facts:
         hint = "nnU-Net's: set data.source=nnunet" if "channel_names" in facts else f"it has {some(facts)}"
         raise ValueError(f"{path}: no 'training' list, which data.source=msd needs; the file looks like {hint}")
@@ -33,7 +34,7 @@ def find_msd(config: DataConfig) -> Listing:
             entry = {"image": entry} if isinstance(entry, str) else entry
             where = f"{path}: {key}[{number}]"
             if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-                raise ValueError(f'{where} must be {{"image": path, "label": path}}, got {entry!r}')
+                raise ValueError(f'{where} must be {{"image": path, "label": path}}, got {shown(entry)}')
             image = _inside(config.root, entry["image"], where)
             label = _inside(config.root, entry["label"], where) if entry.get("label") else None
             cases.append(Case(strip_suffix(image.name), (image,), label, split))
@@ -50,20 +51,22 @@ def find_nnunet(config: DataConfig) -> Listing:
     ValueError for missing channels.
     """
     root = config.root
-    facts = _read_json(root) if (root / "dataset.json").exists() else {}
-    path = root / "dataset.json"
+    facts = read_json(root) if (root / "dataset.json").exists() else {}
+    path, ending = root / "dataset.json", facts.get("file_ending")
+    if ending is not None and not isinstance(ending, str):
+        raise ValueError(f"{path}: 'file_ending' must be text such as \".nii.gz\", got {shown(ending)}")
     if not (root / "imagesTr").is_dir() and not (root / "imagesTs").is_dir():
         raise ValueError(f"{root}: neither imagesTr nor imagesTs, which data.source=nnunet needs")
     names = facts.get("channel_names", facts.get("modality"))
-    channels = _numbered(names, f"{path}: 'channel_names'") if names else None
+    channels = _numbered(names, f"{path}: 'channel_names'") if names is not None else None
     cases: list[Case] = []
     for part, split in (("Tr", None), ("Ts", "test")):
-        labels = _labels(root / f"labels{part}", facts.get("file_ending"))
-        images = group_channels(root / f"images{part}", facts.get("file_ending"), channels)
+        labels = _labels(root / f"labels{part}", ending)
+        images = group_channels(root / f"images{part}", ending, channels)
         if not images and (root / f"images{part}").is_dir() and list_volumes(root / f"images{part}"):
-            shown = some(volume.name for volume in list_volumes(root / f"images{part}"))
+            found = some(volume.name for volume in list_volumes(root / f"images{part}"))
             hint = "; set data.source=msd" if "training" in facts else ""
-            raise ValueError(f"{root}/images{part}: expected names like case_0000.nii.gz, found {shown}{hint}")
+            raise ValueError(f"{root}/images{part}: expected names like case_0000.nii.gz, found {found}{hint}")
         missing = sorted(set(images) - set(labels)) if labels else []
         _report(f"{root}/images{part}: no label for", missing)
         _report(f"{root}/labels{part}: no image for", sorted(set(labels) - set(images)))
@@ -110,19 +113,33 @@ def _report(what: str, names: list[str]) -> None:
         LOG.warning("%s %s", what, some(names))
 
 
-def _read_json(root: Path) -> dict[str, Any]:
+def read_json(root: Path) -> dict[str, Any]:
+    """The object in a folder's dataset.json. Raises ValueError where there is none."""
     path = root / "dataset.json"
+    text = read_text(path)
     try:
-        facts = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
+        facts = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); write it again") from None
+    except RecursionError:
+        raise ValueError(f"{path}: not valid JSON (lists or objects nested too deeply); write it again") from None
     if not isinstance(facts, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(facts).__name__}")
     return facts
 
 
-def _inside(root: Path, text: str, where: str) -> Path:
+def shown(value: object) -> str:
+    """A value of dataset.json in a message, however long it is."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:80]} …"
+
+
+def _inside(root: Path, text: Any, where: str) -> Path:
     """A path of dataset.json under the root. Links inside the root are the user's own and are followed."""
+    if not isinstance(text, str):
+        raise ValueError(f"{where} must be a path, got {shown(text)}")
+    if "\0" in text or len(text) > 4000 or any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+        raise ValueError(f"{where}: {shown(text)} is no path; correct it")
     path = Path(os.path.normpath(root / text))
     if Path(text).is_absolute() or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise ValueError(f"{where}: {text!r} leaves the data root {root}; only paths below it are read")
@@ -132,9 +149,11 @@ def _inside(root: Path, text: str, where: str) -> Path:
 def _numbered(names: Any, where: str) -> tuple[str, ...]:
     """The names of {"0": name, "1": name, ...} in order."""
     try:
-        numbers = {int(key): str(name) for key, name in names.items()}
+        numbers = {int(key): name for key, name in names.items()}
     except (AttributeError, ValueError):
-        raise ValueError(f'{where} must be {{"0": name, "1": name, ...}}, got {names!r}') from None
+        raise ValueError(f'{where} must be {{"0": name, "1": name, ...}}, got {shown(names)}') from None
+    if wrong := [name for name in numbers.values() if not isinstance(name, str)]:
+        raise ValueError(f"{where} must be names, got {shown(wrong[0])}; put it in quotes")
     if sorted(numbers) != list(range(len(numbers))):
         raise ValueError(f"{where} must be numbered 0, 1, 2 … without gaps, got {some(sorted(numbers))}")
     return tuple(numbers[number] for number in range(len(numbers)))
@@ -143,9 +162,11 @@ def _numbered(names: Any, where: str) -> tuple[str, ...]:
 def _classes(labels: Any, where: str) -> tuple[str, ...]:
     """Class names of nnU-Net: version 2's {name: value} or version 1's {"0": name}; `ignore` is no class."""
     if not isinstance(labels, dict):
-        raise ValueError(f"{where} must be an object {{name: value}}, got {labels!r}")
+        raise ValueError(f"{where} must be an object {{name: value}}, got {shown(labels)}")
     if any(isinstance(value, list) for value in labels.values()):
         raise ValueError(f"{where} has overlapping regions, which are not supported; give each voxel one class")
+    if wrong := [value for value in labels.values() if isinstance(value, bool)]:
+        raise ValueError(f"{where} must be {{name: number}}, got {shown(wrong[0])}; number the classes 0, 1, 2 …")
     if all(isinstance(value, int) for value in labels.values()):
         labels = {str(value): name for name, value in labels.items() if name != "ignore"}
     return _numbered(labels, where)

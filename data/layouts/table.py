@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema.data import DataConfig
+from data.files.gzip import read_text
 from data.layouts.cases import describe_folder, some, stem
 
 SPLITS = {
@@ -51,16 +52,16 @@ def read_table(config: DataConfig) -> Table:
     absolute. Comma, semicolon and tab separate. Empty cells mean that there is none. Raises ValueError.
     """
     path = _table_path(config.root)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"data.root={path}: cannot be read as a table ({error})") from None
+    text = read_text(path)
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
-    columns = _columns(config, [name.strip() for name in reader.fieldnames or []], path)
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-    cells = [row for row in reader if any(isinstance(cell, str) and cell.strip() for cell in row.values())]
+    try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        cells = [row for row in reader if any(isinstance(cell, str) and cell.strip() for cell in row.values())]
+    except csv.Error as error:
+        raise ValueError(f"{path}: cannot be read as a table ({error}); write it again") from None
+    columns = _columns(config, list(reader.fieldnames), path)
     if not cells:
         raise ValueError(f"{path}: no rows below its header")
     rows = [_row(row, columns, path, number) for number, row in enumerate(cells, start=2)]

@@ -60,8 +60,9 @@ def parts_of(paths: Iterable[Path]) -> list[Path]:
     """The paths, with the files that belong to one that is half of an Analyze or NIfTI pair."""
     parts = []
     for path in paths:
-        half = re.fullmatch(r"(.+)\.(hdr|img)(\.gz)?", path.name)
-        names = [half[1] + end for end in (".hdr", ".hdr.gz", ".img", ".img.gz", ".mat")] if half else [path.name]
+        half = re.fullmatch(r"(.+)\.(hdr|img)(\.gz)?", path.name, re.IGNORECASE)
+        ends = [".hdr", ".hdr.gz", ".img", ".img.gz", ".mat"]
+        names = [half[1] + spelt for end in ends for spelt in (end, end.upper())] if half else [path.name]
         parts += [part for name in names if (part := path.with_name(name)).exists()] or [path]
     return parts
 
@@ -129,7 +130,7 @@ class Cache:
                     raise
             disk.flush_folder(self.folder)
         except OSError as error:
-            raise ValueError(self._cannot_store(needed, error)) from error
+            raise disk.CannotWrite(self._cannot_store(needed, error)) from error
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -24,6 +24,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from engine.distributed.liveness import Peers, own_address
 from engine.runs.stopping import StopRequest, StopRequested
+from machine.terminal import PrintableFormatter, say
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -148,7 +149,7 @@ class Group:
     def print_error(self, error: Exception, script: str) -> None:
         """Print why the script ends, with what was noted on the error, in the one process that speaks."""
         if self.speaks(error):
-            print("\n".join([f"{script}: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+            say("\n".join([f"{script}: {error}", *getattr(error, "__notes__", [])]), sys.stderr)
 
     def gather_texts(self, text: str) -> list[str]:
         """The texts of all processes, by rank."""
@@ -357,7 +358,9 @@ def describe(error: Exception) -> str:
 def set_up_logging(group: Group) -> None:
     """Rank 0 tells what happens; the others speak of what needs attention, with their number."""
     head = "" if group.size == 1 or group.rank == 0 else f"rank {group.rank}: "
-    logging.basicConfig(format=f"%(asctime)s {head}%(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(PrintableFormatter(f"%(asctime)s {head}%(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
     _log.setLevel(logging.INFO if group.rank == 0 else logging.WARNING)
 
 

@@ -15,6 +15,7 @@ from configs import Config
 from engine.distributed.group import Group
 from engine.evaluation.sliding_window import Predict
 from engine.training.step import compute_dtype
+from machine import disk
 from ops import memory
 
 _log = logging.getLogger("mlx_volumes")
@@ -54,6 +55,8 @@ def attempt(
     for number, case in enumerate(cases, 1):
         try:
             found = evaluate(case)
+        except disk.CannotWrite:
+            raise  # an output's fault, not the case's
         except CASE_ERRORS as error:
             failure = describe_failure(case, error)
             failures.append(failure)

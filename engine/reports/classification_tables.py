@@ -1,6 +1,5 @@
 """Scores of classified cases, for metrics.json, cases.csv and the terminal."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from engine.evaluation.classification import ClassifiedCase, stack_labels
 from engine.metrics.bootstrap import explain_units
 from engine.metrics.classification import METRICS, compare, score_probabilities, summarise
 from engine.metrics.uncertainty import MEASURES
-from engine.reports.tables import interval, number, text_table, write_csv
+from engine.reports.tables import interval, number, read_csv, text_table, write_csv
 from engine.runs.run_folder import RunFolder
 
 STILL = "one frame"
@@ -87,18 +86,17 @@ def read_probabilities(path: Path, class_names: Sequence[str]) -> dict[str, np.n
     """
     columns = [f"p({name})" for name in class_names]
     probabilities: dict[str, np.ndarray] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in ("case", *columns) if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path}: no column {', '.join(missing)}; expected case and one p(<class>) per class")
-        for number, row in enumerate(reader, 2):
-            if row["case"] in probabilities:
-                raise ValueError(f"{path}, line {number}: case {row['case']} occurs twice")
-            try:
-                probabilities[row["case"]] = np.array([float(row[name]) for name in columns])
-            except (TypeError, ValueError):
-                raise ValueError(f"{path}, line {number}: a probability is not a number") from None
+    head, rows = read_csv(path)
+    missing = [name for name in ("case", *columns) if name not in head]
+    if missing:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; expected case and one p(<class>) per class")
+    for line, row in enumerate(rows, 2):
+        if row["case"] in probabilities:
+            raise ValueError(f"{path}, line {line}: case {row['case']} occurs twice")
+        try:
+            probabilities[row["case"]] = np.array([float(row[name]) for name in columns])
+        except ValueError:
+            raise ValueError(f"{path}, line {line}: a probability is not a number") from None
     return probabilities
 
 

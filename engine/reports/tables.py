@@ -2,14 +2,19 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.runs.run_folder import without_nan, write_atomically
+from machine import disk
+
+_FORMULA = re.compile(r"'*[=+\-−@\t\r]")
 
 
 def number(value: float, digits: int = 4, sign: str = "") -> str:
@@ -53,13 +58,40 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table of text, integers and floats: empty cells for NaN and None, `inf` for infinity."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with disk.writing(path), path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(head)
+        writer.writerow([quote_formula(title) for title in head])
         writer.writerows([_plain(cell) for cell in row] for row in rows)
 
 
 def _plain(cell: Any) -> Any:
     if isinstance(cell, float | np.floating):
         return "" if np.isnan(cell) else f"{cell:.6g}"
-    return cell
+    return quote_formula(cell) if isinstance(cell, str) else cell
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The column names and the rows of a table that `write_csv` wrote; cells that a row lacks are empty.
+
+    Raises ValueError where it is no text.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            head, *rows = [[unquote_formula(cell) for cell in row] for row in csv.reader(file)] or [[]]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as a table ({error}); write it again") from None
+    return head, [dict(zip_longest(head, row[: len(head)], fillvalue="")) for row in rows if row]
+
+
+def quote_formula(text: str) -> str:
+    """Return the text so that a spreadsheet does not run it: one that begins as a formula does gets an apostrophe."""
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if _FORMULA.match(text) else text
+    return text
+
+
+def unquote_formula(text: str) -> str:
+    """Undo `quote_formula`."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

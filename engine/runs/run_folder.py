@@ -140,7 +140,7 @@ class RunFolder:
         """Add one line: {"step", "epoch", "split", values ...}. Lines survive a kill of the process."""
         if not self.writes:
             return
-        with self.metrics_path.open("a", encoding="utf-8") as file:
+        with disk.writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(without_nan(line), allow_nan=False, ensure_ascii=False) + "\n")
 
     def read_metrics(self, split: str | None = None) -> list[dict[str, Any]]:
@@ -165,7 +165,7 @@ class RunFolder:
 def write_atomically(path: Path, text: str) -> None:
     """Replace the file at once: a kill leaves the old contents or the new."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with disk.writing(path), temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         disk.flush(file.fileno())

@@ -1,6 +1,5 @@
 """Which layout a path holds, told from names and small text files alone: what `inspect` and `plan` start from."""
 
-import json
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from configs import Config, apply_overrides
 from configs.schema.load import merge
 from data.layouts.cases import describe_folder, list_volumes
-from data.layouts.msd_nnunet import group_channels
+from data.layouts.msd_nnunet import group_channels, read_json
 from data.layouts.registry import SOURCES, volume_layouts
 from engine.config import check_config
 from planning.layout.class_layouts import (
@@ -82,10 +81,8 @@ def _json_folder(path: Path) -> Tree | None:
     if not (root / "dataset.json").is_file():
         return None
     try:
-        facts = json.loads((root / "dataset.json").read_text(encoding="utf-8-sig"))
+        facts = read_json(root)
     except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
         return _tree("msd", root)  # finding the cases says what is wrong with the file
     training = facts.get("training")
     numbered = _numbered(root / "imagesTr", facts.get("file_ending"))
@@ -93,7 +90,7 @@ def _json_folder(path: Path) -> Tree | None:
         tree = _tree("nnunet", root)
         labels = facts.get("labels")
         ignore = labels.get("ignore") if isinstance(labels, dict) else None
-        return {**tree, "loss": {"ignore_label": ignore}} if isinstance(ignore, int) else tree
+        return {**tree, "loss": {"ignore_label": ignore}} if type(ignore) is int else tree
     return _tree("msd", root) if training is not None else None
 
 

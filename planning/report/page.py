@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from machine import disk
 from planning.report.text import facts_table
 from planning.survey.facts import Facts, Input
 from planning.survey.survey import Survey
@@ -50,7 +51,8 @@ def write_page(path: Path, survey: Survey) -> None:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}: data</title><style>{_STYLE}</style>"
     )
-    path.write_text("\n".join([head, *body]) + "\n</html>\n", encoding="utf-8")
+    with disk.writing(path):
+        path.write_text("\n".join([head, *body]) + "\n</html>\n", encoding="utf-8")
 
 
 def _classes(survey: Survey) -> list[str]:

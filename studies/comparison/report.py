@@ -7,6 +7,7 @@ from pathlib import Path
 from engine.reports.page import figure, heading, image, warnings, write_page
 from engine.reports.tables import html_table
 from engine.runs.run_folder import write_atomically
+from machine.terminal import say
 from studies.comparison.compare import Comparison, compare
 from studies.comparison.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
 from studies.comparison.plots import Band, band, plot_bands, plot_differences
@@ -37,7 +38,7 @@ def compare_sweep(folder: str | Path) -> Path:
     write_atomically(folder / "comparison.md", text)
     write_atomically(folder / "comparison.csv", to_csv(comparison))
     write_atomically(folder / "comparison.json", to_json(comparison))
-    print(text.partition("## Dropout layers")[0])
+    say(text.partition("## Dropout layers")[0])
     return write_comparison_page(folder / "comparison.html", comparison)
 
 

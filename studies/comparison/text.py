@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.metrics.bootstrap import MIN_UNITS
+from engine.reports.tables import quote_formula
 from engine.runs.run_folder import without_nan
 from studies.comparison.compare import CellResult, Comparison
 from studies.comparison.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
@@ -229,7 +230,8 @@ def to_csv(comparison: Comparison) -> str:
         cells = ["" if math.isnan(value) else f"{value:.8g}" for value in numbers]
         head = [result.cell.name, result.cell.same_as or "", result.num_finished, result.num_planned]
         settings = [json.dumps(result.cell.settings[path]) if path in result.cell.settings else "" for path in paths]
-        writer.writerow([*head, "; ".join(result.missing), *cells, verdict(result), *settings])
+        texts = [*head, "; ".join(result.missing), *cells, verdict(result), *settings]
+        writer.writerow([quote_formula(cell) if isinstance(cell, str) else cell for cell in texts])
     return buffer.getvalue()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from configs.schema.data import DataConfig
 from data.layouts.cases import Case
+from data.layouts.msd_nnunet import find_msd, find_nnunet
 from data.layouts.registry import find_cases, find_images
 
 
@@ -188,3 +189,70 @@ def test_images_to_predict(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no volumes; found nothing"):
         find_images(tmp_path / "empty")
+
+
+NNUNET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"training": True}, "'training' must be a list of cases, got bool"),
+        ({"training": [True]}, r'training\[0\] must be {"image": path, "label": path}, got true'),
+        ({"training": [{"image": ["a.nii"]}]}, r'training\[0\] must be {"image": path, "label": path}, got {"image":'),
+        ({"training": [{"image": "a.nii", "label": True}]}, r"training\[0\] must be a path, got true"),
+        ({"training": [{"image": "a.nii", "label": 5}]}, r"training\[0\] must be a path, got 5"),
+        ({"training": [{"image": "a\0.nii"}]}, r'training\[0\]: "a\\u0000\.nii" is no path; correct it'),
+        ({"training": [{"image": "\ud800.nii"}]}, r"training\[0\]: .* is no path; correct it"),
+        ({"training": [{"image": "a" * 9999}]}, r'training\[0\]: "a{79} … is no path; correct it'),
+        ({"training": [], "labels": True}, '\'labels\' must be {"0": name, "1": name, ...}, got true'),
+        ({"training": [], "labels": {"0": True, "1": "a"}}, "'labels' must be names, got true; put it in quotes"),
+        (
+            {"training": [], "labels": {"0": "a", "1": ["b"]}},
+            r"'labels' must be names, got \[\"b\"\]; put",
+        ),
+        ({"training": [], "modality": {"0": None}}, "'modality' must be names, got null; put it in quotes"),
+        ({"training": [], "test": {"image": "a.nii"}}, "'test' must be a list of cases, got dict"),
+    ],
+)
+def test_wrong_types_in_a_decathlon_file(tmp_path: Path, facts: Any, said: str) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=rf"^\S*/dataset\.json: {said}") as caught:
+        find_msd(DataConfig(source="msd", root=tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": True}, "'labels' must be an object {name: value}, got true"),
+        ({"labels": {"background": 0, "liver": True}}, "'labels' must be {name: number}, got true; number the classes"),
+        ({"labels": {"background": 0, "liver": None}}, "'labels' must be"),
+        ({"channel_names": True}, "'channel_names' must be"),
+        ({"channel_names": {"0": 1.5}}, "'channel_names' must be names, got 1.5; put it in quotes"),
+        ({"file_ending": 5}, r"'file_ending' must be text such as \"\.nii\.gz\", got 5"),
+        ({"file_ending": [".nii.gz"]}, "'file_ending' must be text"),
+    ],
+)
+def test_wrong_types_in_an_nnunet_file(tmp_path: Path, change: Any, said: str) -> None:
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr" / "a_0000.nii.gz").touch()
+    (tmp_path / "dataset.json").write_text(json.dumps({**NNUNET, **change}))
+    with pytest.raises(ValueError, match=rf"^\S*/dataset\.json: {said}") as caught:
+        find_nnunet(DataConfig(source="nnunet", root=tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, r"not valid JSON \(lists or objects nested too deeply\); write it again"),
+        ('{"training": ' + "9" * 5000 + "}", r"not valid JSON \(Exceeds the limit"),
+        ("\xff\xfe{", "not UTF-8 text"),
+        ("3", "expected a JSON object, got int"),
+    ],
+)
+def test_a_dataset_json_that_is_none(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "dataset.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"^\S*/dataset\.json: {said}"):
+        find_msd(DataConfig(source="msd", root=tmp_path))

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.reports.tables import html_number, html_table, interval, number, text_table, write_csv
+from engine.reports.tables import html_number, html_table, interval, number, read_csv, text_table, write_csv
 
 NOTHING = {"value": np.nan, "interval_95": (np.nan, np.inf)}
 SOME = {"value": -0.12345, "interval_95": [-0.5, 0.25]}
@@ -45,3 +45,28 @@ def test_cells_of_a_csv(tmp_path: Path) -> None:
     write_csv(tmp_path / "x.csv", ("a", "b"), [("x,y", 3), (None, np.nan), (np.inf, np.float32(1 / 3))])
     with (tmp_path / "x.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["a", "b"], ["x,y", "3"], ["", ""], ["inf", "0.333333"]]
+
+
+TEXTS = ["=1+1", "+a", "-a", "−a", "@sum", "\ttab", "\rreturn", "'=quoted", "''+twice", "'plain", "a=b", "", "x,y\nz"]
+
+
+def test_texts_that_a_spreadsheet_would_run_come_back(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x.csv", ("case", "=b"), [(text, -0.5) for text in TEXTS])
+    with (tmp_path / "x.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["case", "'=b"]
+    assert [row[0] for row in rows[:7]] == ["'" + text for text in TEXTS[:7]]
+    assert {row[1] for row in rows} == {"-0.5"}
+    assert read_csv(tmp_path / "x.csv") == (["case", "=b"], [{"case": text, "=b": "-0.5"} for text in TEXTS])
+
+
+def test_numbers_as_text_are_left(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x.csv", ("a",), [("-1.5",), ("+2e3",), ("-inf",)])
+    assert (tmp_path / "x.csv").read_text().split() == ["a", "-1.5", "+2e3", "-inf"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a\n" + b"x" * 200_000])
+def test_a_table_that_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.csv: cannot be read as a table \(.*\); write it again"):
+        read_csv(tmp_path / "x.csv")
