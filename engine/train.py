@@ -5,7 +5,7 @@ run = train("configs/mine.yaml", {"train.steps": 500})
 """
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +139,7 @@ def dry_run(config: Config, group: Group = ALONE) -> str:
     """
     data, step, start = assemble(config, group)
     budget = Budget.of(config, data.batches_per_epoch)
-    with Feed(data, budget.steps_per_epoch, config.train.accumulate) as feed:
+    with closing(Feed(data, budget.steps_per_epoch, config.train.accumulate)) as feed:
         batches, _ = feed.next(0)
     rehearsal = rehearse(step, batches)
     if not group.writes:

@@ -1,4 +1,4 @@
-"""How long a run is, and what is due at a step of it."""
+"""How many steps a run has, and what is due after each of them."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Budget:
 
     @classmethod
     def of(cls, config: Config, batches_per_epoch: int) -> Self:
-        """Raises ValueError where an epoch has fewer batches than one step accumulates."""
+        """Return the config's budget; raise ValueError where an epoch has fewer batches than one step accumulates."""
         train = config.train
         steps_per_epoch = batches_per_epoch // train.accumulate
         if steps_per_epoch == 0:
@@ -34,22 +34,22 @@ class Budget:
         return cls(total, steps_per_epoch, train.log_every_steps, validate_every, save_every)
 
     def due(self, every: int, step: int) -> bool:
-        """Whether something done every so many steps is done after this one: the last step is always due."""
+        """Return whether something done every `every` steps is due after this one; after the last step it is."""
         return step > 0 and (step % every == 0 or step == self.total_steps)
 
 
 def validation_is_due(budget: Budget, position: Position) -> bool:
-    """Whether the run should validate where it is."""
+    """Return whether a validation is due at this position."""
     return budget.due(budget.validate_every, position.step) and position.validated_step < position.step
 
 
 def recalibration_is_due(config: Config, budget: Budget, position: Position) -> bool:
-    """Whether the run ends where it is, with statistics that are still those of training."""
+    """Return whether the run ends at this position and its norms still have the statistics of training."""
     at_end = position.step >= budget.total_steps or out_of_patience(config, position)
     return config.train.recalibrate_norms and at_end and position.recalibrated_step < position.step
 
 
 def out_of_patience(config: Config, position: Position) -> bool:
-    """Whether as many validations as `train.early_stop_validations` brought no better score."""
+    """Return whether the last `train.early_stop_validations` validations brought no better score."""
     patience = config.train.early_stop_validations
     return patience is not None and position.validations_since_best >= patience

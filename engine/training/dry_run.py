@@ -1,4 +1,4 @@
-"""A rehearsal: one real step, and what a whole run will take."""
+"""A dry run: two real steps, and an estimate of what the whole run takes."""
 
 import time
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from ops import backend, memory
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a step took and found."""
+    """Loss, time and memory of a step."""
 
     result: StepResult
-    first_seconds: float  # with the compilation of kernels
+    first_seconds: float  # including the compilation of kernels
     seconds: float
     peak_memory_gb: float
     device: str
@@ -25,7 +25,7 @@ class Rehearsal:
 
 
 def rehearse(step: TrainStep, batches: Sequence[Batch]) -> Rehearsal:
-    """Run one step, and once more to time it; the model is trained by it, nothing is written."""
+    """Run one step, and a second one to time it; this trains the model, and writes nothing."""
     step.model.train()
     started = time.perf_counter()
     result = step(batches)
@@ -38,7 +38,7 @@ def rehearse(step: TrainStep, batches: Sequence[Batch]) -> Rehearsal:
 
 
 def format_rehearsal(rehearsal: Rehearsal, budget: Budget) -> str:
-    """Return the lines that tell loss, memory and time; validation and waiting for data are not in the times."""
+    """Return lines with loss, memory and time; the times leave out validation and waiting for data."""
     epoch = budget.steps_per_epoch * rehearsal.seconds
     result = rehearsal.result
     return "\n".join(

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from configs import Config
 from engine.distributed.group import ALONE, Group
@@ -21,7 +22,7 @@ _log = logging.getLogger("mlx_volumes")
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient that is NaN or infinite; what it names: step, cases, last good checkpoint."""
+    """A loss or gradient is NaN or infinite; the message names step, cases and last good checkpoint."""
 
 
 def fit(
@@ -36,29 +37,32 @@ def fit(
     group: Group = ALONE,
     hooks: Hooks = NO_HOOKS,
 ) -> None:
-    """Train from `position`, which moves along, to the end of the budget.
+    """Train from `position`, which is updated, to the end of the budget.
 
-    Each step's batches, rates and random numbers follow from the position alone, so that a run that was stopped
-    or killed and resumed equals an uninterrupted one. With `train.recalibrate_norms` batch norms take their statistics
-    anew at the end, on the epoch of batches that would come next. `validate` scores the model, in evaluation mode; the
-    best checkpoint is that of `checkpoint.metric`. A request to `stop` ends the run after the step, with a
-    checkpoint; it may also raise StopRequested within `validate`, which then is made up for on resuming.
-    `name_case` names the case of a batch's `index`. In a `group` all processes call this alike, each with its
-    share of the data: rank 0 saves, and all end together. `hooks` are what you add: see `Hooks`.
+    A step's batches, rates and random numbers depend on the position alone, so that a resumed run equals an
+    uninterrupted one. With `train.recalibrate_norms` the statistics of batch norms are measured again at the end, on
+    the epoch of batches that would come next.
 
-    Raises NonFiniteError for a loss that is NaN or infinite (no checkpoint is written of it), OSError where a
-    checkpoint can't be written.
+    stop       a request ends the run after the step, with a checkpoint; it may also raise StopRequested within
+               `validate`, and the validation then happens on resuming
+    validate   scores the model, in evaluation mode; the best checkpoint has the best `checkpoint.metric`
+    name_case  returns the name of the case with a batch's `index`
+    group      all processes call this, each with its share of the data; rank 0 saves, and all end together
+    hooks      functions of your own: see `Hooks`
+
+    Raises NonFiniteError for a loss that is NaN or infinite, before that step is saved, and OSError where a
+    checkpoint cannot be written.
     """
     budget = Budget.of(config, data.batches_per_epoch)
     feed = Feed(data, budget.steps_per_epoch, config.train.accumulate, group)
     progress = Progress(run, position, budget.total_steps, budget.steps_per_epoch)
     milestones = Milestones(step, feed, run, config, position, budget, progress, stop, validate, group, hooks)
     step.model.train()
-    with group.watchdog(config.distributed.timeout_seconds), progress, feed:
+    with group.watchdog(config.distributed.timeout_seconds), progress, closing(feed):
         ended = milestones.catch_up()
         while not ended and position.step < budget.total_steps:
             started = time.perf_counter()
-            batches, waited = feed.next(position.step)  # `train.accumulate` times x (N, D, H, W, C) and y
+            batches, waited = feed.next(position.step)  # train.accumulate of x (N, D, H, W, C) with y
             result = step(batches)  # forward, loss, backward, clip, update
             position.step += 1
             require_finite(result, batches, position.step, run, name_case, group)
@@ -72,9 +76,9 @@ def fit(
 
 
 def restore(step: TrainStep, data: TrainingData, run: RunFolder, group: Group = ALONE) -> Position:
-    """Put the run's latest whole checkpoint, if any, into the step; return its position, or a new run's.
+    """Load the run's latest whole checkpoint, if there is one; return its position, or that of a new run.
 
-    In a group rank 0 reads it and gives it to the others, however many they are.
+    In a group rank 0 reads it and sends it to the others, whatever their number.
 
     Raises ValueError where the data changed, or the checkpoint doesn't fit the model.
     """
@@ -107,7 +111,7 @@ def require_finite(
     name_case: Callable[[int], str],
     group: Group = ALONE,
 ) -> None:
-    """Raise NonFiniteError unless loss and gradient, which are the same in all processes, are numbers."""
+    """Raise NonFiniteError unless loss and gradient, which are the same in all processes, are finite."""
     if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
         return
     names = ", ".join(name_case(int(i)) for batch in batches for i in batch.get("index", ()))
@@ -118,22 +122,19 @@ def require_finite(
         f"step {step}: loss {result.loss} ({', '.join(f'{k} {v}' for k, v in result.parts.items())}), "
         f"gradient norm {result.grad_norm}; cases: {names or 'unknown'}. "
         + (f"The last good checkpoint is {last.resolve()}. " if last.exists() else "No checkpoint was written yet. ")
-        + "Look at these cases, lower optim.learning_rate, or set optim.clip_norm"
+        + "Check these cases, lower optim.learning_rate, or set optim.clip_norm"
     )
 
 
 def report_end(budget: Budget, position: Position, stop: StopRequest, writes: bool) -> None:
-    """Log how the run ended and where its time went; a file STOP has been obeyed and goes."""
+    """Log how the run ended and how long its parts took, and remove a file STOP."""
     if position.step >= budget.total_steps:
         _log.info("finished: %d steps", position.step)
     elif stop.requested:
         _log.info("stopped by %s at step %d, saved; continue with --resume", stop.reason, position.step)
     else:
-        _log.info(
-            "stopped early at step %d: %d validations without a better score",
-            position.step,
-            position.validations_since_best,
-        )
+        waited = position.validations_since_best
+        _log.info("stopped early at step %d: %d validations without a better score", position.step, waited)
     if position.seconds > 0:
         _log.info(
             "trained for %.0f s, of which %.1f %% waiting for data; validated for %.0f s",

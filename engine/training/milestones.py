@@ -1,4 +1,4 @@
-"""What happens between steps where it is due: norms recalibrated, the model validated, a checkpoint written."""
+"""What happens between steps: norms are recalibrated, the model is validated, checkpoints are written."""
 
 import logging
 import math
@@ -36,10 +36,10 @@ class Hooks:
 
     on_step        after each step, with its StepResult
     on_validation  after each validation, with its scores; the model is in training mode again
-    on_end         once, where training ends: finished, stopped early or stopped by request
+    on_end         once at the end of training: finished, stopped early or stopped by request
 
-    Their time is not counted as training. What they raise ends the run. They may change the model by arrays alone
-    (a compiled step reads no other change), and in a group they run in all processes.
+    Their time does not count as training. An error in one ends the run. They may change the model's arrays and nothing
+    else of it (a compiled step sees no other change). In a group they run in all processes.
     """
 
     on_step: Callable[[int, nn.Module, StepResult], Any] = _nothing
@@ -52,10 +52,10 @@ NO_HOOKS = Hooks()
 
 @dataclass(frozen=True)
 class Milestones:
-    """Knows all that is done between steps; in a group all processes call it alike, and rank 0 writes."""
+    """Does what is due between steps; in a group all processes call it alike, and rank 0 writes."""
 
     step: TrainStep
-    batches: Feed
+    feed: Feed
     run: RunFolder
     config: Config
     position: Position
@@ -67,7 +67,7 @@ class Milestones:
     hooks: Hooks
 
     def catch_up(self) -> bool:
-        """Do what a run that was stopped left undone at its last step; return whether the run ends here."""
+        """Do what a stopped run left undone at its last step; return whether the run ends here."""
         validation_left = self.validate is not None and validation_is_due(self.budget, self.position)
         if validation_left or recalibration_is_due(self.config, self.budget, self.position):
             return self.pass_step()
@@ -83,8 +83,8 @@ class Milestones:
                     improved = self._run_validation(self.validate)
             except StopRequested:
                 _log.info("the validation at step %d is left for later", position.step)
-        self._recalibrate()  # patience may have ended
-        # asked once: a request may come at any time
+        self._recalibrate()  # the validation may have used up the patience
+        # Ask once: a request may come at any time.
         ends = self._is_asked_to_stop() or out_of_patience(self.config, position)
         if improved or ends or self.budget.due(self.budget.save_every, position.step):
             self._save(best=improved)
@@ -94,17 +94,17 @@ class Milestones:
         return self.group.is_asked_to_stop(self.stop)
 
     def _recalibrate(self) -> None:
-        """Take the norms' statistics anew where the run ends; a request to stop leaves it for later."""
+        """Measure the norms' statistics again where the run ends; a request to stop leaves it for later."""
         position = self.position
         if not recalibration_is_due(self.config, self.budget, position) or self._is_asked_to_stop():
             return
         started = time.perf_counter()
         steps = range(position.step, position.step + self.budget.steps_per_epoch)
-        batches = (batch for i in steps for batch in self.batches.next(i)[0])
+        batches = (batch for i in steps for batch in self.feed.next(i)[0])
         count = recalibrate_norms(self.step, batches, self.group)
         position.recalibrated_step = position.step
         position.seconds += time.perf_counter() - started
-        _log.info("took the statistics of %d batch norms anew, dropout off, over %d steps' batches", count, len(steps))
+        _log.info("measured %d batch norms again, without dropout, on the batches of %d steps", count, len(steps))
 
     def _save(self, best: bool) -> None:
         if not self.group.writes:
@@ -117,22 +117,21 @@ class Milestones:
             "batch": done * config.train.accumulate,
             "position": position.to_json(),
             "config": config.model_dump(mode="json"),
-            "data_fingerprint": self.batches.fingerprint,
+            "data_fingerprint": self.feed.data.fingerprint,
         }
-        # Without a validation there is no best, and evaluation finds the last one under that name.
-        best = best or self.validate is None
+        best = best or self.validate is None  # without validation `best` is the last checkpoint
         save_checkpoint(self.run.checkpoints, self.step.tensors(), state, best, config.checkpoint.keep)
         position.seconds += time.perf_counter() - started
 
     def _run_validation(self, validate: Validate) -> bool:
-        """Score the weights that evaluation would take; return whether they are the best so far."""
+        """Score the weights that an evaluation takes; return whether they are the best so far."""
         started = time.perf_counter()
-        model, average, position, config = self.step.model, self.step.average, self.position, self.config
-        use_average = average is not None and config.evaluate.weights == "ema"
+        model, position, config = self.step.model, self.position, self.config
+        average = self.step.average if config.evaluate.weights == "ema" else None
         memory.release_cache()
         model.eval()
         try:
-            with average.applied(model) if average is not None and use_average else nullcontext():
+            with nullcontext() if average is None else average.applied(model):
                 scores = validate(model)
         finally:
             model.train()
@@ -141,36 +140,34 @@ class Milestones:
         score = score_at(scores, config.checkpoint.metric)
         position.validated_step = position.step
         improved = is_better(score, position.best_score, config.checkpoint.mode)
+        comment = (
+            "" if position.best_score is None else f" (best {position.best_score:.4f} at step {position.best_step})"
+        )
         if improved:
             position.best_score, position.best_step, position.validations_since_best = score, position.step, 0
+            comment = ", the best so far"
         else:
             position.validations_since_best += 1
         self.progress.validated(scores)
-        _log.info(
-            "validation at step %d: %s %s%s",
-            position.step,
-            config.checkpoint.metric,
-            "undefined" if score is None else f"{score:.4f}",
-            ", the best so far" if improved else best_so_far(position),
-        )
+        found = "undefined" if score is None else f"{score:.4f}"
+        if improved:
+            found += ", the best so far"
+        elif position.best_score is not None:
+            found += f" (best {position.best_score:.4f} at step {position.best_step})"
+        _log.info("validation at step %d: %s %s", position.step, config.checkpoint.metric, found)
         self.hooks.on_validation(position.step, model, scores)
         return improved
 
 
-def best_so_far(position: Position) -> str:
-    score = position.best_score
-    return "" if score is None else f" (best {score:.4f} at step {position.best_step})"
-
-
 def score_at(scores: Mapping[str, float], metric: str) -> float | None:
-    """The score that decides, None where it is not a number; raises ValueError where there is none of that name."""
+    """Return the score named `metric`, None where it is not finite; raise ValueError where there is none."""
     if metric not in scores:
         raise ValueError(f"checkpoint.metric={metric}: validation reports {', '.join(scores)}")
     return scores[metric] if math.isfinite(scores[metric]) else None
 
 
 def is_better(score: float | None, best: float | None, mode: str) -> bool:
-    """Whether a score beats the best so far; one that is undefined beats nothing."""
+    """Return whether a score beats the best so far; an undefined one (None) beats nothing."""
     if score is None or best is None:
         return score is not None
     return score > best if mode == "max" else score < best

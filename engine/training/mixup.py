@@ -1,30 +1,30 @@
-"""Mixup: training on blends of two cases."""
+"""Mixup: training on weighted means of two cases."""
 
 import mlx.core as mx
 import numpy as np
 
-_STEPS = 4096  # of the table of quantiles: what it adds to a weight's error is below 1/4096
-_STREAM = 1  # beside the seed: the network's first weights are drawn from the seed itself
+_STEPS = 4096  # of the table of quantiles, whose error in a weight is below 1/4096
+_STREAM = 1  # added to the seed, from which the network's first weights are drawn
 
 
 class Mixup:
-    """Blends each case of a batch with another one, all by one weight that follows Beta(alpha, alpha).
+    """Blends each case of a batch with another case; one weight for the whole batch follows Beta(alpha, alpha).
 
-    mixup(x) returns the blends, the partners' indices (N,) and the weight of x itself, which the loss is blended
-    by as well. Small alphas leave most batches nearly as they are; 1 makes every weight as likely. Draws depend
-    on `state`, a tree of one array that mx.compile can capture, and never on `mx.random`'s: networks that draw
-    otherwise, as dropout of another kind does, see the same blends. MLX draws no Beta variates, so a uniform one
-    is looked up among the distribution's quantiles. Zhang et al. 2018, arXiv:1710.09412.
+    mixup(x) returns the blends, the partners' indices (N,) and the weight of x, which blends the losses too. A small
+    alpha leaves most batches nearly unchanged; under 1 all weights are equally likely. Draws depend on `state`, a
+    tree of one array that mx.compile can capture, and not on `mx.random`: networks with different dropout see the same
+    blends. MLX has no Beta distribution, so a uniform number selects one of its quantiles. Zhang et al. 2018,
+    arXiv:1710.09412.
     """
 
     def __init__(self, alpha: float, seed: int = 0, rank: int = 0, world: int = 1) -> None:
-        """`rank` of `world` processes, which share the state and draw each its own.
+        """Set up process `rank` of `world`, which share the state and draw different numbers.
 
         Raises ValueError unless alpha is above 0.
         """
         if not alpha > 0:
             raise ValueError(f"mixup needs an alpha above 0; got {alpha}")
-        from scipy.stats import beta  # takes half a second to import: only where it is used
+        from scipy.stats import beta  # takes half a second to import, so only where it is needed
 
         quantiles = beta.ppf((np.arange(_STEPS) + 0.5) / _STEPS, alpha, alpha)
         self._quantiles = mx.array(quantiles.astype(np.float32))

@@ -1,11 +1,11 @@
-"""What a run reports while it trains: lines in metrics.jsonl, and a bar or plain lines for the reader."""
+"""What a run reports while it trains: lines in metrics.jsonl, and a bar or plain lines on the terminal."""
 
 import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -46,11 +46,11 @@ class Position:
     """How far a run is. It is saved with each checkpoint, the unfinished interval included."""
 
     step: int = 0
-    seconds: float = 0.0  # of training, resumed runs added up; validation is apart
-    waiting_seconds: float = 0.0  # of these, spent waiting for data
+    seconds: float = 0.0  # of training without validation, summed over resumed runs
+    waiting_seconds: float = 0.0  # the part of these spent waiting for data
     validation_seconds: float = 0.0
     validated_step: int = 0
-    recalibrated_step: int = 0  # at whose end the norms' statistics were taken anew
+    recalibrated_step: int = 0  # after which the norms' statistics were measured again
     best_score: float | None = None
     best_step: int | None = None
     validations_since_best: int = 0
@@ -75,22 +75,19 @@ class Progress:
         self._bar = tqdm(
             total=total_steps, initial=position.step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
-        self._redirect = logging_redirect_tqdm() if not self._bar.disable else None
+        self._context = ExitStack()
 
     def __enter__(self) -> Self:
-        if self._redirect is not None:
-            self._redirect.__enter__()
+        if not self._bar.disable:
+            self._context.enter_context(logging_redirect_tqdm())
+        self._context.enter_context(self._bar)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
-        if self._redirect is not None:
-            self._redirect.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._context.close()
 
     def stepped(self, result: StepResult, samples: int, seconds: float, waiting_seconds: float, log_now: bool) -> None:
-        """Take in one step; with `log_now` write the interval's line and begin the next."""
+        """Add one step; with `log_now` write the interval's line and begin the next interval."""
         position, interval = self._position, self._position.interval
         position.seconds += seconds
         position.waiting_seconds += waiting_seconds
@@ -147,7 +144,7 @@ class Progress:
 
 
 class ShowPreparation:
-    """Logs how far preparation is, every ten seconds and at its end."""
+    """Logs the progress of preparation, every ten seconds and at the end."""
 
     def __init__(self) -> None:
         self._due = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""The running statistics of batch norms, taken anew after training with dropout."""
+"""Measures the running statistics of batch norms again, after training with dropout."""
 
 from collections.abc import Iterable
 
@@ -11,11 +11,11 @@ from engine.training.step import Batch, TrainStep
 
 
 def recalibrate_norms(step: TrainStep, batches: Iterable[Batch], group: Group = ALONE) -> int:
-    """Take the running statistics of all batch norms anew, with dropout off; return of how many norms.
+    """Measure the running statistics of all batch norms again, without dropout; return the number of norms.
 
-    They become the mean over the batches of each batch's own, as PyTorch's `update_bn` has them: once for the weights,
-    and once for their moving average, where the step keeps one. Frozen statistics stay, random numbers are not drawn.
-    In a group each process is given its share of the batches.
+    They become the mean over the batches of each batch's statistics, as in PyTorch's `update_bn`: once for the weights
+    and once for their moving average, where the step keeps one. Frozen statistics do not change, and no random numbers
+    are drawn. In a group each process gets its share of the batches.
     """
     model, average, held = step.model, step.average, step.freezing.held_statistics
     norms = [
@@ -46,11 +46,11 @@ def recalibrate_norms(step: TrainStep, batches: Iterable[Batch], group: Group = 
 
 
 def _measure(step: TrainStep, batch: Batch, group: Group) -> dict[str, mx.array]:
-    """Run the model on a batch; return its running statistics, equal in all processes."""
+    """Run the model on a batch; return its running statistics, which are equal in all processes."""
     step.predict(batch["x"])
     _, statistics = group.sum_gradients({}, running_statistics(tree_flatten(step.model.parameters())))
     statistics = dict(tree_flatten(statistics))
     step.model.update(tree_unflatten(list(statistics.items())))
     with group.waiting("the other processes' norm statistics"):
-        mx.eval(statistics)  # and nothing of the network beyond its last norm
+        mx.eval(statistics)  # the network's layers after its last norm are not computed
     return statistics

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from configs.schema.train import OptimConfig, TrainConfig
 from engine.distributed.group import ALONE, Group, running_statistics
-from engine.runs.checkpoints import check_same_tensors, load_parameters, read_tensors
+from engine.runs.checkpoints import check_same_tensors, read_tensors
 from engine.runs.precision import settle
 from engine.training.losses import Loss
 from engine.training.mixup import Mixup
@@ -28,12 +28,11 @@ Batch = Mapping[str, np.ndarray]
 _log = logging.getLogger("mlx_volumes")
 
 _SMALLER = "data.patch_size_voxels (of clips data.clip) or train.batch_size, or set model.args.recompute=true"
-COMPUTE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step found, as Python numbers."""
+    """The result of one step, as Python numbers."""
 
     loss: float
     parts: dict[str, float]  # the loss's terms
@@ -42,16 +41,16 @@ class StepResult:
 
 
 class TrainStep:
-    """Trains a model by one optimiser step a call, and knows all that a checkpoint of it must hold.
+    """Trains a model by one optimiser step a call; `tensors` and `load` hold all that a checkpoint of it needs.
 
     The forward and backward pass run in `train.precision`: the input is cast, and the layers follow it; weights,
-    losses, norm statistics and optimiser state stay float32. On a GPU the step is compiled. There, and wherever
-    it is compiled, a value that changes during a run must be an array in the model's or the optimiser's state.
+    losses, norm statistics and optimiser state stay float32. On a GPU the step is compiled. In a compiled step a value
+    that changes during a run must be an array in the model's or the optimiser's state.
 
-    In a `group` each process is given its share of each batch, and `loss` is that of all shares together, equal in
-    all processes (see `build_loss`): then the sum of their gradients is the gradient.
+    In a `group` each process gets its share of each batch. `loss` is that of all shares together, equal in all
+    processes (see `build_loss`), so that the sum of their gradients is the gradient.
 
-    What `freezing` freezes has no gradient and stays as it is; thawing follows the optimiser's count of steps.
+    Frozen parameters have no gradient and do not change; the optimiser's count of steps decides when they thaw.
 
     Raises ValueError where precision or compilation cannot run on this machine.
     """
@@ -67,13 +66,13 @@ class TrainStep:
         freezing: Freezing | None = None,
         seed: int = 0,
     ) -> None:
-        """seed: of what mixup draws, and of all that is drawn in a group; else the network draws from `mx.random`."""
+        """seed: of mixup, and in a group of all random numbers; otherwise the network draws from `mx.random`."""
         self.model = model
         self.optimizer = optimizer
         self.average = None if optim_config.ema_decay is None else WeightAverage(model, optim_config.ema_decay)
         self.compiled = should_compile(train.compile)
         if self.compiled and group.size > 1 and mx.default_device().type == mx.DeviceType.cpu:
-            # MLX 0.32 waits for the C++ compiler for ever in a process that has joined a ring.
+            # In a process that has joined a ring MLX 0.32 never returns from the C++ compiler.
             raise ValueError(
                 "train.compile=always: several processes cannot compile on the CPU; use train.compile=auto"
             )
@@ -85,18 +84,18 @@ class TrainStep:
         self._gradients_of_model = nn.value_and_grad(model, self._forward)
         self.freezing = freezing or Freezing(model)
         self.freezing.set_step(math.inf)
-        optimizer.init(model.trainable_parameters())  # all that is ever trained
+        optimizer.init(model.trainable_parameters())  # with those that are thawed later
         self.freezing.set_step(0)
         self._bind()
 
     def __call__(self, batches: Sequence[Batch]) -> StepResult:
-        """Update the model by the mean gradient of the batches, which are of one size: several accumulate.
+        """Update the model by the mean gradient of the batches, which have the same size.
 
-        Each holds x (N, D, H, W, C) float32 and what the loss takes as y. The model must be in training mode.
+        Each holds x (N, D, H, W, C) float32 and the loss's y. The model must be in training mode.
         """
         done = steps_done(self.optimizer)
         if self.freezing.set_step(done):
-            self._bind()  # other parameters have gradients now
+            self._bind()  # other parameters have gradients from here on
         self.freezing.hold_statistics()
         precision = str(self._dtype).removeprefix("mlx.core.")
         shape, count = batches[0]["x"].shape, f"{len(batches)} batches of " if len(batches) > 1 else ""
@@ -107,13 +106,13 @@ class TrainStep:
         ):
             total, total_parts, gradients = self._accumulate(batches)  # forward, loss, backward
             norm = self._update(gradients, mx.array(1 / len(batches)))  # clip, update
-            # The compiled step's only synchronisation. Meanwhile mlx-data's threads make the next batches.
+            # The compiled step waits for the device only here. Meanwhile mlx-data's threads make the next batches.
             memory.evaluate(total, total_parts, norm, self._state)
         return StepResult(
-            loss=_number(total) / len(batches),
-            parts={name: _number(value) / len(batches) for name, value in total_parts.items()},
-            grad_norm=_number(norm),
-            learning_rate=_number(self.optimizer.learning_rate),
+            loss=total.item() / len(batches),
+            parts={name: value.item() / len(batches) for name, value in total_parts.items()},
+            grad_norm=norm.item(),
+            learning_rate=self.optimizer.learning_rate.item(),
         )
 
     def _accumulate(self, batches: Sequence[Batch]) -> tuple[mx.array, dict[str, mx.array], Any]:
@@ -127,18 +126,15 @@ class TrainStep:
             total = total + loss
             total_parts = {name: value + total_parts.get(name, 0.0) for name, value in parts.items()}
             if len(batches) > 1 or not self.compiled:
-                # Frees this batch's activations; the compiled step goes on to the next batch meanwhile.
+                # This frees the batch's activations; a compiled step does not wait for it.
                 start = mx.async_eval if self.compiled else mx.eval
                 start(gradients, total, total_parts, self._state)
-        if self._mixup is not None:  # whose weight differs between processes
+        if self._mixup is not None:  # its weight differs between processes
             total, total_parts = self._group.mean((total, total_parts))
         return total, total_parts, gradients
 
-    def predict(self, x: np.ndarray) -> Any:
-        """Return what the model makes of x (N, D, H, W, C), in its mode and the run's precision."""
-        return self.model(mx.array(x).astype(self._dtype))
-
     def _forward(self, x: mx.array, y: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        """Return the loss and its terms."""
         if self._mixup is None:
             return self._loss(self.model(x.astype(self._dtype)), y)
         x, partners, weight = self._mixup(x)
@@ -160,7 +156,7 @@ class TrainStep:
         factor = scale * clip_factor(norm, self._clip_norm)
         if not self.compiled and updates_in_place(self.optimizer):
             flat = dict(tree_flatten(gradients))
-            gradients.clear()  # the caller's too, so that each array goes once it is used
+            gradients.clear()  # the caller's too, so that each array is freed once it is used
             update_in_place(self.optimizer, self.model, flat, factor)
         else:
             self.optimizer.update(self.model, tree_map(lambda g: g * factor, gradients))
@@ -168,8 +164,12 @@ class TrainStep:
             self.average.update(self.model)
         return norm
 
+    def predict(self, x: np.ndarray) -> Any:
+        """Return the model's output for x (N, D, H, W, C), in its present mode and the run's precision."""
+        return self.model(mx.array(x).astype(self._dtype))
+
     def _bind(self) -> None:
-        """Take hold of the state as it is now; called again when a checkpoint has replaced it."""
+        """Collect the state, and compile the step on it; called again when other arrays replace it."""
         average = {} if self.average is None else self.average.state
         mixup = {} if self._mixup is None else self._mixup.state
         self._state = [self.model.state, self.optimizer.state, average, mixup, mx.random.state]
@@ -179,9 +179,9 @@ class TrainStep:
             self._update = mx.compile(self._update, inputs=self._state, outputs=self._state)
 
     def tensors(self) -> dict[str, dict[str, mx.array]]:
-        """All arrays that a resumed run needs: {file name: {tensor name: array}}, for `save_checkpoint`.
+        """Return all arrays that a resumed run needs: {file name: {tensor name: array}}, for `save_checkpoint`.
 
-        They are the step's own, and the optimiser's change with the next step: write or copy them before it.
+        They are the step's own arrays, which the next step changes: write or copy them before it.
         """
         optimizer = {f"optimizer.{name}": a for name, a in tree_flatten(self.optimizer.state)}
         files = {"model": dict(tree_flatten(self.model.parameters())), "optimizer": optimizer}
@@ -196,51 +196,43 @@ class TrainStep:
     def load(self, checkpoint: Path) -> None:
         """Continue from a checkpoint: weights, their average, the optimiser's state and the random keys.
 
-        One that was written before mixup had a key of its own keeps the seed's, with a warning.
+        A checkpoint from before mixup had a key of its own leaves the key as the seed made it, with a warning.
         Raises CheckpointError that lists every tensor that doesn't fit.
         """
-        load_parameters(self.model, read_tensors(checkpoint / "model.safetensors"), checkpoint / "model.safetensors")
-        file = checkpoint / "optimizer.safetensors"
-        arrays = read_tensors(file)
-        if self._mixup is not None and "mixup.key" not in arrays:
-            _log.warning("%s: holds no mixup.key, an older version wrote it; blends are drawn from the seed", file)
-            arrays["mixup.key"] = self._mixup.state["key"]
-        check_same_tensors(self.tensors()["optimizer"], arrays, file)
-        self._set_optimizer(arrays)
-        self._set_keys(arrays)
-        if self.average is not None:
-            file = checkpoint / "ema.safetensors"
-            average = read_tensors(file)
-            check_same_tensors(self.average.state["average"], average, file)
-            self.average.set(average, arrays["ema.step"])
-        self._bind()
+        files = {}
+        for name, expected in self.tensors().items():
+            file = checkpoint / f"{name}.safetensors"
+            files[name] = arrays = read_tensors(file)
+            if "mixup.key" in expected and "mixup.key" not in arrays:
+                _log.warning("%s: holds no mixup.key, an older version wrote it; blends are drawn from the seed", file)
+                arrays["mixup.key"] = expected["mixup.key"]
+            check_same_tensors(expected, arrays, file)
+        self._set(files)
 
     def synchronise(self) -> None:
         """Give all processes of the group rank 0's weights, their average and the optimiser's state."""
-        files = {name: self._group.broadcast(arrays) for name, arrays in self.tensors().items()}
+        self._set({name: self._group.broadcast(arrays) for name, arrays in self.tensors().items()})
+
+    def _set(self, files: Mapping[str, Mapping[str, mx.array]]) -> None:
+        """Continue from arrays such as `tensors` returns."""
+        arrays, prefix = files["optimizer"], "optimizer."
         self.model.update(tree_unflatten(list(files["model"].items())))
-        self._set_optimizer(files["optimizer"])
-        self._set_keys(files["optimizer"])
-        if self.average is not None:
-            self.average.set(files["ema"], files["optimizer"]["ema.step"])
-        self._bind()
-
-    def _set_keys(self, arrays: Mapping[str, mx.array]) -> None:
-        set_random_key(arrays["random.key"])
-        if self._mixup is not None:
-            self._mixup.state["key"] = arrays["mixup.key"]
-
-    def _set_optimizer(self, arrays: Mapping[str, mx.array]) -> None:
-        prefix = "optimizer."
+        mx.eval(self.model.parameters())
         state = [(name.removeprefix(prefix), a) for name, a in arrays.items() if name.startswith(prefix)]
         self.optimizer.state = tree_unflatten(state)
         self.optimizer.init(self.model.trainable_parameters())  # marks it as ready; what it holds stays
+        set_random_key(arrays["random.key"])
+        if self._mixup is not None:
+            self._mixup.state["key"] = arrays["mixup.key"]
+        if self.average is not None:
+            self.average.set(files["ema"], arrays["ema.step"])
+        self._bind()
 
 
 def should_compile(when: str) -> bool:
-    """Whether the step is compiled, for `train.compile` = auto | always | never.
+    """Return whether the step is compiled, for `train.compile` = auto | always | never.
 
-    Raises ValueError where it is asked for and the operators cannot be compiled.
+    Raises ValueError for `always` where the operators cannot be compiled.
     """
     if when == "always" and backend.active() != "mlx":
         raise ValueError(
@@ -251,21 +243,17 @@ def should_compile(when: str) -> bool:
 
 
 def compute_dtype(precision: str) -> mx.Dtype:
-    """The dtype of activations for `train.precision`; raises ValueError as `settle` does."""
-    return COMPUTE_DTYPES[settle(precision, backend.why_no_bfloat16())]
+    """Return the dtype of activations for `train.precision`; raise ValueError as `settle` does."""
+    return mx.bfloat16 if settle(precision, backend.why_no_bfloat16()) == "bfloat16" else mx.float32
 
 
 def random_key() -> mx.array:
-    """The state of MLX's random numbers, (2,) uint32."""
+    """Return the state of MLX's random numbers, (2,) uint32."""
     key: mx.array = next(iter(mx.random.state))  # type: ignore[call-overload]  # a sequence of one, says MLX
     return mx.array(key)
 
 
 def set_random_key(key: mx.array) -> None:
-    """Bring MLX's random numbers into a state that `random_key` returned."""
+    """Set MLX's random numbers to a state that `random_key` returned."""
     high, low = np.array(key).tolist()
     mx.random.seed(high << 32 | low)  # MLX splits a seed into just these two halves
-
-
-def _number(scalar: mx.array) -> float:
-    return float(np.array(scalar))

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -49,7 +50,7 @@ def rehearse_run(config: Config) -> Pace:
     set_up_device(config)
     data, step, _ = assemble(config)
     budget = Budget.of(config, data.batches_per_epoch)
-    with Feed(data, budget.steps_per_epoch, config.train.accumulate) as feed:
+    with closing(Feed(data, budget.steps_per_epoch, config.train.accumulate)) as feed:
         rehearsal = rehearse(step, feed.next(0)[0])
     one_case = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"validation_cases": 1})})
     validate = build_validation(one_case, data, StopRequest(config.run_folder / "STOP"))

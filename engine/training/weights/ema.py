@@ -14,8 +14,8 @@ import ops
 class WeightAverage:
     """The moving average of a model's parameters and batch-norm statistics, in float32.
 
-    It starts as the weights themselves, and its decay grows as (1 + t) / (10 + t) up to the given one, so that
-    the first, random weights are soon forgotten. `state` is a tree of arrays that mx.compile can capture.
+    It begins as the weights themselves. Its decay grows as (1 + t) / (10 + t) up to `decay`, so that the first, random
+    weights soon lose their influence. `state` is a tree of arrays that mx.compile can capture.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -26,7 +26,7 @@ class WeightAverage:
         }
 
     def update(self, model: nn.Module) -> None:
-        """Move towards the model's weights."""
+        """Move the average towards the model's weights."""
         t = self.state["step"].astype(mx.float32)
         rest = 1 - mx.minimum(self.decay, (1 + t) / (10 + t))
         average = self.state["average"]
@@ -35,13 +35,13 @@ class WeightAverage:
         self.state["step"] = self.state["step"] + 1
 
     def set(self, arrays: Mapping[str, mx.array], step: mx.array) -> None:
-        """Go on from these flat {name: array}, as after `step` updates."""
+        """Continue from a flat {name: array}, as after `step` updates."""
         self.state["average"].update(arrays)
         self.state["step"] = step
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Within the context the model has the averaged weights; afterwards its own again."""
+        """Give the model the averaged weights within the context, and its own again afterwards."""
         raw = tree_flatten(model.parameters())
         model.update(tree_unflatten(list(self.state["average"].items())))
         try:

@@ -146,7 +146,7 @@ def test_the_last_checkpoint_holds_them_and_a_resumed_run_the_same(tmp_path, cap
     config = classifier_config(tmp_path / "whole", recalibrate_norms=True)
     with caplog.at_level(logging.INFO, logger="mlx_volumes"):
         whole, position = train(config)
-    assert "took the statistics of 3 batch norms anew, dropout off, over 5 steps' batches" in caplog.text
+    assert "measured 3 batch norms again, without dropout, on the batches of 5 steps" in caplog.text
     assert position.recalibrated_step == 12
     stopped = classifier_config(tmp_path / "stopped", recalibrate_norms=True)
     _, position = train(stopped, stop_at)
