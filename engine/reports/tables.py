@@ -38,6 +38,12 @@ def text_table(layout: str, rows: Iterable[Sequence[str]]) -> list[str]:
     return [layout.format(*row).rstrip() for row in rows]
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows as lines, each column as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def html_table(head: Iterable[str], rows: Iterable[Sequence[Any]], is_wide: bool = True) -> list[str]:
     """Return a table as lines of HTML.
 

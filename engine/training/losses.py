@@ -1,8 +1,8 @@
-"""Losses of voxels or of whole cases, in float32: each a sum of terms, functions of logits and target.
+"""Losses of voxels or of whole cases, in float32: each is a sum of terms, functions of logits and target.
 
-Most are formulas on `ops.ClassSums`: (N, K) sums over voxels, a whole case being one voxel, which `Prediction.sums`
-gives to those that ask for them. What several processes have is joined before the division, so that the loss is that of
-the whole batch. A loss is its arguments, its terms, and a line in LOSSES.
+Most terms are formulas on the (N, K) sums over voxels that `Prediction.sums` returns; a whole case counts as one voxel.
+The sums of several processes are joined before the division, so that the loss is that of the whole batch. A loss
+consists of its arguments, its terms, and a line in LOSSES.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ Loss = Callable[[mx.array | Sequence[mx.array], mx.array], tuple[mx.array, dict[
 
 
 class StandardLossArgs(LossArgs):
-    """What is minimised. Terms are summed with their weights; losses are computed in float32."""
+    """Arguments of the losses below; their terms are summed with these weights, in float32."""
 
     name: str = "dice_ce"
     dice_weight: NonNegative = 1.0
@@ -40,10 +40,10 @@ class StandardLossArgs(LossArgs):
 
 @dataclass
 class Prediction:
-    """A batch's logits and target, of all processes together; a term takes of it what it needs.
+    """A batch's logits and target, joined over all processes; a term uses `sums()`, or `logits` and `y`.
 
-    Between processes `sums()` costs one message of (N, K) numbers, `logits` and `y` one each of all that they hold.
-    Sums leave out voxels of `ignore_label`; a term of `logits` and `y` does so itself.
+    Between processes `sums()` costs one message of (N, K) numbers; `logits` and `y` each cost one of their whole size.
+    Sums leave out voxels of `ignore_label`; a term of `logits` and `y` must do so itself.
     """
 
     own_logits: mx.array
@@ -60,11 +60,11 @@ class Prediction:
 
     @cached_property
     def y(self) -> mx.array:
-        """(N, ...), or of classes that may coincide (N, K)."""
+        """(N, ...), or (N, K) of classes that may coincide."""
         return self.own_y if self.gather is None else self.gather(self.own_y)
 
     def sums(self, focal_gamma: float | None = None) -> ClassSums:
-        """The sums of each class; `focal` among them under this gamma."""
+        """Return the sums of each class, with `focal` under this gamma."""
         if focal_gamma not in self._sums:
             sums = class_sums(self.own_logits, self.own_y, self.ignore_label, focal_gamma)
             self._sums[focal_gamma] = sums if self.gather is None else gather_sums(sums, self.gather)
@@ -72,9 +72,9 @@ class Prediction:
 
 
 def dice(prediction: Prediction, config: StandardLossArgs) -> mx.array:
-    """Soft Dice loss (Milletari et al. 2016, arXiv:1606.04797, without its squares): 1 - mean Dice, in 0..1.
+    """Return the soft Dice loss (Milletari et al. 2016, arXiv:1606.04797, without squares): 1 - mean Dice, in 0..1.
 
-    The mean is over classes and samples; with `batch_dice` over classes, of the batch as one volume.
+    The mean is over classes and samples; with `batch_dice` it is over classes, and the batch counts as one volume.
     """
     sums = prediction.sums()
     overlap, total = sums.overlap, sums.predicted + sums.reference  # (N, K)
@@ -86,7 +86,7 @@ def dice(prediction: Prediction, config: StandardLossArgs) -> mx.array:
 
 
 def cross_entropy(prediction: Prediction, config: StandardLossArgs) -> mx.array:
-    """Cross-entropy: the mean over voxels, each weighted by its class; smoothed labels as in PyTorch's."""
+    """Return cross-entropy: the mean over voxels, each weighted by its class; label smoothing as in PyTorch."""
     sums = prediction.sums()
     weights = _class_weights(sums.reference.shape[-1], config)
     numerator = (sums.surprise * weights).sum()
@@ -97,14 +97,14 @@ def cross_entropy(prediction: Prediction, config: StandardLossArgs) -> mx.array:
 
 
 def focal(prediction: Prediction, config: StandardLossArgs) -> mx.array:
-    """Focal loss (Lin et al. 2017, arXiv:1708.02002): the weighted mean over voxels; gamma 0 is cross-entropy."""
+    """Return focal loss (Lin et al. 2017, arXiv:1708.02002), the weighted mean over voxels; gamma 0: cross-entropy."""
     sums = prediction.sums(config.focal_gamma)
     weights = _class_weights(sums.reference.shape[-1], config)
     return (sums.focal * weights).sum() / _weighted_voxels(sums, weights)
 
 
 def binary_cross_entropy(prediction: Prediction, config: StandardLossArgs) -> mx.array:
-    """Cross-entropy of classes that may coincide: the mean over cases and classes, each weighted by its class.
+    """Return cross-entropy of classes that may coincide: the mean over cases and classes, weighted by class.
 
     logits: (N, K). y: (N, K), 0 or 1. Label smoothing pulls targets towards 0.5.
     """
@@ -116,9 +116,9 @@ def binary_cross_entropy(prediction: Prediction, config: StandardLossArgs) -> mx
 
 
 def balanced_weights(counts: Mapping[str, int]) -> tuple[float, ...]:
-    """Class weights that make all classes count alike: cases / (classes * cases of the class).
+    """Return class weights that balance the classes: cases / (classes * cases of the class).
 
-    counts: training cases of each class. Raises ValueError for a class without any.
+    counts: training cases of each class. Raises ValueError for a class without cases.
     """
     for name, count in counts.items():
         if count == 0:
@@ -127,24 +127,24 @@ def balanced_weights(counts: Mapping[str, int]) -> tuple[float, ...]:
 
 
 def _class_weights(num_classes: int, config: LossArgs) -> mx.array:
-    assert config.class_weights != "balanced", "replaced by numbers where the training cases are known"
+    assert config.class_weights != "balanced", "build_step replaces it by numbers"
     return mx.array(config.class_weights or [1.0] * num_classes, dtype=mx.float32)  # (K,)
 
 
 def _weighted_voxels(sums: ClassSums, weights: mx.array) -> mx.array:
     voxels = (sums.reference * weights).sum()
-    return mx.where(voxels > 0, voxels, 1.0)  # where every voxel is ignored the numerator is 0 too
+    return mx.where(voxels > 0, voxels, 1.0)  # if every voxel is ignored, the numerator is 0 too
 
 
 class LossKind(NamedTuple):
-    """A loss: the class of its arguments, the targets that it takes, and its terms (prediction, args) -> scalar."""
+    """A loss: the class of its arguments, the targets that it accepts, its terms (prediction, args) -> scalar."""
 
     args: type[LossArgs]
     targets: tuple[Target, ...]
     terms: Mapping[str, Callable[[Prediction, Any], mx.array]]
 
 
-LOSSES = {  # by `loss.name`; the first is the default, of classifications the first that takes their targets
+LOSSES = {  # by `loss.name`; the first that accepts a task's target is its default
     "dice_ce": LossKind(StandardLossArgs, ("voxels",), {"dice": dice, "cross_entropy": cross_entropy}),
     "dice": LossKind(StandardLossArgs, ("voxels",), {"dice": dice}),
     "cross_entropy": LossKind(StandardLossArgs, ("voxels", "class"), {"cross_entropy": cross_entropy}),
@@ -156,12 +156,12 @@ LOSSES = {  # by `loss.name`; the first is the default, of classifications the f
 def build_loss(config: LossArgs, num_outputs: int, gather: Gather | None = None) -> Loss:
     """Return loss(logits, y) -> (float32 scalar, {term: float32 scalar before its weight}).
 
-    logits: (N, D, H, W, K), or a list of them, finest first, each weighted half of the one before (deep
-    supervision, Lee et al. 2015, arXiv:1409.5185), and the coarsest of several 0 where `supervise_coarsest` is false,
-    as in nnU-Net: 2/3, 1/3 and 0 of three. The target is sampled down to each by nearest neighbour.
-    y: (N, D, H, W) integers in 0..K-1, and the ignored label.
-    Of whole cases logits are (N, K) and y is (N,), or for binary_cross_entropy (N, K).
-    gather: joins (n, ...) of all processes to (N, ...), which makes the loss that of their batches together.
+    logits: (N, D, H, W, K), or a list of them, finest first (deep supervision, Lee et al. 2015, arXiv:1409.5185). Each
+    has half the weight of the one before it. Without `supervise_coarsest` the coarsest has none, as in nnU-Net: 2/3,
+    1/3 and 0 of three. The target is sampled down to each by nearest neighbour.
+    y: (N, D, H, W) integers in 0..K-1, or the ignored label.
+    For whole cases logits are (N, K) and y is (N,), or (N, K) for binary_cross_entropy.
+    gather: joins (n, ...) of all processes to (N, ...), so that the loss is that of their batches together.
 
     Raises ValueError where the config doesn't fit the number of outputs.
     """
@@ -193,14 +193,14 @@ def build_loss(config: LossArgs, num_outputs: int, gather: Gather | None = None)
 
 
 def gather_sums(sums: ClassSums, gather: Gather) -> ClassSums:
-    """Return the sums of all processes' samples, brought together in one message."""
+    """Return the sums of all processes' samples, joined in one message."""
     names = [field.name for field in fields(sums)]
     joined = gather(mx.stack([getattr(sums, name) for name in names], axis=1))  # (N, sums, K)
     return ClassSums(*(joined[:, i] for i in range(len(names))))
 
 
 def sample_down(y: mx.array, shape: Sequence[int]) -> mx.array:
-    """Return the labels (N, D, H, W) at every n-th voxel, so that they have the given (d, h, w)."""
+    """Return every n-th voxel of the labels (N, D, H, W), so that their shape is (N, d, h, w)."""
     if tuple(y.shape[1:]) == tuple(shape):
         return y
     step = [-(-size // small) for size, small in zip(y.shape[1:], shape, strict=True)]

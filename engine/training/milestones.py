@@ -140,12 +140,8 @@ class Milestones:
         score = score_at(scores, config.checkpoint.metric)
         position.validated_step = position.step
         improved = is_better(score, position.best_score, config.checkpoint.mode)
-        comment = (
-            "" if position.best_score is None else f" (best {position.best_score:.4f} at step {position.best_step})"
-        )
         if improved:
             position.best_score, position.best_step, position.validations_since_best = score, position.step, 0
-            comment = ", the best so far"
         else:
             position.validations_since_best += 1
         self.progress.validated(scores)

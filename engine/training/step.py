@@ -109,10 +109,10 @@ class TrainStep:
             # The compiled step waits for the device only here. Meanwhile mlx-data's threads make the next batches.
             memory.evaluate(total, total_parts, norm, self._state)
         return StepResult(
-            loss=total.item() / len(batches),
-            parts={name: value.item() / len(batches) for name, value in total_parts.items()},
-            grad_norm=norm.item(),
-            learning_rate=self.optimizer.learning_rate.item(),
+            loss=float(total) / len(batches),
+            parts={name: float(value) / len(batches) for name, value in total_parts.items()},
+            grad_norm=float(norm),
+            learning_rate=float(self.optimizer.learning_rate),
         )
 
     def _accumulate(self, batches: Sequence[Batch]) -> tuple[mx.array, dict[str, mx.array], Any]:

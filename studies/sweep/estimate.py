@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 from configs import Config
+from engine.reports.tables import aligned
 from engine.runs.precision import set_up_device
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest
@@ -84,7 +85,7 @@ def list_sweep(config: Config, only: str | None = None, rehearsed: Callable[[Con
             rows.append((cell.name, _layers(cell.dropout), str(len(runs)), str(done), took))
     left = sum(seconds[_network(run.config)] for run in chosen if run.folder not in finished)
     return "\n".join(
-        [*_aligned(rows), f"{len(chosen)} runs, {len(finished)} of them finished; about {format_seconds(left)} left"]
+        [*aligned(rows), f"{len(chosen)} runs, {len(finished)} of them finished; about {format_seconds(left)} left"]
     )
 
 
@@ -124,8 +125,3 @@ def _layers(table: Sequence[DropoutRow]) -> str:
         for (kind, rate), places in groups.items()
     ]
     return "; ".join(parts) or "none"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]

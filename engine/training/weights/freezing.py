@@ -1,7 +1,6 @@
-"""Parameters that stand still: for the whole run, or until a step of it."""
+"""Freezes parameters, for the whole run or until one of its steps."""
 
 import math
-from dataclasses import dataclass
 
 import mlx.nn as nn
 from mlx.utils import tree_flatten
@@ -10,26 +9,18 @@ from configs.schema.freeze import FreezeConfig
 from engine.training.weights.names import matching
 
 
-@dataclass(frozen=True)
-class _Frozen:
-    """A layer's own parameters that are frozen."""
-
-    layer: nn.Module
-    keys: list[str]
-
-
 class Freezing:
-    """What `freeze` freezes of a model. Nothing is frozen before `set_step`; without a config nothing ever is.
+    """The parameters of a model that `freeze` names, frozen from the first `set_step` on; without a config none.
 
-    names         of the parameters that it freezes
+    names         of these parameters
     thaw_at_step  the number of updates after which they are trained; infinite: never
 
-    Raises ValueError for a pattern that matches nothing, and where nothing would be left to train.
+    Raises ValueError for a pattern that matches nothing, and where no parameter is left to train.
     """
 
     def __init__(self, model: nn.Module, config: FreezeConfig | None = None) -> None:
         self._config = config
-        self._frozen: list[_Frozen] = []
+        self._frozen: list[tuple[nn.Module, list[str]]] = []  # layers, and the keys of their own parameters
         self._norms: list[tuple[str, nn.BatchNorm]] = []
         self.names: set[str] = set()
         self.thaw_at_step = math.inf
@@ -44,7 +35,7 @@ class Freezing:
             prefix = f"{path}." if path else ""
             keys = [key for key in layer if f"{prefix}{key}" in matched & trained.keys()]
             if keys:
-                self._frozen.append(_Frozen(layer, keys))
+                self._frozen.append((layer, keys))
                 self.names |= {f"{prefix}{key}" for key in keys}
             if isinstance(layer, nn.BatchNorm) and any(f"{prefix}{key}" in matched for key in layer):
                 self._norms.append((path, layer))
@@ -57,24 +48,23 @@ class Freezing:
         self._size = sum(p.size for p in trained.values())
 
     def set_step(self, step: float) -> bool:
-        """Freeze or thaw, as is due after so many updates; return whether that changed anything."""
+        """Freeze or thaw as is due after `step` updates; return whether that changed anything."""
         freeze = self._config is not None and (step < self.thaw_at_step or math.isinf(self.thaw_at_step))
         if freeze == self.is_frozen:
             return False
-        for frozen in self._frozen:
-            change = frozen.layer.freeze if freeze else frozen.layer.unfreeze
-            change(keys=frozen.keys, recurse=False)
+        for layer, keys in self._frozen:
+            (layer.freeze if freeze else layer.unfreeze)(keys=keys, recurse=False)
         self.is_frozen = freeze
         return True
 
     def hold_statistics(self) -> None:
-        """Give frozen batch norms their mode: that of evaluation, where the model was put into training mode."""
+        """Put the batch norms whose statistics are frozen into evaluation mode, and the others into training mode."""
         for _, norm in self._norms:
             norm.train(not self._holds)
 
     @property
     def held_statistics(self) -> set[str]:
-        """The names of the running statistics that do not move now."""
+        """The names of the running statistics that are frozen now."""
         keys = ("running_mean", "running_var")
         return {f"{path}.{key}" if path else key for path, _ in self._norms for key in keys if self._holds}
 

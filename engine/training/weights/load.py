@@ -1,4 +1,4 @@
-"""The weights that `init.from` names, read from wherever they are."""
+"""Reads the weights that `init.from` names."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,33 +18,33 @@ What = Literal["loaded", "adapted", "new", "unused"]
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one tensor."""
+    """Whether one tensor was loaded, and how."""
 
     name: str
     what: What
-    network: tuple[int, ...] | None  # its shape there; None: the network has none of the name
+    network: tuple[int, ...] | None  # its shape in the network; None: the network has no such tensor
     weights: tuple[int, ...] | None
     how: str = ""
 
 
 @dataclass
 class Start:
-    """Weights by name, where they are from, and, once a network has them, what became of each."""
+    """Weights by name, where they are from, and, once a network has them, a row for each."""
 
     tensors: dict[str, mx.array]
-    class_names: tuple[str, ...] | None  # of the last layers' outputs; None where the file does not say
+    class_names: tuple[str, ...] | None  # of the last layers' outputs; None: the file does not name them
     facts: dict[str, Any]  # JSON-able: "from", "file", then "step" and "weights", or "metadata"
     table: list[Row] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """What a run's init.json holds."""
+        """Return the contents of a run's init.json."""
         return {**self.facts, "class_names": self.class_names, "tensors": [asdict(row) for row in self.table]}
 
 
 def read_start(config: InitConfig) -> Start:
     """Return the weights of a run, a checkpoint, a .safetensors file or a pack.
 
-    Raises ValueError, naming init.from, where there are none or they are broken.
+    Raises ValueError, which names init.from, where they are missing or broken.
     """
     path = config.source
     try:
@@ -81,16 +81,16 @@ def _read(path: Path, config: InitConfig) -> Start:
 
 
 def _require_default(config: InitConfig, *keys: str) -> None:
-    """Raise ValueError where a key chooses among several, and there is one."""
+    """Raise ValueError where a key selects among several files and there is only one."""
     for key in keys:
         if (value := getattr(config, key)) != InitConfig.model_fields[key].default:
-            raise ValueError(f"init.{key}={value} chooses among those of a run, and this is one alone; leave it out")
+            raise ValueError(f"init.{key}={value} selects one of a run's, and this is a single one; leave it out")
 
 
 def _read_file(path: Path) -> Start:
     tensors = read_tensors(path)
     loaded: Any = mx.load(str(path), return_metadata=True)
-    # What engine.convert wrote: the architecture, and the name of the file it converted.
+    # engine.convert writes the architecture there, and the name of the file it converted.
     return Start(tensors, None, {"from": str(path), "file": str(path), "metadata": dict(loaded[1])})
 
 
@@ -104,13 +104,13 @@ def _read_checkpoint(folder: Path, config: InitConfig) -> Start:
 
 
 def _class_names(checkpoint: Path) -> tuple[str, ...] | None:
-    """Those of the run that the checkpoint lies in; None for one that was taken out of its run."""
+    """Return the class names of the run that holds the checkpoint; None where it was moved out of its run."""
     run = RunFolder(checkpoint.resolve().parent.parent)
     return tuple(run.read_json("statistics")["class_names"]) if (run.path / "statistics.json").is_file() else None
 
 
 def loaded_parameters(config: Config, start: Start | None, group: Group) -> set[str]:
-    """The names of what `init` did not leave as drawn; a run that goes on finds them in its folder."""
+    """Return the names of the parameters that `init` set; a resumed run reads them from its folder."""
     table: dict[str, Any] = {}
     if group.writes:
         table = RunFolder(config.run_folder).read_json("init") if start is None else start.to_json()

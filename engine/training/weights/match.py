@@ -1,7 +1,6 @@
-"""Weights to start from: matched to a network by name and shape, and adapted where the config allows it."""
+"""Matches start weights to a network by name and shape, and adapts them where the config allows it."""
 
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 import mlx.core as mx
@@ -10,30 +9,31 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from configs.schema.init import InitConfig
 from engine.distributed.group import ALONE, Group
+from engine.reports.tables import aligned
 from engine.training.weights.load import Row, Start, What
-from engine.training.weights.names import matching
+from engine.training.weights.names import matches_any, matching
 
 HEADS = ("head.*", "heads.*")
-"""What networks call their last layers, deep supervision's included, whose first axis is classes."""
+"""The names of networks' last layers, deep supervision included; the first axis of their tensors is classes."""
 
 
 class InitError(ValueError):
-    """Weights that do not fit the network in a way that the config does not allow."""
+    """Weights differ from the network in a way that the config does not allow."""
 
 
 class _Mismatch(Exception):
     def __init__(self, key: str, reason: str | None = None) -> None:
-        self.key = key  # of the config, which would allow it
-        self.reason = reason  # None: the shapes say it
+        self.key = key  # of the config, which allows it
+        self.reason = reason  # None: the shapes differ
 
 
 def begin_from(
     model: nn.Module, start: Start | None, config: InitConfig, class_names: Sequence[str], group: Group = ALONE
 ) -> None:
-    """Initialise the network and fill `start.table`; in a group all processes get what rank 0 has then.
+    """Initialise the network, fill `start.table` and free the start's tensors; rank 0 of a group sends its weights.
 
-    start: None in other processes than rank 0, and in a run that goes on from its own checkpoint. Its tensors are let
-    go. Raises InitError as `initialise` does.
+    start: None in processes other than rank 0, and in a run that resumes from its own checkpoint. Raises InitError as
+    `initialise` does.
     """
     if start is not None:
         start.table = initialise(model, start, config, class_names)
@@ -44,12 +44,12 @@ def begin_from(
 
 
 def initialise(model: nn.Module, start: Start, config: InitConfig, class_names: Sequence[str]) -> list[Row]:
-    """Put the weights into the network, batch norms' running statistics included; return what became of each tensor.
+    """Put the weights into the network, batch norms' statistics included; return a row for each tensor.
 
-    class_names: of the network's outputs, in their order. What nothing was found for stays as drawn.
+    class_names: of the network's outputs, in order. A tensor without weights keeps its random values.
 
-    Raises InitError that lists every tensor that does not fit, each with the key that would allow it, and ValueError
-    for a pattern that matches nothing; the network is as it was then.
+    Raises InitError that lists every tensor that does not fit, each with the key that allows it, and ValueError for a
+    pattern that matches nothing; both leave the network unchanged.
     """
     parameters = dict(tree_flatten(model.parameters()))
     for pattern in config.allow_missing:
@@ -64,7 +64,7 @@ def initialise(model: nn.Module, start: Start, config: InitConfig, class_names: 
         try:
             if own is None:
                 what, how = _leave_unused(name, config)
-            elif _any_matches(name, HEADS):
+            elif matches_any(name, HEADS):
                 what, how, value = _match_head(name, own, found, start, config, tuple(class_names))
             else:
                 what, how, value = _match(name, own, found, name in inputs, config)
@@ -88,13 +88,13 @@ def initialise(model: nn.Module, start: Start, config: InitConfig, class_names: 
 def _match(
     name: str, own: mx.array, found: mx.array | None, is_input: bool, config: InitConfig
 ) -> tuple[What, str, mx.array | None]:
-    """(what, how, value) for one of the network's tensors outside the head; raises _Mismatch."""
+    """Return (what, how, value) for one of the network's tensors outside the head; raise _Mismatch."""
     if found is not None and own.shape == found.shape:
         return "loaded", "", found
     other_channels = found is not None and is_input and own.shape[:-1] == found.shape[:-1]
     if found is not None and other_channels and config.input is not None:
         return "adapted", f"channels: {config.input}", adapt_input(found, own.shape[-1], config.input)
-    if _any_matches(name, config.allow_missing):
+    if matches_any(name, config.allow_missing):
         return "new", "init.allow_missing", None
     raise _Mismatch("init.input=repeat, mean or first" if other_channels else "init.allow_missing")
 
@@ -102,7 +102,7 @@ def _match(
 def _match_head(
     name: str, own: mx.array, found: mx.array | None, start: Start, config: InitConfig, class_names: tuple[str, ...]
 ) -> tuple[What, str, mx.array | None]:
-    """As `_match`, of a last layer's tensor (classes, ...)."""
+    """Do as `_match`, for a last layer's tensor (classes, ...)."""
     if config.head == "new":
         return "new", "init.head", None
     if found is not None and own.shape[1:] == found.shape[1:]:
@@ -119,16 +119,16 @@ def _match_head(
             raise _Mismatch("init.head=new", f"no class of the network is one of the weights' ({', '.join(theirs)})")
     if found is None and config.head == "by_name":
         return "new", "init.head", None
-    if _any_matches(name, config.allow_missing):
+    if matches_any(name, config.allow_missing):
         return "new", "init.allow_missing", None
     raise _Mismatch("init.head=new" if config.head else "init.head=new or by_name")
 
 
 def _leave_unused(name: str, config: InitConfig) -> tuple[What, str]:
-    """(what, how) for a tensor that the network has none for; raises _Mismatch."""
-    if _any_matches(name, config.allow_unused):
+    """Return (what, how) for a tensor that the network does not have; raise _Mismatch."""
+    if matches_any(name, config.allow_unused):
         return "unused", "init.allow_unused"
-    is_head = _any_matches(name, HEADS)
+    is_head = matches_any(name, HEADS)
     if is_head and config.head is not None:
         return "unused", "init.head"
     raise _Mismatch("init.head=new or by_name" if is_head else "init.allow_unused")
@@ -137,10 +137,10 @@ def _leave_unused(name: str, config: InitConfig) -> tuple[What, str]:
 def adapt_input(weight: mx.array, channels: int, how: Literal["repeat", "mean", "first"]) -> mx.array:
     """Return a convolution's weight (O, kD, kH, kW, I) for another number of input channels.
 
-    repeat takes the weights' channels over and over, mean their mean for every channel, first as many as there are,
-    and 0 for further ones. Then all is multiplied by I over the number of new channels that are not 0. So an image
-    that is the same in every channel, before and after, gives the same activations, exactly under `mean`, under
-    `first` with more channels up to those that are 0, and under `repeat` where the new number is a multiple of I.
+    repeat cycles through the weights' channels; mean gives every channel their mean; first keeps the first ones and
+    sets further ones to 0. The result is scaled by I over the number of new channels that are not 0. An image with
+    equal channels then gives the same activations as before: exactly under `mean`, under `first` with more channels,
+    and under `repeat` where the new number is a multiple of I.
     """
     there = weight.shape[-1]
     if how == "first":
@@ -153,30 +153,23 @@ def adapt_input(weight: mx.array, channels: int, how: Literal["repeat", "mean", 
 
 
 def rows_by_name(own: mx.array, found: mx.array, theirs: Sequence[str], ours: Sequence[str]) -> mx.array:
-    """Return `own` (classes, ...) with the rows of classes that both know taken from `found`."""
+    """Return `own` (classes, ...) with the rows of shared classes taken from `found`."""
     return mx.stack([found[theirs.index(name)] if name in theirs else own[row] for row, name in enumerate(ours)])
 
 
 def input_weights(model: nn.Module) -> Iterator[str]:
-    """The names of the weights of the convolutions that see the image."""
+    """Yield the names of the weights of the convolutions that take the image."""
     for name, layer in model.named_modules():
-        if getattr(layer, "input_grad", True) is False:  # a ConvBlock whose input needs no gradient
+        if getattr(layer, "input_grad", True) is False:  # a ConvBlock that takes the image needs no input gradient
             yield f"{name}.conv.weight"
 
 
 def format_start(start: Start) -> str:
-    """Return the table of what became of each tensor as aligned text, and a line that counts them."""
-    rows = start.table
-    lines = [("tensor", "", "network", "weights", "")]
-    lines += [(row.name, row.what, _shape(row.network), _shape(row.weights), row.how) for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(5)]
-    text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    counts = ", ".join(f"{sum(row.what == kind for row in rows)} {kind}" for kind in get_args(What))
-    return "\n".join([*text, f"init        {counts}; weights of {start.facts['file']}"])
-
-
-def _any_matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    """Return the table of tensors as aligned text, and a line that counts them."""
+    rows = [(row.name, row.what, _shape(row.network), _shape(row.weights), row.how) for row in start.table]
+    counts = ", ".join(f"{sum(row.what == kind for row in start.table)} {kind}" for kind in get_args(What))
+    lines = aligned([("tensor", "", "network", "weights", ""), *rows])
+    return "\n".join([*lines, f"init        {counts}; weights of {start.facts['file']}"])
 
 
 def _shape_of(array: mx.array | None) -> tuple[int, ...] | None:

@@ -1,15 +1,20 @@
-"""Parameters named by patterns, as in `encoder.*`."""
+"""Parameters chosen by patterns, such as `encoder.*`."""
 
 import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 
-def matching(pattern: str, names: Iterable[str], key: str, of: str = "parameter of the model") -> set[str]:
-    """Return the names that the pattern fits; `*` stands for any characters, dots included.
+def matches_any(name: str, patterns: Iterable[str]) -> bool:
+    """Return whether one of the patterns matches the name."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
-    key, of: of the config, and what the names are of, for the message. Raises ValueError where it fits none; the
-    message names what comes near.
+
+def matching(pattern: str, names: Iterable[str], key: str, of: str = "parameter of the model") -> set[str]:
+    """Return the names that match the pattern; `*` stands for any characters, dots included.
+
+    key, of: the config's key and what the names belong to, for the message. Raises ValueError where none matches; the
+    message gives the closest names.
     """
     names = list(names)
     if found := {name for name in names if fnmatchcase(name, pattern)}:

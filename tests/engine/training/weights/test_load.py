@@ -97,8 +97,8 @@ def test_what_chooses_where_there_is_no_choice(trained: tuple[RunFolder, Config]
     export_run(tmp_path / "model.zip", run, config, make_model(config), run.checkpoint("best"), "best", None)
     checkpoint = run.checkpoints / "3"
     for path in (checkpoint / "model.safetensors", tmp_path / "model.zip"):
-        with pytest.raises(ValueError, match=r"init\.weights=raw chooses among those of a run, and this is one alone"):
+        with pytest.raises(ValueError, match=r"init\.weights=raw selects one of a run's, and this is a single one"):
             read(path, weights="raw")
     for path in (checkpoint / "model.safetensors", tmp_path / "model.zip", checkpoint):
-        with pytest.raises(ValueError, match=r"init\.from=.*: init\.checkpoint=last chooses among those of a run"):
+        with pytest.raises(ValueError, match=r"init\.from=.*: init\.checkpoint=last selects one of a run's"):
             read(path, checkpoint="last")
