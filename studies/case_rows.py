@@ -201,13 +201,18 @@ def units_of(rows: list[Row]) -> tuple[str, ...]:
 
 def require_surface_definition(evaluation: Path) -> None:
     """Raise ValueError where an evaluation of segmentations measured surfaces otherwise than this version does."""
-    path = evaluation / "metrics.json"
-    found = json.loads(path.read_text(encoding="utf-8")).get("surface_definition") if path.is_file() else None
-    if found != SURFACE_DEFINITION:
+    if (found := read_metrics(evaluation).get("surface_definition")) != SURFACE_DEFINITION:
         raise ValueError(
-            f"{path}: surface_definition={found!r}, expected {SURFACE_DEFINITION!r}: the same names stand for other "
-            "HD95 and NSD there; evaluate the run again"
+            f"{evaluation / 'metrics.json'}: surface_definition={found!r}, expected {SURFACE_DEFINITION!r}: its HD95 "
+            "and NSD have another definition under the same names; evaluate the run again"
         )
+
+
+def read_metrics(evaluation: Path) -> dict[str, Any]:
+    """Return the contents of an evaluation's metrics.json; empty where there is none."""
+    path = evaluation / "metrics.json"
+    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return metrics
 
 
 def _classified(row: Row, class_names: list[str], multi_label: bool) -> ClassifiedCase:

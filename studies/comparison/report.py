@@ -1,7 +1,8 @@
 """Writes a comparison beside its sweep: comparison.md, .csv, .json, and .html, which holds its plots."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from html import escape
+from operator import attrgetter
 from pathlib import Path
 
 from engine.reports.page import figure, heading, image, warnings, write_page
@@ -10,11 +11,12 @@ from engine.runs.run_folder import write_atomically
 from machine.terminal import say
 from studies.comparison.compare import Comparison, compare
 from studies.comparison.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
-from studies.comparison.plots import Band, band, plot_bands, plot_differences
-from studies.comparison.read_runs import Curve, Run, read_study
+from studies.comparison.plots import band, plot_bands, plot_differences
+from studies.comparison.read_runs import read_study
 from studies.comparison.text import (
-    COLUMNS,
+    CELLS_NOTE,
     OTHER_TESTS,
+    TEST_COLUMNS,
     cells_of,
     facts,
     method,
@@ -62,21 +64,17 @@ def write_comparison_page(path: Path, comparison: Comparison) -> Path:
 
 
 def _table(comparison: Comparison) -> list[str]:
-    names = titles(comparison)
-    head = "".join(f"<th>{escape(names[column])}</th>" for column in COLUMNS)
-    rows = []
-    for result in comparison.results:
-        name, *cells = (escape(text) for text in cells_of(result, comparison).values())
-        cells = [cell.replace(" (", "<small>(", 1) + "</small>" if " (" in cell else cell for cell in cells]
-        unbroken = "".join(f'<td style="white-space: nowrap">{cell}</td>' for cell in cells)
-        rows.append(f"<tr><th>{name}</th>{unbroken}</tr>")
-    return [
-        "<h2>Cells</h2>",
-        f'<div class="wide"><table><tr>{head}</tr>',
-        *rows,
-        "</table></div>",
-        "<p>Scores, gaps and times are mean ± standard deviation over the seeds.</p>",
+    rows = [
+        (name, *map(_two_lines, cells))
+        for name, *cells in (cells_of(result, comparison) for result in comparison.results)
     ]
+    return ["<h2>Cells</h2>", *html_table(titles(comparison), rows), f"<p>{CELLS_NOTE}</p>"]
+
+
+def _two_lines(cell: str) -> str:
+    """Return a cell as HTML, its interval in brackets below the number, neither of them broken."""
+    number, bracket, interval = escape(cell).replace(" ", "&nbsp;").partition("&nbsp;(")
+    return f"{number}<small>({interval}</small>" if bracket else number
 
 
 def _sentences(comparison: Comparison) -> list[str]:
@@ -84,61 +82,38 @@ def _sentences(comparison: Comparison) -> list[str]:
         f"<li><b>{escape(result.cell.name)}</b>: {escape(sentence(result, comparison))}</li>"
         for result in comparison.results
     ]
-    how = [f"<p>{escape(words)}</p>" for words in method(comparison)]
+    how = [f"<p>{escape(text)}</p>" for text in method(comparison)]
     return ["<h2>What the differences are worth</h2>", "<ul>", *items, "</ul>", *how]
 
 
 def _curves(comparison: Comparison) -> list[str]:
-    body: list[str] = []
-    reference = comparison.study.baseline.source
-    for title, label, choose in _KINDS:
-        bands = _bands(comparison, choose)
-        if bands:
-            metric = comparison.study.metric if choose is _validation else label
-            body.append(figure(title, plot_bands(bands, reference, metric), f"{title} over the steps, of each cell"))
-    words = f"Mean and ± standard deviation over the finished runs; grey: the baseline, {escape(reference)}."
-    return ["<h2>Learning curves</h2>", *body, f"<p>{words}</p>"] if body else []
-
-
-def _validation(run: Run) -> Curve:
-    return run.validation
-
-
-def _loss(run: Run) -> Curve:
-    return run.loss
-
-
-_KINDS: tuple[tuple[str, str, Callable[[Run], Curve]], ...] = (
-    ("Validation during training", "", _validation),
-    ("Training loss", "loss", _loss),
-)
-
-
-def _bands(comparison: Comparison, choose: Callable[[Run], Curve]) -> dict[str, Band]:
-    found = {}
-    for result in comparison.results:
-        if result.cell.same_as is None:
-            curves = [choose(run) for run in comparison.study.runs_of(result.cell) if not run.missing]
-            if made := band(curves):
-                found[result.cell.name] = made
-    return found
+    study, body = comparison.study, []
+    reference = study.baseline.source
+    for title, label, curve in (
+        ("Validation during training", study.metric, attrgetter("validation")),
+        ("Training loss", "loss", attrgetter("loss")),
+    ):
+        curves = {
+            cell.name: [curve(run) for run in study.runs_of(cell) if not run.missing]
+            for cell in study.cells
+            if cell.same_as is None
+        }
+        if bands := {name: found for name in curves if (found := band(curves[name]))}:
+            body.append(figure(title, plot_bands(bands, reference, label), f"{title} over the steps, of each cell"))
+    text = f"Mean and ± standard deviation over the finished runs; grey: the baseline, {escape(reference)}."
+    return ["<h2>Learning curves</h2>", *body, f"<p>{text}</p>"] if body else []
 
 
 def _dropout(comparison: Comparison) -> list[str]:
     layers = [row for result in comparison.results for row in dropout_rows(result)]
-    table = html_table(DROPOUT_COLUMNS, ((name, *map(escape, row)) for name, *row in layers))
-    return ["<h2>Dropout layers</h2>", f"<p>{escape(DOSE_NOTE)}</p>", *table]
+    return ["<h2>Dropout layers</h2>", f"<p>{escape(DOSE_NOTE)}</p>", *_text_table(DROPOUT_COLUMNS, layers)]
 
 
 def _other_tests(comparison: Comparison) -> list[str]:
-    tests = other_tests(comparison)
-    if not tests:
+    if not (rows := other_tests(comparison)):
         return []
-    rows = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in tests]
-    return [
-        "<h2>Other tests</h2>",
-        "<table><tr><th>cell</th><th>paired t, p</th><th>Wilcoxon over cases, p</th></tr>",
-        *rows,
-        "</table>",
-        f"<p>{escape(OTHER_TESTS)}</p>",
-    ]
+    return ["<h2>Other tests</h2>", *_text_table(TEST_COLUMNS, rows), f"<p>{escape(OTHER_TESTS)}</p>"]
+
+
+def _text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return html_table(head, ((name, *map(escape, cells)) for name, *cells in rows))

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,51 +15,41 @@ from studies.comparison.compare import CellResult, Comparison
 from studies.comparison.dropout_text import DOSE_NOTE, DROPOUT_COLUMNS, dropout_rows
 from studies.comparison.format import format_p, format_spread, number
 
-COLUMNS = ("cell", "runs", "score", "difference", "p", "gap", "minutes", "memory")
+CELLS_NOTE = "Scores, gaps and times are mean ± standard deviation over the seeds."
 
-WILCOXON_CAVEAT = (
-    "Wilcoxon's test is over the cases: it asks whether these very networks differ, and says nothing of training "
-    "noise. Two seeds of one setting differ in it too."
+TEST_COLUMNS = ("cell", "paired t, p", "Wilcoxon over cases, p")
+OTHER_TESTS = (
+    "Neither is corrected for the number of comparisons. The paired t test uses only the cell's own differences over "
+    "seeds, without the other cells' noise. Wilcoxon's test is over the cases: it asks whether these very networks "
+    "differ, and says nothing of training noise. Two seeds of one setting differ in it too."
 )
 
 
-def titles(comparison: Comparison) -> dict[str, str]:
-    """The headings of COLUMNS."""
-    metric = comparison.study.metric
+def titles(comparison: Comparison) -> list[str]:
+    """Return the headings of the table of cells."""
     interval = "difference (95 %, other seeds and cases)" if comparison.inference else "difference"
-    names = (
-        "cell",
-        "runs",
-        metric,
-        interval,
-        "p (other seeds, these cases)",
-        "gap train − val",
-        "training, min",
-        "memory, GB",
-    )
-    return dict(zip(COLUMNS, names, strict=True))
+    head = ["cell", "runs", comparison.study.metric, interval, "p (other seeds, these cases)"]
+    return [*head, "gap train − val", "training, min", "memory, GB"]
 
 
-def cells_of(result: CellResult, comparison: Comparison) -> dict[str, str]:
-    """One row of the table, by COLUMNS: «–» for what there is not."""
-    difference = result.difference
-    row = {
-        "cell": result.cell.name + (" (baseline)" if result.cell.name == comparison.study.baseline.name else ""),
-        "runs": f"{result.num_finished} of {result.num_planned}" if result.missing else str(result.num_planned),
-        "score": format_spread(result.score),
-        "difference": "–",
-        "p": "–",
-        "gap": format_spread(result.gap),
-        "minutes": format_spread(result.minutes, 1),
-        "memory": number(result.memory_gb, 2),
-    }
+def cells_of(result: CellResult, comparison: Comparison) -> list[str]:
+    """Return the result's row under `titles`: «–» stands for a missing number."""
+    difference, shown, p = result.difference, "–", "–"
     if difference is not None:
         low, high = difference.interval
-        row["difference"] = number(difference.mean, sign="+")
+        shown, p = number(difference.mean, sign="+"), format_p(difference.p)
         if not math.isnan(low):
-            row["difference"] += f" ({number(low, sign='+')} to {number(high, sign='+')})"
-        row["p"] = format_p(difference.p)
-    return row
+            shown += f" ({number(low, sign='+')} to {number(high, sign='+')})"
+    return [
+        result.cell.name + (" (baseline)" if result.cell.name == comparison.study.baseline.name else ""),
+        f"{result.num_finished} of {result.num_planned}" if result.missing else str(result.num_planned),
+        format_spread(result.score),
+        shown,
+        p,
+        format_spread(result.gap),
+        format_spread(result.minutes, 1),
+        number(result.memory_gb, 2),
+    ]
 
 
 def sentence(result: CellResult, comparison: Comparison) -> str:
@@ -178,11 +168,10 @@ def facts(comparison: Comparison) -> list[str]:
 
 def to_markdown(comparison: Comparison) -> str:
     """comparison.md."""
-    rows = [cells_of(result, comparison) for result in comparison.results]
     lines = [f"# {comparison.study.name}", "", " · ".join(facts(comparison)), ""]
     lines += [line for note in notes(comparison) for line in (f"> {note}", "")]
-    lines += [*_table(titles(comparison).values(), [list(row.values()) for row in rows]), ""]
-    lines += ["Scores, gaps and times are mean ± standard deviation over the seeds.", ""]
+    lines += [*_table(titles(comparison), [cells_of(result, comparison) for result in comparison.results]), ""]
+    lines += [CELLS_NOTE, ""]
     lines += ["## What the differences are worth", ""]
     lines += [f"- **{result.cell.name}**: {sentence(result, comparison)}" for result in comparison.results]
     lines += [line for words in method(comparison) for line in ("", words)]
@@ -190,21 +179,8 @@ def to_markdown(comparison: Comparison) -> str:
     layers = [row for result in comparison.results for row in dropout_rows(result)]
     lines += [DOSE_NOTE, "", *_table(DROPOUT_COLUMNS, layers), ""]
     if tests := other_tests(comparison):
-        lines += [
-            "## Other tests",
-            "",
-            *_table(("cell", "paired t", "Wilcoxon over cases"), tests),
-            "",
-            OTHER_TESTS,
-            "",
-        ]
+        lines += ["## Other tests", "", *_table(TEST_COLUMNS, tests), "", OTHER_TESTS, ""]
     return "\n".join(lines)
-
-
-OTHER_TESTS = (
-    "Neither is corrected for the number of comparisons. The paired t test is of the cell's own differences over "
-    f"seeds, without the other cells' noise. {WILCOXON_CAVEAT}"
-)
 
 
 def other_tests(comparison: Comparison) -> list[list[str]]:
@@ -300,7 +276,6 @@ def _side(difference: float) -> str:
     return "above" if difference >= 0 else "below"
 
 
-def _table(head: Iterable[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    head = list(head)
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *escaped)]

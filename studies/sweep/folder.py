@@ -10,6 +10,7 @@ from engine.runs.checkpoints import CheckpointError, read_state
 from engine.runs.run_folder import RunFolder
 from engine.training.budget import Budget, out_of_patience, recalibration_is_due
 from engine.training.progress import Position
+from studies.case_rows import read_metrics
 from studies.sweep.plan import PlannedRun, SweepPlan, describe
 
 
@@ -90,19 +91,13 @@ def is_evaluated(folder: RunFolder, split: str) -> bool:
     """Whether the split was evaluated, by the last checkpoint, with no case failed."""
     if not (folder.evaluation(split) / "report.html").exists():  # which is written last
         return False
-    metrics = read_metrics(folder, split)
+    metrics = read_metrics(folder.evaluation(split))
     return not metrics["failed"] and metrics["checkpoint"]["step"] == int((folder.checkpoints / "last").resolve().name)
-
-
-def read_metrics(folder: RunFolder, split: str) -> dict[str, Any]:
-    """metrics.json of an evaluation."""
-    metrics: dict[str, Any] = json.loads((folder.evaluation(split) / "metrics.json").read_text(encoding="utf-8"))
-    return metrics
 
 
 def seconds_taken(folder: RunFolder, splits: tuple[str, ...]) -> float:
     """What a finished run took: training, validation and evaluations, without the start of its processes."""
     last = folder.read_metrics()[-1]
-    evaluations = [read_metrics(folder, split) for split in splits]
+    evaluations = [read_metrics(folder.evaluation(split)) for split in splits]
     evaluating = sum(metrics["seconds_per_case"] * metrics["num_cases"] for metrics in evaluations)
     return float(last["seconds"] + last["validation_seconds"] + evaluating)

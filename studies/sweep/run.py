@@ -18,12 +18,12 @@ from engine.runs.lock import hold
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest, StopRequested
 from engine.training.dry_run import format_seconds
+from studies.case_rows import read_metrics
 from studies.sweep.folder import (
     check_unchanged,
     is_evaluated,
     is_finished,
     is_trained,
-    read_metrics,
     record,
 )
 from studies.sweep.plan import PlannedRun, SweepPlan, make_plan, no_validation
@@ -183,7 +183,7 @@ def _last_line(log: Path) -> str:
 def _score(plan: SweepPlan, run: PlannedRun) -> str:
     """The sweep's metric, as the evaluation of the run found it."""
     metric = plan.config.checkpoint.metric
-    value: Any = read_metrics(RunFolder(plan.folder / run.folder), "val")
+    value: Any = read_metrics(RunFolder(plan.folder / run.folder).evaluation("val"))
     for key in metric.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return f"{metric} {value:.4f}" if isinstance(value, float) else f"{metric} undefined"
