@@ -1,4 +1,4 @@
-"""A sweep's cells beside each other: means over seeds, differences from the baseline, and what they are worth."""
+"""Compares a sweep's cells: means over seeds, differences from the baseline, and their statistics."""
 
 import math
 from collections.abc import Callable
@@ -23,27 +23,27 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """A cell less the baseline, in the study's metric."""
+    """The difference of a cell from the baseline, in the study's metric."""
 
     mean: float
     by_seed: np.ndarray  # (seeds,)
-    interval: tuple[float, float]  # for other seeds and cases; all cells' hold together in 95 of 100 studies
+    interval: tuple[float, float]  # for other seeds and cases; those of all cells hold together in 95 of 100 studies
     p: float  # over seeds, on these very cases; corrected for the number of comparisons; NaN without inference
     p_paired: float  # of these differences alone, uncorrected
-    p_cases: float  # Wilcoxon's over cases, of the means over seeds: says nothing of training noise
+    p_cases: float  # Wilcoxon's over cases, of the means over seeds: it ignores training noise
 
     @property
     def is_noise(self) -> bool | None:
-        """Whether it could be noise of seeds and cases, of both as a random sample: whether the interval holds 0.
+        """Whether the interval holds 0: noise in the sample of seeds and cases may explain the difference.
 
-        None where that was not tested; where the interval does not exist, it could be.
+        None where that was not tested; True where the interval does not exist.
         """
         low, high = self.interval
         return None if math.isnan(self.p) else not (low > 0 or high < 0)
 
     @property
     def differs_here(self) -> bool:
-        """Whether training noise alone does not explain it, on these very cases."""
+        """Whether it is more than training noise on these very cases."""
         return self.p < 0.05
 
 
@@ -60,8 +60,8 @@ class CellResult:
     gap: Spread  # train score less validation score
     minutes: Spread
     memory_gb: float  # the most of any run
-    difference: Difference | None  # None of the baseline, and of a cell that has its runs
-    is_unstable: bool = False  # its seeds scatter so much that its noise is not pooled with the others'
+    difference: Difference | None  # None for the baseline, and for a cell with the baseline's network
+    is_unstable: bool = False  # its seeds scatter so much that its noise stays out of the pool
 
     @property
     def is_complete(self) -> bool:
@@ -79,12 +79,12 @@ class Comparison:
 
     @property
     def unstable(self) -> list[CellResult]:
-        """The cells whose noise was left out of the pool, those with runs of their own."""
+        """The cells whose noise is not in the pool, of those with runs of their own."""
         return [result for result in self.results if result.is_unstable and result.cell.same_as is None]
 
     @property
     def stable_sd(self) -> float:
-        """The typical sd over seeds of the tested cells in the pool: the root of their mean variance."""
+        """The root of the mean variance over seeds of the complete cells in the pool."""
         sds = [r.score.sd for r in self.results if r.cell.same_as is None and r.is_complete and not r.is_unstable]
         return float(np.sqrt(np.mean(np.square(sds)))) if sds else math.nan
 
@@ -96,14 +96,14 @@ class Comparison:
 def compare(study: Study) -> Comparison:
     """Compare the study's cells with its baseline.
 
-    Only complete cells are tested, those with all planned seeds and folds; the others are listed with what they
-    lack. Cells with one network count once.
+    Only complete cells are tested: those with all planned seeds and folds. The others are listed with their missing
+    runs. Cells with the same network count once.
     """
     own = [cell for cell in study.cells if cell.same_as is None]
     tested = [cell for cell in own if cell.name != study.baseline.source and study.is_complete(cell)]
     why_not = _why_not(study, tested)
-    inference, differences, unstable = None, {}, set()
-    baseline = _source(study, study.baseline)
+    inference, tests, unstable = None, {}, set()
+    baseline = next(cell for cell in study.cells if cell.name == study.baseline.source)
     if not why_not:
         inference = compare_with_baseline(np.array([study.scores(cell) for cell in (baseline, *tested)]))
         degrees = sum(len(units) - 1 for units in study.units_by_fold().values())
@@ -113,13 +113,13 @@ def compare(study: Study) -> Comparison:
         for i, cell in enumerate(tested):
             if inference.is_unstable[i]:
                 unstable.add(cell.name)
-            differences[cell.name] = (tuple(intervals[i].tolist()), float(inference.p[i]), float(inference.p_paired[i]))
+            tests[cell.name] = (tuple(intervals[i].tolist()), float(inference.p[i]), float(inference.p_paired[i]))
     results = []
     for cell in study.cells:
         difference = None
         if cell.source != baseline.name:
-            nothing = ((math.nan, math.nan), math.nan, math.nan)
-            interval, p, p_paired = differences.get(cell.source, nothing)
+            untested = ((math.nan, math.nan), math.nan, math.nan)
+            interval, p, p_paired = tests.get(cell.source, untested)
             by_seed = study.scores(cell) - study.scores(baseline)
             p_cases = _test_over_cases(study, cell, baseline)
             difference = Difference(spread(by_seed).mean, by_seed, interval, p, p_paired, p_cases)
@@ -128,7 +128,7 @@ def compare(study: Study) -> Comparison:
 
 
 def resample_differences(study: Study, baseline: Cell, cells: list[Cell], seed: int = 0) -> np.ndarray:
-    """(samples, cells): differences from the baseline, over these seeds, of bootstrap samples of the cases.
+    """Return the differences from the baseline on bootstrap samples of the cases: (samples, cells), means over seeds.
 
     Cases (or groups of them) are drawn within their fold, the same for all cells and seeds.
     """
@@ -149,7 +149,7 @@ def resample_differences(study: Study, baseline: Cell, cells: list[Cell], seed: 
 
 
 def spread(values: np.ndarray) -> Spread:
-    """Mean and sd of the finite values; the sd of one is NaN."""
+    """Return mean and sd of the finite values; the sd of one value is NaN."""
     values = values[np.isfinite(values)]
     return Spread(
         float(values.mean()) if len(values) else math.nan,
@@ -157,18 +157,14 @@ def spread(values: np.ndarray) -> Spread:
     )
 
 
-def _source(study: Study, cell: Cell) -> Cell:
-    return next(other for other in study.cells if other.name == cell.source)
-
-
 def _why_not(study: Study, tested: list[Cell]) -> str:
     if len(study.seeds) < 2:
         return (
-            "One seed: nothing can be said of training noise, so no difference below is tested. Add seeds "
-            "(sweep.seeds) and run the sweep again; finished runs are kept."
+            "One seed: training noise is unknown, so no difference below is tested. Add seeds (sweep.seeds) and run "
+            "the sweep again; finished runs are kept."
         )
     if not study.is_complete(study.baseline):
-        return f"The baseline, {study.baseline.name}, lacks runs: nothing is tested before it is complete."
+        return f"The baseline, {study.baseline.name}, lacks runs: nothing is tested until it is complete."
     if not tested:
         return "No cell besides the baseline is complete: nothing is tested."
     return ""
@@ -200,7 +196,7 @@ def _describe(study: Study, cell: Cell, difference: Difference | None, is_unstab
 
 
 def _test_over_cases(study: Study, cell: Cell, baseline: Cell) -> float:
-    """Wilcoxon's p over the cases of all folds, of their means over seeds; NaN for what is no mean over cases."""
+    """Return Wilcoxon's p over the cases of all folds, of their means over seeds; NaN for a metric without such."""
     means = []
     for each in (cell, baseline):
         values: dict[str, list[float]] = {}

@@ -1,18 +1,18 @@
-"""A cell's dropout layers and their dose, as a comparison shows them."""
+"""A cell's dropout layers and their dose, as text."""
 
 from studies.comparison.compare import CellResult
 
 DROPOUT_COLUMNS = ("cell", "dose", "kind", "rate", "place", "position", "layers")
 
 DOSE_NOTE = (
-    "As the networks have them. Dose: how many layers drop, and the expected share of channels (of voxels, for "
-    "element) that is kept on the way out of each place to the next convolution; the encoder's is the way down. Places "
-    "differ in dose, and a difference between them is one of dose as well."
+    "As the networks have them. Dose: the number of layers that drop, and the expected share of channels (of voxels, "
+    "for element) that is kept between each place and the next convolution; for the encoder on the way down. Places "
+    "differ in dose, so a difference between them is also one of dose."
 )
 
 
 def dropout_rows(result: CellResult) -> list[tuple[str, ...]]:
-    """DROPOUT_COLUMNS of the dropout layers that the cell's network has, those alike in one row."""
+    """Return rows of DROPOUT_COLUMNS for the network's dropout layers; equal layers share a row."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for path, kind, rate, place, *position in result.cell.dropout:
         groups.setdefault((str(kind), f"{rate:g}", str(place), *(position or [""])), []).append(str(path))
@@ -22,7 +22,7 @@ def dropout_rows(result: CellResult) -> list[tuple[str, ...]]:
 
 
 def dose(result: CellResult) -> str:
-    """`6 layers; encoder 0.8, skip 0.8`: paths that lose nothing are left out."""
+    """Return `6 layers; encoder 0.8, skip 0.8`, without the paths that keep everything."""
     found = result.cell.dose
     if found is None:
         return "–"

@@ -1,4 +1,4 @@
-"""Numbers as a comparison shows them."""
+"""Formats the numbers of a comparison."""
 
 import math
 
@@ -7,13 +7,13 @@ from studies.comparison.compare import Spread
 
 
 def format_spread(spread: Spread, digits: int = 4) -> str:
-    """`0.8830 ± 0.0021`; without ± of one seed."""
+    """Return `0.8830 ± 0.0021`, without ± for one seed."""
     mean = number(spread.mean, digits)
     return mean if math.isnan(spread.sd) else f"{mean} ± {number(spread.sd, digits)}"
 
 
 def format_p(p: float, name: str = "") -> str:
-    """`0.03`, or with a name `p = 0.03`; never 0."""
+    """Return `0.03`, or with a name `p = 0.03`; never 0."""
     if math.isnan(p):
         return "–"
     if p < 0.001:
@@ -23,5 +23,5 @@ def format_p(p: float, name: str = "") -> str:
 
 
 def number(value: float, digits: int = 4, sign: str = "") -> str:
-    """With a true minus; «–» where there is none."""
+    """Return the number with a true minus sign; «–» for NaN and infinity."""
     return tables.number(value, digits, sign).replace("-", "−")

@@ -26,7 +26,7 @@ class Band:
 
 
 def band(curves: Sequence[Curve]) -> Band | None:
-    """The mean and sd of several runs' curves, over the steps that all of them have; None without any."""
+    """Return mean and sd of several runs' curves, over the steps that all of them have; None without such steps."""
     common = sorted(set.intersection(*(set(dict(curve)) for curve in curves))) if curves else []
     if not common:
         return None
@@ -36,11 +36,11 @@ def band(curves: Sequence[Curve]) -> Band | None:
 
 
 def plot_differences(comparison: Comparison) -> str | None:
-    """A row a cell: each seed's difference from the baseline as a dot, their mean, and its interval.
+    """Plot a row for each cell: a dot for each seed's difference from the baseline, their mean, and its interval.
 
     Filled: more than noise explains, blue where better, orange where worse. Hollow: could be noise, or not tested.
-    The axis spans the stable cells; an unstable one's interval that leaves it ends in arrows and is written out.
-    None where no cell has a difference.
+    The axis spans the stable cells; an unstable cell's interval ends in arrows at its limits and is written out.
+    Return None where no cell has a difference.
     """
     rows = [result for result in comparison.results if result.difference and not math.isnan(result.difference.mean)]
     if not rows:
@@ -61,7 +61,7 @@ def plot_differences(comparison: Comparison) -> str | None:
 
 
 def span_of(rows: Sequence[CellResult]) -> tuple[float, float]:
-    """The values that the rows' dots and intervals take, and 0, with a margin on both sides."""
+    """Return the range of the rows' dots and intervals and 0, with a margin on both sides."""
     found = [r.difference for r in rows if r.difference]
     values = np.concatenate([[0.0], *([*d.interval, *d.by_seed] for d in found)])
     low, high = np.nanmin(values), np.nanmax(values)
@@ -104,7 +104,7 @@ def _draw_difference(axes: Any, row: int, result: CellResult, less_is_better: bo
 
 
 def plot_bands(bands: Mapping[str, Band], reference: str, label: str, columns: int = 4) -> str:
-    """Small panels, one a cell, of its mean curve and ± sd over seeds; the reference's is in grey in all of them."""
+    """Plot a small panel for each cell: its mean curve and ± sd over seeds, and the reference's in grey."""
     shown = [name for name in bands if name != reference] or [reference]
     rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(11, 0.5 + 2.1 * rows), layout="constrained")

@@ -1,4 +1,4 @@
-"""Writes a comparison beside its sweep: comparison.md, .csv, .json, and .html, which holds its plots."""
+"""Writes a comparison into its sweep's folder: comparison.md, .csv, .json, and .html, with plots."""
 
 from collections.abc import Sequence
 from html import escape
@@ -45,7 +45,7 @@ def compare_sweep(folder: str | Path) -> Path:
 
 
 def write_comparison_page(path: Path, comparison: Comparison) -> Path:
-    """Write the page, one file that holds all it shows, and return its path."""
+    """Write the page, a single file with its plots in it, and return its path."""
     study = comparison.study
     body = heading(f"{study.name}: comparison", facts(comparison))
     body += warnings(notes(comparison))
@@ -56,7 +56,7 @@ def write_comparison_page(path: Path, comparison: Comparison) -> Path:
             "it (blue: better, orange: worse), hollow where it could be noise or was not tested."
         )
         if any(result.is_unstable and result.difference for result in comparison.results):
-            caption += " Arrows: an unstable cell's interval goes on beyond the axis."
+            caption += " Arrows: an unstable cell's interval extends beyond the axis."
         body += ["<h2>Differences from the baseline</h2>", image(plot, alt), f"<p>{caption}</p>"]
     body += [*_table(comparison), *_sentences(comparison), *_curves(comparison), *_dropout(comparison)]
     body += _other_tests(comparison)
@@ -83,7 +83,7 @@ def _sentences(comparison: Comparison) -> list[str]:
         for result in comparison.results
     ]
     how = [f"<p>{escape(text)}</p>" for text in method(comparison)]
-    return ["<h2>What the differences are worth</h2>", "<ul>", *items, "</ul>", *how]
+    return ["<h2>What the differences mean</h2>", "<ul>", *items, "</ul>", *how]
 
 
 def _curves(comparison: Comparison) -> list[str]:

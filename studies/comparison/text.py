@@ -53,7 +53,7 @@ def cells_of(result: CellResult, comparison: Comparison) -> list[str]:
 
 
 def sentence(result: CellResult, comparison: Comparison) -> str:
-    """What the cell's difference is worth, in a sentence."""
+    """Return a sentence on the cell's difference."""
     study, difference = comparison.study, result.difference
     if result.cell.name == study.baseline.name:
         missing = f"; incomplete: {'; '.join(result.missing)}" if result.missing else ""
@@ -67,10 +67,10 @@ def sentence(result: CellResult, comparison: Comparison) -> str:
         return f"{same}{begun}not tested, because it is incomplete ({'; '.join(result.missing)})."
     size = f"{number(abs(difference.mean))} {_side(difference.mean)} the baseline"
     if comparison.inference is None:
-        reason = "with one seed, whether that is noise cannot be said" if len(study.seeds) < 2 else "not tested"
+        reason = "with one seed it may be noise" if len(study.seeds) < 2 else "not tested"
         return f"{same}{size}; {reason}."
     if difference.is_noise is None:
-        return f"{same}{size}; the seeds agree to the last digit, which leaves nothing to test by."
+        return f"{same}{size}; the seeds agree to the last digit, so it cannot be tested."
     low, high = (number(end, sign="+") for end in difference.interval)
     known = f"{same}{size} ({low} to {high}), {format_p(difference.p, 'p ')}"
     unstable = _unstable(result)
@@ -90,7 +90,7 @@ def _unstable(result: CellResult) -> str:
 
 
 def method(comparison: Comparison) -> list[str]:
-    """How it was tested, in sentences."""
+    """Return sentences on how the differences were tested."""
     study, inference = comparison.study, comparison.inference
     if inference is None:
         return [comparison.why_not]
@@ -100,29 +100,29 @@ def method(comparison: Comparison) -> list[str]:
     pool = float(inference.degrees.max())
     words = [
         f"Differences {per_seed} are taken within each of {num_seeds} seeds, under which all cells have the same "
-        f"first weights and batches. p is that of {several}: how often training noise alone would bring a difference "
-        f"as large as this into a study of this size. It speaks of these cases alone, not of others. "
+        f"first weights and batches. p is that of {several}: how often training noise alone would cause a difference "
+        f"as large as this in a study of this size. It holds for these cases only. "
         f"Noise is pooled over the {'stable ' * bool(comparison.unstable)}"
         f"cells ({pool:.0f} degrees of freedom); the baseline's and a difference's own count where they are larger.",
         "Intervals are for other seeds and other cases: from a bootstrap crossed over both, and wide enough to hold "
-        "together in 95 of 100 studies. Whether a difference could be noise rests on them.",
+        "together in 95 of 100 studies. They decide whether a difference could be noise.",
     ]
     if inference.is_unstable.any():
         words.append(
             f"Differences of unstable cells are tested by their own noise alone ({num_seeds - 1} degrees of freedom), "
-            "corrected for all comparisons like the others: few seeds say little of how often such a training fails."
+            "corrected for all comparisons like the others; few seeds cannot show how often such a training fails."
         )
     if math.isfinite(inference.detectable):
         of_stable = " in a stable cell" if inference.is_unstable.any() else ""
         words.append(
-            f"Of studies like this one about two in three would find a true difference{of_stable} of "
-            f"{number(inference.detectable)}: «could be noise» does not say that there is none."
+            f"About two in three studies like this one would find a true difference{of_stable} of "
+            f"{number(inference.detectable)}: «could be noise» does not mean that there is none."
         )
     return words
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Return warnings to be read before the numbers."""
     study = comparison.study
     found = [comparison.why_not] if comparison.why_not else []
     if lacking := [result for result in comparison.results if result.missing]:
@@ -132,25 +132,25 @@ def notes(comparison: Comparison) -> list[str]:
         listed = ", ".join(f"{r.cell.name} (± {number(r.score.sd)})" for r in unstable)
         found.append(
             f"Unstable training, a finding in itself: {listed} against ± {number(comparison.stable_sd)} of the other "
-            "cells over the seeds. More than chance explains; their noise is not pooled with the others'."
+            "cells over the seeds. This is more than chance explains; their noise is not pooled with the others'."
         )
     num_units = len(set().union(*study.units_by_fold().values()))
     if comparison.inference is not None and num_units < MIN_UNITS:
         found.append(
-            f"{num_units} validation cases, or groups of them: fewer than {MIN_UNITS} say little of others, whatever "
-            "an interval says."
+            f"{num_units} validation cases, or groups of them: fewer than {MIN_UNITS} are a poor sample, "
+            "whatever the intervals."
         )
     if comparison.inference is not None and comparison.inference.is_baseline_unstable:
-        found.append("The baseline's noise is in every difference: choose a stable baseline to see more.")
+        found.append("The baseline's noise is in every difference: a stable baseline would show more.")
     if steps := study.early_stops():
         found.append(f"Runs ended at different steps, {steps[0]} to {steps[-1]}.")
     if study.less_is_better:
-        found.append(f"Of {study.metric} less is better.")
+        found.append(f"A lower {study.metric} is better.")
     return found
 
 
 def facts(comparison: Comparison) -> list[str]:
-    """What was compared, in a few words each."""
+    """Return what was compared, in short phrases."""
     study = comparison.study
     cases = {case for run in study.runs if run.table is not None for case in run.table.cases}
     seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
@@ -167,12 +167,12 @@ def facts(comparison: Comparison) -> list[str]:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """comparison.md."""
+    """Return the text of comparison.md."""
     lines = [f"# {comparison.study.name}", "", " · ".join(facts(comparison)), ""]
     lines += [line for note in notes(comparison) for line in (f"> {note}", "")]
     lines += [*_table(titles(comparison), [cells_of(result, comparison) for result in comparison.results]), ""]
     lines += [CELLS_NOTE, ""]
-    lines += ["## What the differences are worth", ""]
+    lines += ["## What the differences mean", ""]
     lines += [f"- **{result.cell.name}**: {sentence(result, comparison)}" for result in comparison.results]
     lines += [line for words in method(comparison) for line in ("", words)]
     lines += ["", "## Dropout layers", ""]
@@ -184,7 +184,7 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def other_tests(comparison: Comparison) -> list[list[str]]:
-    """Rows of cell, p of its own paired t test, p of Wilcoxon's test over cases; where there was inference."""
+    """Return rows of TEST_COLUMNS for the cells that were tested."""
     return [
         [result.cell.name, format_p(result.difference.p_paired), format_p(result.difference.p_cases)]
         for result in comparison.results
@@ -193,7 +193,7 @@ def other_tests(comparison: Comparison) -> list[list[str]]:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """comparison.csv: a row a cell, numbers in full, empty where there is none."""
+    """Return the text of comparison.csv: a row for each cell with unrounded numbers; missing ones are empty."""
     study = comparison.study
     paths = list(dict.fromkeys(path for cell in study.cells for path in cell.settings))
     buffer = io.StringIO()
@@ -212,7 +212,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_json(comparison: Comparison) -> str:
-    """comparison.json: all of it, null for what there is not."""
+    """Return the text of comparison.json, with null for missing numbers."""
     study, inference = comparison.study, comparison.inference
     tree: dict[str, Any] = {
         "name": study.name,
@@ -245,7 +245,7 @@ def to_json(comparison: Comparison) -> str:
 
 
 def verdict(result: CellResult) -> str:
-    """`noise`, `difference`, `difference on these cases`, or empty where nothing was tested."""
+    """Return `noise`, `difference`, `difference on these cases`, or "" for what was not tested."""
     difference = result.difference
     if difference is None or difference.is_noise is None:
         return ""

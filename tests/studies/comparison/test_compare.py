@@ -109,7 +109,7 @@ def test_incomplete_cells_are_marked_and_not_tested(sweep: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "message"),
     [
-        (["none/seed1"], "The baseline, none, lacks runs: nothing is tested before it is complete."),
+        (["none/seed1"], "The baseline, none, lacks runs: nothing is tested until it is complete."),
         (["rate=0.1/seed1", "rate=0.3/seed0"], "No cell besides the baseline is complete: nothing is tested."),
     ],
 )

@@ -62,13 +62,11 @@ def test_incomplete_cells_say_so(sweep: Path) -> None:
 def test_one_seed_or_seeds_that_agree_are_said_plainly(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "sweep", dice, seeds=(1,))
     comparison = compare(read_study(folder))
-    assert sentence(comparison.results[1], comparison).endswith(
-        "above the baseline; with one seed, whether that is noise cannot be said."
-    )
-    assert method(comparison)[0].startswith("One seed: nothing can be said of training noise, so no difference")
+    assert sentence(comparison.results[1], comparison).endswith("above the baseline; with one seed it may be noise.")
+    assert method(comparison)[0].startswith("One seed: training noise is unknown, so no difference")
     assert "Other tests" not in to_markdown(comparison)
     folder = write_sweep(tmp_path / "alike", lambda cell, *_: np.full((3, 2), 0.5 + 0.25 * (cell == "none")))
-    assert sentences(folder)[1].endswith("the seeds agree to the last digit, which leaves nothing to test by.")
+    assert sentences(folder)[1].endswith("the seeds agree to the last digit, so it cannot be tested.")
 
 
 def test_differences_of_the_cases_alone_are_told_apart(tmp_path: Path) -> None:
@@ -87,7 +85,7 @@ def test_scans_of_few_patients_are_no_sample_of_others(sweep: Path) -> None:
         path.write_text("\n".join([f"{head},group", *grouped]) + "\n")
     comparison = compare(read_study(sweep))
     assert comparison.study.units_by_fold() == {0: {"group p0", "group p1", "group p2"}}
-    assert "> 3 validation cases, or groups of them: fewer than 10 say little of others" in to_markdown(comparison)
+    assert "> 3 validation cases, or groups of them: fewer than 10 are a poor sample" in to_markdown(comparison)
     after = comparison.results[2].difference
     assert np.ptp(after.interval) >= np.ptp(before.interval)
 
@@ -126,9 +124,9 @@ def test_markdown_names_layers_and_caveats_and_whom_p_and_interval_speak_for(swe
     text = to_markdown(comparison)
     head = next(line for line in text.splitlines() if line.startswith("| cell | runs"))
     assert "| difference (95 %, other seeds and cases) | p (other seeds, these cases) |" in head
-    assert "It speaks of these cases alone, not of others." in text
-    assert "Whether a difference could be noise rests on them." in text
-    assert "say little of others" not in text
+    assert "It holds for these cases only." in text
+    assert "They decide whether a difference could be noise." in text
+    assert "are a poor sample" not in text
 
 
 def test_csv_and_json_hold_the_numbers(sweep: Path) -> None:
