@@ -123,7 +123,7 @@ def test_without_complete_cells_nothing_is_tested(sweep: Path, gone: list[str], 
 
 def test_one_seed_says_nothing_of_noise(tmp_path: Path) -> None:
     comparison = compare_folder(write_sweep(tmp_path / "sweep", dice, seeds=(4,)))
-    assert comparison.why_not.startswith("One seed: nothing can be said of training noise")
+    assert comparison.why_not.startswith("One seed: training noise is unknown")
     _, low, _ = comparison.results
     assert low.difference.is_noise is None
     assert low.difference.mean == pytest.approx(0.05 + NOISE[1, 4] - NOISE[0, 4], abs=1e-6)
