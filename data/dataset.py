@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from data.input import Input
 from data.layouts.cases import Case, Listing
 from data.layouts.registry import list_cases, list_images
 from data.loader import Sample, Stream, make_stream
+from data.prepare.fingerprint import Files, fingerprint, sample_files
 from data.prepare.prepared_cases import Store, open_cache
-from data.prepare.statistics import Statistics, agreed_class_names, fingerprint
+from data.prepare.statistics import Statistics, agreed_class_names
 from data.prepare.to_source_grid import restore_labels, restore_maps, restore_slabs
 from data.prepare.volumes import map_labels
 from data.sampling.order import occurrences
@@ -31,6 +33,7 @@ def open_data(
     *,
     statistics: Statistics | None = None,
     splits: Mapping[str, Sequence[str]] | None = None,
+    files: Files | None = None,
     rank: int = 0,
     world: int = 1,
     progress: Progress | None = None,
@@ -38,14 +41,15 @@ def open_data(
     """The data that the config names, its files' headers checked, split, with the training statistics.
 
     `statistics` and `splits` are those of a run, used instead of measuring and drawing them; `splits={}`
-    makes none, for data of which only `cases("all")` matters. `rank` of `world` is this process among those
+    makes none, for data of which only `cases("all")` matters. `files` are what a run knows of them: those of the same
+    size and time need not be read to tell whether they are the same. `rank` of `world` is this process among those
     that train together. `progress(done, total)` is called while statistics are measured.
 
     Raises ValueError for bad cases under data.on_error=stop, listing all of them, and for what does not fit
     together.
     """
     listing = list_cases(config, None if statistics is None else statistics["class_names"])
-    data = Dataset(config, listing, f"data.root={config.data.root}", statistics, rank, world)
+    data = Dataset(config, listing, f"data.root={config.data.root}", statistics, rank, world, known=files)
     if splits is None:
         splits = make_splits(listing.cases, config.data.split, config.data.fold, config.data.split.seed)
     data.fit(splits, statistics, progress)
@@ -96,6 +100,7 @@ class Dataset:
         rank: int = 0,
         world: int = 1,
         cached: bool = True,
+        known: Files | None = None,
     ) -> None:
         if config.train.batch_size % world:
             raise ValueError(
@@ -107,11 +112,17 @@ class Dataset:
         self.multi_label = listing.multi_label
         self._input, self._target = _choose(config, listing, self.class_names, self._store, cached)
         self.fingerprint = fingerprint(listing.cases, self.class_names, self._input.parameters())
+        self._listed, self._known = listing.cases, known
         self.roster = Roster(listing.cases, config.data.on_error, where)
         self._input.check(self.roster, statistics)
         self.num_channels = self._input.num_channels
         self.statistics: dict[str, Any] = {}
         self._rank, self._world = rank, world
+
+    @cached_property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """What the files of the listed cases hold, JSON-able: see `sample_files`."""
+        return sample_files(self._listed, self._known)
 
     @property
     def splits(self) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from engine.config import check_config, load_config
 from engine.distributed.group import ALONE, Group
 from engine.evaluation.tasks import room_of
 from engine.reports.page import write_run_report
-from engine.runs.check_resume import check_config_unchanged
+from engine.runs.check_resume import check_config_unchanged, check_files_unchanged
 from engine.runs.checkpoints import steps_in
 from engine.runs.environment import write_facts
 from engine.runs.lock import hold
@@ -168,10 +168,15 @@ def assemble(config: Config, group: Group = ALONE) -> tuple[Dataset, TrainStep, 
 def prepare_data(config: Config, run: RunFolder | None, group: Group) -> Dataset:
     """Open the data and prepare every case; a resumed run, given in rank 0, keeps its splits and statistics."""
     kept = {} if run is None else {name: run.read_json(name) for name in ("statistics", "splits")}
+    if run is not None and run.has_json("files"):  # which runs of before 0.2 have not
+        kept["files"] = run.read_json("files")
     kept = group.share_json(kept)
     data = open_data(config, **kept, rank=group.rank, world=group.size)
+    if run is not None and "files" in kept and steps_in(run.checkpoints):
+        check_files_unchanged(run, kept["files"], data.files)
     data.prepare_all(progress=ShowPreparation())
-    group.require_same("the data", f"fingerprint {data.fingerprint}, splits {data.splits}")
+    contents = {name: facts["hash"] for name, facts in data.files.items()}
+    group.require_same("the data", f"fingerprint {data.fingerprint}, splits {data.splits}, files {contents}")
     _log.info("cases: %s", ", ".join(f"{len(ids)} {split}" for split, ids in data.splits.items()))
     if data.skipped:
         _log.warning("skipped %d cases: %s", len(data.skipped), ", ".join(sorted({s[0] for s in data.skipped})))

@@ -48,7 +48,8 @@ def trains(file: Path, tmp_path: Path) -> Config:
 def pretend(config: Config, num_channels: int = 1) -> RunFolder:
     """A run of the config, as far as planning looks at it."""
     run = RunFolder.create(config)
-    run.write_json("statistics", {"class_names": config.data.class_names, "num_channels": num_channels})
+    facts = {"class_names": config.data.class_names, "file_channels": num_channels, "num_channels": num_channels}
+    run.write_json("statistics", facts)
     return run
 
 

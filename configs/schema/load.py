@@ -45,7 +45,7 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     Raises ConfigError for a missing or broken file, an unknown key or a value that doesn't fit.
     """
     path = Path(path)
-    tree = apply_overrides(_read(path, seen=()), overrides)
+    tree = apply_overrides(read_tree(path), overrides)
     return check_config(tree, where=str(path))
 
 
@@ -120,7 +120,11 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the keys of a YAML file, its `base:` parents merged below it, unchecked; `seen` are files that led here.
+
+    Raises ConfigError for a missing or broken file.
+    """
     if path.resolve() in seen:
         raise ConfigError(f"{path}: base files form a circle: {' -> '.join(map(str, [*seen, path.resolve()]))}")
     try:
@@ -141,7 +145,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return tree
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base: expected one file name, got {base!r}")
-    return merge(_read(path.parent / base, (*seen, path.resolve())), tree)
+    return merge(read_tree(path.parent / base, (*seen, path.resolve())), tree)
 
 
 def _explain(error: Any) -> str:

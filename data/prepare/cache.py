@@ -18,6 +18,7 @@ import shutil
 import threading
 import uuid
 import weakref
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,8 @@ class Cache:
             self._hold(key)
         try:
             stored = json.loads((folder / "facts.json").read_text())
+            if stored["checksum"] != _checksum(stored["arrays"], stored["facts"]):
+                raise ValueError("facts.json was changed")
             arrays = {}
             for name, (shape, dtype) in stored["arrays"].items():
                 arrays[name] = _read_array(folder / f"{name}.npy", tuple(shape), np.dtype(dtype), in_memory)
@@ -112,15 +115,15 @@ class Cache:
         needed = sum(array.nbytes for array in arrays.values())
         temporary: Path | None = None
         try:
+            self._renew_lease()
             self._hold(key)
             temporary = self.folder / f".tmp-{self._token}-{uuid.uuid4().hex}"
             temporary.mkdir()
             for name, array in arrays.items():
                 _write_array(temporary / f"{name}.npy", array)
-            stored = {
-                "arrays": {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()},
-                "facts": dict(facts),
-            }
+            shapes = {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()}
+            facts = json.loads(json.dumps(dict(facts), allow_nan=False))  # keys become texts, which sort otherwise
+            stored = {"arrays": shapes, "facts": facts, "checksum": _checksum(shapes, facts)}
             disk.write_flushed(temporary / "facts.json", json.dumps(stored, allow_nan=False).encode())
             disk.flush_folder(temporary)
             try:
@@ -169,6 +172,14 @@ class Cache:
             os.close(descriptor)
         self._token, self._lease = token, descriptor
         self._finalizer = weakref.finalize(self, _release, path, descriptor)
+
+    def _renew_lease(self) -> None:
+        """Begin anew where somebody deleted the folder."""
+        with self._lock:
+            if self._token and not (self.folder / ".users" / self._token).exists():
+                self._finalizer()
+                self._open_lease()
+                os.write(self._lease, "".join(f"{key}\n" for key in self._held).encode())
 
     def _others(self) -> tuple[set[str], set[str]]:
         """(tokens, keys in use) of the other processes alive; the leases of dead ones are removed."""
@@ -239,6 +250,10 @@ class Cache:
             f"needed{free}): {error.strerror or error}; free some space, set data.cache.folder to another disk, "
             f"or lower data.cache.limit_gb={self.limit_bytes / 1e9:.4g}"
         )
+
+
+def _checksum(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps([dict(arrays), dict(facts)], sort_keys=True).encode())
 
 
 def _release(path: Path, descriptor: int) -> None:

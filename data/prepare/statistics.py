@@ -1,12 +1,9 @@
 """What prediction must know of the training data: kept in the run as JSON, and given back later."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from data.layouts.cases import Case, Listing
-from data.prepare.cache import parts_of
+from data.layouts.cases import Listing
 from data.prepare.normalise import Intensities, intensities_from_json
 from data.prepare.volumes import Preparation
 
@@ -38,6 +35,8 @@ def agreed_class_names(listing: Listing, statistics: Statistics | None) -> tuple
 
 def agreed_intensities(preparation: Preparation, statistics: Statistics) -> tuple[Intensities, ...] | None:
     """The intensities in the run's statistics; raises ValueError when they are of another normalisation."""
+    if missing := {"normalisation", "intensities"} - statistics.keys():
+        raise ValueError(f"statistics.json: {', '.join(sorted(missing))} missing; restore the run's file")
     if statistics["normalisation"] != preparation.normalisation:
         raise ValueError(
             f"data.normalisation={preparation.normalisation}, but the run's statistics are for "
@@ -45,18 +44,3 @@ def agreed_intensities(preparation: Preparation, statistics: Statistics) -> tupl
         )
     entries = statistics["intensities"]
     return None if entries is None else tuple(intensities_from_json(entries))
-
-
-def fingerprint(cases: Sequence[Case], class_names: Sequence[str], preparation: Mapping[str, Any]) -> str:
-    """Hash of the cases' ids, files' names and sizes, labels, the classes, and how cases are prepared.
-
-    Where the files lie and when they were copied does not matter.
-    """
-    facts = [_facts(case) for case in cases]
-    text = json.dumps([facts, list(class_names), dict(preparation)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _facts(case: Case) -> list[Any]:
-    sizes = [[path.name, path.stat().st_size if path.exists() else None] for path in parts_of(case.files)]
-    return [case.id, sizes, *([] if case.label is None or case.label_file else [case.label])]

@@ -10,6 +10,8 @@ from engine.runs.run_folder import RunFolder
 
 _log = logging.getLogger("mlx_volumes")
 
+_SHOWN = 5  # files named in a message
+
 
 def check_config_unchanged(run: RunFolder, config: Config) -> None:
     """Log what differs from the run's own config; raise ValueError where a key differs that decides the result."""
@@ -20,7 +22,8 @@ def check_config_unchanged(run: RunFolder, config: Config) -> None:
     unsafe = [line for key, line in lines.items() if not is_within(key, safe)]
     if unsafe:
         raise ValueError(
-            f"{run.path}: --resume with another config; these keys decide the result and must stay as they were:\n"
+            f"{run.config_path}: --resume with another config; these keys decide the result and must stay as they "
+            "were:\n"
             + "\n".join(f"  {line}" for line in unsafe)
             + "\nset them back, or start a new run under another name"
         )
@@ -33,10 +36,36 @@ def check_config_unchanged(run: RunFolder, config: Config) -> None:
 
 def check_data_unchanged(run: RunFolder, state: Mapping[str, Any], fingerprint: str) -> None:
     """Raise ValueError where the checkpoint was trained on other data."""
-    if state["data_fingerprint"] != fingerprint:
+    then = state.get("data_fingerprint")
+    if then != fingerprint:
         raise ValueError(
-            f"{run.path}: the data changed since this run began (fingerprint {state['data_fingerprint']}, "
-            f"now {fingerprint}); bring the files back, or start a new run under another name"
+            f"{run.path}: the data changed since this run began (fingerprint {then}, now "
+            f"{fingerprint}): files, classes, or how cases are prepared; bring them back, or start a new run under "
+            "another name"
+        )
+
+
+def check_files_unchanged(run: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError that names the files that differ: `then` is the run's files.json, `now` of the same form.
+
+    Where files lie, and when they were written, may change.
+    """
+    lines = []
+    for name in sorted(then.keys() | now.keys()):
+        if name not in now:
+            lines.append(f"{then[name]['path']}: gone")
+        elif name not in then:
+            lines.append(f"{now[name]['path']}: new")
+        elif then[name]["bytes"] != now[name]["bytes"]:
+            lines.append(f"{now[name]['path']}: {now[name]['bytes']} bytes, {then[name]['bytes']} before")
+        elif then[name]["hash"] != now[name]["hash"]:
+            lines.append(f"{now[name]['path']}: other contents of the same size")
+    if lines:
+        more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        raise ValueError(
+            f"{run.path}: the data changed since this run began:\n"
+            + "\n".join(f"  {line}" for line in lines[:_SHOWN])
+            + f"{more}\nbring the files back, or start a new run under another name"
         )
 
 

@@ -22,6 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from engine.runs.run_files import read_json
 from engine.runs.run_folder import without_nan
 from machine import disk
 
@@ -144,12 +145,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     Raises CheckpointError naming the first file that is missing, truncated or changed.
     """
     try:
-        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        files = dict(state["files"])
-        int(state["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint}: not a whole checkpoint ({STATE_FILE}: {error})") from None
-    for name, expected in files.items():
+        state: dict[str, Any] = read_json(checkpoint / STATE_FILE)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: not a whole checkpoint ({error})") from None
+    for name, expected in state["files"].items():
         try:
             found = _size_and_checksum(checkpoint / name)
         except OSError as error:

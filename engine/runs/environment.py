@@ -49,6 +49,7 @@ def write_facts(run: RunFolder, config: Config, data: Any, resumed: bool, group:
         run.write_config(config)
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_json("environment", environment)
+    run.write_json("files", data.files)
     run.write_json("skipped", [dict(zip(("case", "file", "reason"), s, strict=True)) for s in data.skipped])
     if not resumed:
         run.write_json("splits", data.splits)

@@ -9,8 +9,8 @@ from typing import Any, Self
 import yaml
 
 from configs import Config
-from configs.plain_yaml import read_yaml_file
-from configs.schema.load import ConfigError, rename_old_keys
+from configs.schema.load import read_tree, rename_old_keys
+from engine.runs import run_files
 from machine import disk
 
 DEFAULT_CHECKPOINT = "last"
@@ -24,6 +24,7 @@ class RunFolder:
     config.yaml        the resolved config
     environment.json   versions, device, command, git revision, data fingerprint
     splits.json        {"train": [case ids], "val": [...], "test": [...]}
+    files.json         what each file of the data holds, for resuming: see `data.prepare.fingerprint`
     statistics.json    of the training split, for normalisation wherever the run predicts
     init.json          where the first weights are from, and what became of each tensor, in a run with `init`
     skipped.json       [{"case", "file", "reason"}]
@@ -87,15 +88,12 @@ class RunFolder:
         return self.config_path.read_text(encoding="utf-8")
 
     def read_config_tree(self) -> dict[str, Any]:
-        """The resolved config as a plain tree, unchecked; keys of earlier versions have their present names."""
-        try:
-            tree = read_yaml_file(self.config_path)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{self.config_path}: not valid YAML ({error}); restore the file") from None
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{self.config_path}: expected a mapping of config keys, got {type(tree).__name__}")
-        renamed: dict[str, Any] = rename_old_keys(tree)
-        return renamed
+        """The resolved config as a plain tree, unchecked; keys of earlier versions have their present names.
+
+        Raises ValueError where the file is no YAML of keys.
+        """
+        tree: dict[str, Any] = rename_old_keys(read_tree(self.config_path))
+        return tree
 
     def evaluation(self, split: str) -> Path:
         return self.path / "eval" / split
@@ -122,16 +120,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """The contents of name.json; raises ValueError where the file is missing or broken."""
-        path = self.path / f"{name}.json"
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ValueError(f"{path}: missing; was this run written by train.py?") from None
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError among them
-            raise ValueError(f"{path}: not valid JSON ({error})") from None
-        if name == "statistics" and not (isinstance(value, dict) and {"class_names", "num_channels"} <= value.keys()):
-            raise ValueError(f"{path}: expected class_names and num_channels, as train.py wrote them; restore the file")
-        return value
+        return run_files.read_json(self.path / f"{name}.json")
 
     def has_json(self, name: str) -> bool:
         return (self.path / f"{name}.json").is_file()
@@ -144,14 +133,16 @@ class RunFolder:
             file.write(json.dumps(without_nan(line), allow_nan=False, ensure_ascii=False) + "\n")
 
     def read_metrics(self, split: str | None = None) -> list[dict[str, Any]]:
-        """All lines, or those of one split; a last line that a kill cut short is left out."""
+        """All lines, or those of one split. What is no such line is left out: a kill or a full disk cut it short."""
         lines = []
         if self.metrics_path.exists():
-            for text in self.metrics_path.read_text(encoding="utf-8").splitlines():
+            for text in self.metrics_path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
-                    lines.append(json.loads(text))
-                except json.JSONDecodeError:
+                    line = json.loads(text)
+                except ValueError:
                     continue
+                if run_files.what_is_wrong("metrics", line) is None:
+                    lines.append(line)
         return [line for line in lines if split is None or line["split"] == split]
 
     def trim_metrics(self, step: int, validated_step: int) -> None:

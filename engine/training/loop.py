@@ -9,7 +9,7 @@ from contextlib import closing
 from configs import Config
 from engine.distributed.group import ALONE, Group
 from engine.runs.check_resume import check_data_unchanged
-from engine.runs.checkpoints import latest_whole
+from engine.runs.checkpoints import STATE_FILE, CheckpointError, latest_whole
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest
 from engine.training.batches import Feed, TrainingData
@@ -96,8 +96,11 @@ def _read_last(step: TrainStep, data: TrainingData, run: RunFolder) -> Position:
         return Position()
     checkpoint, state = found
     check_data_unchanged(run, state, data.fingerprint)
+    try:
+        position = Position.from_json(state.get("position"))
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint / STATE_FILE}: position: {error}; remove {checkpoint}") from None
     step.load(checkpoint)
-    position = Position.from_json(state["position"])
     run.trim_metrics(position.step, position.validated_step)
     _log.info("resumed from %s", checkpoint)
     return position

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -21,6 +22,8 @@ _log = logging.getLogger("mlx_volumes")
 @dataclass
 class Interval:
     """Sums over the steps since the last line of metrics.jsonl."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     steps: int = 0
     samples: int = 0
@@ -45,6 +48,8 @@ class Interval:
 class Position:
     """How far a run is. It is saved with each checkpoint, the unfinished interval included."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     step: int = 0
     seconds: float = 0.0  # of training without validation, summed over resumed runs
     waiting_seconds: float = 0.0  # the part of these spent waiting for data
@@ -57,8 +62,14 @@ class Position:
     interval: Interval = field(default_factory=Interval)
 
     @classmethod
-    def from_json(cls, state: dict[str, Any]) -> Self:
-        return cls(**{**state, "interval": Interval(**state["interval"])})
+    def from_json(cls, state: Any) -> Self:
+        """Return the position of a state.json; raises ValueError for what is none."""
+        try:
+            position: Self = TypeAdapter(cls).validate_python(state)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return position
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

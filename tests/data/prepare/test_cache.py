@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -32,11 +33,17 @@ def entry_of(kilobytes):
     return {"volume": np.zeros(kilobytes * 1000, np.uint8)}
 
 
+def edit_facts(path):
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "facts": {"id": "another"}}))
+
+
 def test_what_goes_in_comes_out(cache):
     assert cache.get("a") is None
-    cache.put("a", ARRAYS, {"id": "case", "numbers": [1, 2.5]})
+    counts = {number: number for number in (9, 10)}  # which sort otherwise as texts
+    cache.put("a", ARRAYS, {"id": "case", "numbers": [1, 2.5], "counts": counts})
     entry = cache.get("a")
-    assert entry.facts == {"id": "case", "numbers": [1, 2.5]}
+    assert entry.facts == {"id": "case", "numbers": [1, 2.5], "counts": {"9": 9, "10": 10}}
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(entry.arrays[name], array)
         assert entry.arrays[name].dtype == array.dtype
@@ -69,6 +76,8 @@ def test_key_follows_files_and_parameters(tmp_path) -> None:
         lambda folder: (folder / "volume.npy").write_bytes(b"nonsense"),
         lambda folder: (folder / "volume.npy").unlink(),
         lambda folder: (folder / "facts.json").write_text("{"),
+        lambda folder: (folder / "facts.json").write_text('{"arrays": {}, "facts": {}}'),
+        lambda folder: edit_facts(folder / "facts.json"),
         lambda folder: np.save(folder / "volume.npy", np.zeros((9, 9))),
     ],
 )
@@ -81,6 +90,16 @@ def test_damaged_entry_is_removed_and_can_be_stored_again(cache, caplog, damage)
     assert names(cache.folder) == []
     cache.put("a", ARRAYS, {})
     np.testing.assert_array_equal(cache.get("a").arrays["volume"], ARRAYS["volume"])
+
+
+def test_a_folder_that_was_deleted_is_made_anew_and_its_lease_too(cache):
+    cache.put("a", ARRAYS, {})
+    shutil.rmtree(cache.folder)
+    assert cache.get("a") is None
+    cache.put("b", ARRAYS, {})
+    assert names(cache.folder) == ["b"]
+    (lease,) = (cache.folder / ".users").iterdir()
+    assert set(lease.read_text().split()) == {"a", "b"}
 
 
 def test_least_recently_used_goes_first(tmp_path):

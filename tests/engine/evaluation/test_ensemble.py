@@ -13,7 +13,7 @@ def make_run(folder: Path, root: str = "data", **data: Any) -> RunFolder:
     run = RunFolder(folder)
     folder.mkdir()
     run.write_config(check_config(tree, "test"))
-    run.write_json("statistics", {"class_names": ["background", "organ"], "num_channels": 1})
+    run.write_json("statistics", {"class_names": ["background", "organ"], "file_channels": 1, "num_channels": 1})
     run.write_json("splits", {"train": ["a", "b"], "val": ["c"]})
     return run
 
@@ -37,7 +37,7 @@ def test_members_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     what = r"data\.spacing_mm is \(1.0, 1.0, 1.0\), that of .*a None"
     with pytest.raises(ValueError, match=rf"--run .*b: {what}; an ensemble's members predict the same classes"):
         join_config(config_of(first), other, config_of(other), first)
-    same.write_json("statistics", {"class_names": ["background", "tumour"], "num_channels": 1})
+    same.write_json("statistics", {"class_names": ["background", "tumour"], "file_channels": 1, "num_channels": 1})
     with pytest.raises(ValueError, match=r"the list of classes is \['background', 'tumour'\], that of"):
         join_config(config_of(first), same, config_of(same), first)
 

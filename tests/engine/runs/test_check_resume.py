@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from engine.runs.check_resume import check_config_unchanged
+from engine.runs.check_resume import check_config_unchanged, check_files_unchanged
 from engine.runs.run_folder import RunFolder
 from tests.engine.doubles import tiny_config
 
@@ -50,3 +50,36 @@ def test_batch_norm_of_several_processes_decides_the_result(tmp_path) -> None:
     run = RunFolder.create(tiny_config(tmp_path))
     with pytest.raises(ValueError, match=r"  distributed\.batch_norm: synchronised -> local\n"):
         check_config_unchanged(run, tiny_config(tmp_path, distributed={"batch_norm": "local"}))
+
+
+def _entry(path: str, size: int, digest: str, modified: int = 0) -> dict[str, object]:
+    return {"path": path, "bytes": size, "modified_ns": modified, "hash": digest}
+
+
+def test_the_files_that_differ_are_named(tmp_path) -> None:
+    run = RunFolder(tmp_path)
+    then = {
+        "a/0/a.nii": _entry("/x/a.nii", 5, "q"),
+        "a/1/a.nii": _entry("/x/l/a.nii", 5, "q"),
+        "b": _entry("/b", 1, "q"),
+    }
+    check_files_unchanged(
+        run, then, {name: {**facts, "path": "/moved", "modified_ns": 7} for name, facts in then.items()}
+    )
+    now = {
+        "a/0/a.nii": _entry("/y/a.nii", 6, "r"),
+        "a/1/a.nii": _entry("/y/l/a.nii", 5, "r"),
+        "c": _entry("/c", 1, "q"),
+    }
+    with pytest.raises(ValueError, match="the data changed since this run began") as error:
+        check_files_unchanged(run, then, now)
+    assert str(error.value).splitlines()[1:] == [
+        "  /y/a.nii: 6 bytes, 5 before",
+        "  /y/l/a.nii: other contents of the same size",
+        "  /b: gone",
+        "  /c: new",
+        "bring the files back, or start a new run under another name",
+    ]
+    many = {str(number): _entry(f"/{number}", 1, "q") for number in range(7)}
+    with pytest.raises(ValueError, match="  /4: gone\n  and 2 more\n"):
+        check_files_unchanged(run, many, {})

@@ -55,9 +55,9 @@ def test_missing_and_broken_json_are_named(tmp_path) -> None:
     (tmp_path / "splits.json").write_text("{")
     with pytest.raises(ValueError, match=r"splits\.json: not valid JSON"):
         run.read_json("splits")
-    for text in ("[]", '{"class_names": []}'):
+    for text, problem in (("[]", "Input should be a valid dictionary"), ('{"class_names": []}', "class_names: List")):
         (tmp_path / "statistics.json").write_text(text)
-        with pytest.raises(ValueError, match=r"statistics\.json: expected class_names and num_channels"):
+        with pytest.raises(ValueError, match=rf"statistics\.json: {problem}.*; restore the file as train\.py wrote it"):
             run.read_json("statistics")
 
 
