@@ -179,9 +179,8 @@ def twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_layout_is_one_file_and_one_line(twice: None, tmp_path: Path) -> None:
     data = check_config(tree(model={}, data={"source": "twice", "root": str(tmp_path)}), "test").data
-    with pytest.raises(
-        ValueError, match=r"no twice\.txt, which data\.source=twice needs; .*; twice: anything at all\)"
-    ):
+    expected = r"no twice\.txt, which data\.source=twice needs; .*; twice: anything at all\)"
+    with pytest.raises(ValueError, match=expected):
         find_cases(data)
     (tmp_path / "twice.txt").touch()
     assert [case.id for case in find_cases(data).cases] == ["a", "b"]

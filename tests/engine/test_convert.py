@@ -93,11 +93,7 @@ def test_what_does_not_map_is_listed(state) -> None:
 @pytest.mark.slow
 def test_monais_kernels_and_shortcuts_are_read_off_the_weights() -> None:
     weights = published("monai_resnet18")
-    assert convert(weights, "monai_resnet18").model["args"] == {
-        "depth": 18,
-        "stem_stride": [1, 1, 1],
-        "shortcut": "B",
-    }
+    assert convert(weights, "monai_resnet18").model["args"] == {"depth": 18, "stem_stride": [1, 1, 1], "shortcut": "B"}
     biased = {**weights, **{f"layer{i}.0.downsample.0.bias": np.zeros(64 << (i - 1)) for i in (2, 3, 4)}}
     biased["conv1.weight"] = np.zeros((64, 2, 3, 5, 7))
     conversion = convert(biased, "monai_resnet18")

@@ -29,12 +29,8 @@ def test_cnn_pools_between_blocks() -> None:
     x = mx.random.normal((3, 4, 8, 9, 2))
     assert model.features(x).shape == (3, 4, 2, 2, 16)
     assert model(x).shape == (3, 5)
-    assert [(row.path, row.place) for row in dropout_table(model)] == [
-        ("blocks.0.drop", "body"),
-        ("blocks.1.drop", "body"),
-        ("blocks.2.drop", "body"),
-        ("head.drop", "head"),
-    ]
+    body = [(f"blocks.{i}.drop", "body") for i in range(3)]
+    assert [(row.path, row.place) for row in dropout_table(model)] == [*body, ("head.drop", "head")]
     with pytest.raises(ValueError, match=r"cnn3d takes \(N, D, H, W, 2\) arrays; got shape \(4, 8, 8, 2\)"):
         model(mx.zeros((4, 8, 8, 2)))
 
@@ -54,7 +50,7 @@ def test_head_averages_then_drops_whole_features() -> None:
     assert np.array(model(x)).shape == (2, 64)
 
 
-def test_medicalnets_strides_and_dilations() -> None:
+def test_medicalnets_strides_dilations_and_shortcut_a() -> None:
     args = ResNet3dArgs(width=4, layer_strides=(1, 2, 1, 1), layer_dilations=(1, 1, 2, 4), shortcut="A")
     model = build_model("resnet3d", args, 1, 2)
     assert model.layer4[1].conv2.conv.dilation == 4
@@ -62,9 +58,6 @@ def test_medicalnets_strides_and_dilations() -> None:
     assert type(model.layer2[0].shortcut) is PadShortcut
     # An eighth of the resolution: stem, pooling and the second stage.
     assert model.features(mx.zeros((1, 32, 32, 48, 1))).shape == (1, 4, 4, 6, 32)
-
-
-def test_shortcut_a_subsamples_and_pads() -> None:
     x = mx.random.normal((1, 3, 4, 5, 2))
     y = np.array(PadShortcut(2, 5, 2)(x))
     np.testing.assert_array_equal(y[..., :2], np.array(x)[:, ::2, ::2, ::2])
@@ -105,17 +98,19 @@ def test_names_elsewhere() -> None:
     assert monai_name("layer3.0.shortcut.conv.weight") == "layer3.0.downsample.0.weight"
 
 
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValidationError, match="must be multiples of groups=8"):
-        CNN3dArgs(widths=(12,), norm="group")
-    with pytest.raises(ValidationError, match="kernel must be odd"):
-        CNN3dArgs(kernel=(2, 3, 3))
-    with pytest.raises(ValidationError, match="stem_kernel must be odd"):
-        ResNet3dArgs(stem_kernel=(4, 3, 3))
-    with pytest.raises(ValidationError, match="width=12 must be a multiple of groups=8"):
-        ResNet3dArgs(width=12, norm="group")
-    with pytest.raises(ValidationError, match="places"):
-        ClassifierDropout(places=("encoder",))
+@pytest.mark.parametrize(
+    ("args", "given", "message"),
+    [
+        (CNN3dArgs, {"widths": (12,), "norm": "group"}, "must be multiples of groups=8"),
+        (CNN3dArgs, {"kernel": (2, 3, 3)}, "kernel must be odd"),
+        (ResNet3dArgs, {"stem_kernel": (4, 3, 3)}, "stem_kernel must be odd"),
+        (ResNet3dArgs, {"width": 12, "norm": "group"}, "width=12 must be a multiple of groups=8"),
+        (ClassifierDropout, {"places": ("encoder",)}, "places"),
+    ],
+)
+def test_bad_arguments_are_refused(args: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        args(**given)
 
 
 @pytest.mark.parametrize("name", ["cnn3d", "resnet3d", "r3d_18"])

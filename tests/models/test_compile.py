@@ -1,6 +1,5 @@
 """A step under `mx.compile` is the uncompiled step, dropout rate changed in mid-run and evaluation in between."""
 
-import shutil
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from models import build_model
 from models.layers.dropout import set_rate
 from models.unet3d import Dropout, UNet3dArgs
+from tests.engine.doubles import needs_compiler
 
 
 def _losses(args: UNet3dArgs, compiled: bool, change_rate: bool = True) -> list[float]:
@@ -45,7 +45,7 @@ def _losses(args: UNet3dArgs, compiled: bool, change_rate: bool = True) -> list[
     return losses
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile on a CPU calls g++")
+@needs_compiler
 @pytest.mark.parametrize("position", ["after_activation", "before_norm"])
 def test_compiled_step_honours_a_changed_rate(mlx_ops: None, position: Any) -> None:
     # One level: MLX compiles each fused kernel with a C++ compiler, half a second apiece.

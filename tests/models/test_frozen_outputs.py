@@ -113,11 +113,7 @@ def test_resnets_are_medicalnets(depth: int) -> None:
 
 def test_unet_and_its_gradients_are_nnunets(form: str) -> None:
     frozen = FROZEN["unet"]
-    args = UNet3dArgs(
-        widths=(4, 6, 8),
-        strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)),
-        dropout=Dropout(kind="none"),
-    )
+    args = UNet3dArgs(widths=(4, 6, 8), strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), dropout=Dropout(kind="none"))
     model = build_model("unet3d", args, 1, NUM_OUTPUTS)
     _fill(model, _dynunet_name)
     x = _image(1, (4, 12, 8))

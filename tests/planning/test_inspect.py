@@ -140,9 +140,8 @@ def test_constant_volumes_and_labels_without_a_voxel(root: Path) -> None:
         "case1: channel 0 is constant (7); is it the right file?",
         "case2: the label touches no voxel: all are background",
     ]
-    assert remarks(root, "data.class_names=[background,organ,lesion]")[2:] == [
-        "no label has a voxel of class 2 (lesion)"
-    ]
+    names = "data.class_names=[background,organ,lesion]"
+    assert remarks(root, names)[2:] == ["no label has a voxel of class 2 (lesion)"]
 
 
 def test_mixed_spacings(root: Path) -> None:

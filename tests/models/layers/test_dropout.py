@@ -24,6 +24,7 @@ from models.layers.dropout import (
 from models.layers.heads import ClassifierDropout
 from models.resnet3d import ResNet3dArgs
 from models.unet3d import Dropout, UNet3dArgs
+from tests.engine.doubles import assert_same
 
 SHAPE = (3, 2, 3, 4, 64)  # (N, D, H, W, C)
 
@@ -118,15 +119,9 @@ def test_table_lists_the_layers_that_are_there() -> None:
     ]
     assert format_table(dropout_table(_unet(kind="none"))) == "no dropout layers"
     assert [row.rate for row in dropout_table(_unet(rate=0.0))] == [0.0]  # there, and the identity
-
-
-def test_table_of_a_classifier_names_body_and_head() -> None:
     args = ResNet3dArgs(depth=10, width=8, dropout=ClassifierDropout(kind="element", places=("body", "head")))
     table = dropout_table(build_model("resnet3d", args, 1, 2))
-    assert [(row.path, row.place) for row in table[::4]] == [
-        ("layer1.0.conv1.drop", "body"),
-        ("head.drop", "head"),
-    ]
+    assert [(row.path, row.place) for row in table[::4]] == [("layer1.0.conv1.drop", "body"), ("head.drop", "head")]
 
 
 def test_set_rate_changes_every_layer() -> None:
@@ -196,20 +191,15 @@ def test_layers_within_held_masks_have_masks_of_their_own() -> None:
 
 
 def test_held_masks_leave_batch_norm_and_randomness_alone() -> None:
-    args = ResNet3dArgs(
-        depth=10, width=4, norm="batch", dropout=ClassifierDropout(kind="element", places=("body", "head"))
-    )
-    model = build_model("resnet3d", args, 1, 2)
+    dropout = ClassifierDropout(kind="element", places=("body", "head"))
+    model = build_model("resnet3d", ResNet3dArgs(depth=10, width=4, norm="batch", dropout=dropout), 1, 2)
     model.eval()
     x = mx.random.normal((2, 8, 8, 8, 1))
     before = {name: np.array(value) for name, value in tree_flatten(model.state)}
     key = mx.random.state[0].tolist()
     alone, together = _held(model, x[:1], 0), _held(model, x, 0)
     np.testing.assert_allclose(together[:1], alone, atol=1e-4)  # running statistics: not those of the batch
-    after = dict(tree_flatten(model.state))
-    assert after.keys() == before.keys()
-    for name, value in before.items():
-        np.testing.assert_array_equal(np.array(after[name]), value, err_msg=name)
+    assert_same(dict(tree_flatten(model.state)), before)
     assert mx.random.state[0].tolist() == key
     assert not any(layer.training for layer in model.modules())
 

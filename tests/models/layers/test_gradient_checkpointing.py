@@ -114,14 +114,10 @@ def test_a_block_without_trainable_parameters_hands_its_gradient_on() -> None:
     assert mx.allclose(mx.grad(lambda x: recomputed(frozen, x).square().sum())(x), expected)
 
 
-class OtherDropout(nn.Dropout3d):
-    pass
-
-
 def test_recompute_refuses_a_dropout_that_it_cannot_repeat() -> None:
     args = UNet3dArgs(widths=(8, 16), recompute=True)
     model = build_model("unet3d", args, 1, 2)
-    model.encoder[0].blocks[0].drop = OtherDropout(0.5)
+    model.encoder[0].blocks[0].drop = type("OtherDropout", (nn.Dropout3d,), {})(0.5)
     x = mx.zeros((1, 8, 8, 8, 1))
     with pytest.raises(ValueError, match=r"nn.Dropout3d alone; got OtherDropout: set model.args.recompute=false"):
         model(x)

@@ -1,7 +1,5 @@
 """Networks for cases with classes: by how many cases there are, and within the memory."""
 
-import math
-
 import pytest
 
 from models.resnet3d import ResNet3dArgs
@@ -48,6 +46,5 @@ def test_the_batch_fits_memory_and_cases() -> None:
     assert network.largest_batch(4.0, 40) == 8
     assert network.largest_batch(4.0, 3) == 3
     assert network.largest_batch(network.training_gb(4), 1000) == 4
-    assert math.isclose(
-        network.training_gb(8) - network.training_gb(4), network.training_gb(12) - network.training_gb(8)
-    )
+    four, eight, twelve = (network.training_gb(size) for size in (4, 8, 12))
+    assert eight - four == pytest.approx(twelve - eight)

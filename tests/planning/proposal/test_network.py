@@ -8,23 +8,22 @@ import pytest
 from planning.proposal.network import design_levels, design_network, fits, target_spacing, training_gb
 
 
-def test_the_target_spacing_is_the_median() -> None:
+def test_the_target_spacing_is_the_median_but_thick_slices_take_the_tenth_percentile() -> None:
     assert target_spacing(np.array([[1, 2, 1], [1.5, 2, 1], [3, 2.5, 1]])) == (1.5, 2, 1)
-
-
-def test_thick_slices_take_the_tenth_percentile() -> None:
     thick = np.linspace(2, 12, 11)  # median 7, more than 3 times 1; 10th percentile 3
     assert target_spacing(np.stack([thick, np.full(11, 1), np.full(11, 0.9)], axis=1)) == (3, 1, 0.9)
     thick = np.array([0.5] * 2 + [7] * 9)  # never finer than the next axis
     assert target_spacing(np.stack([thick, np.full(11, 1), np.full(11, 0.9)], axis=1)) == (1, 1, 0.9)
 
 
-def test_levels_of_the_hippocampus() -> None:
+def test_levels_of_the_hippocampus_and_of_what_is_too_small_to_halve() -> None:
     network = design_levels((36, 50, 35), (1, 1, 1), 16)
     assert network.patch == (40, 56, 40)
     assert network.widths == (16, 32, 64, 128)
     assert network.strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
     assert network.kernels == ((3, 3, 3),) * 4
+    network = design_levels((4, 7, 5), (1, 1, 1), 16)
+    assert (network.patch, network.widths) == ((4, 7, 5), (16,))
 
 
 def test_thick_slices_wait_for_the_other_axes() -> None:
@@ -36,16 +35,9 @@ def test_thick_slices_wait_for_the_other_axes() -> None:
     assert network.widths == (32, 64, 128, 256, 320)
 
 
-def test_a_volume_too_small_to_halve_has_one_level() -> None:
-    network = design_levels((4, 7, 5), (1, 1, 1), 16)
-    assert (network.patch, network.widths) == ((4, 7, 5), (16,))
-
-
 @pytest.mark.parametrize("shape", [(16, 16, 16), (37, 90, 51), (20, 300, 280), (155, 240, 240)])
 @pytest.mark.parametrize("spacing_mm", [(1, 1, 1), (5, 0.7, 0.7), (1, 1, 2.1)])
-def test_patches_divide_and_keep_four_voxels(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
-) -> None:
+def test_patches_divide_and_keep_four_voxels(shape, spacing_mm) -> None:
     network = design_levels(shape, spacing_mm, 16)
     total = np.prod(network.strides, axis=0)
     assert (np.array(network.patch) % total == 0).all()
@@ -62,9 +54,6 @@ def test_less_memory_means_a_smaller_patch_as_wide_in_mm() -> None:
     extents = np.array(network.patch) * (2.5, 0.8, 0.8)
     assert extents.max() / extents.min() < 1.35
     assert design_network((36, 50, 35), (1, 1, 1), 1, 3, memory_gb=64).widths[0] == 32
-
-
-def test_too_little_memory() -> None:
     with pytest.raises(ValueError, match=r"--memory 0\.3: the smallest patch needs about 0\.\d GB"):
         design_network((100, 100, 100), (1, 1, 1), 1, 3, memory_gb=0.3)
 
@@ -79,13 +68,7 @@ def test_too_little_memory() -> None:
         ((16, 64, 64), (5, 1, 1), 16, 4, 0.87),
     ],
 )
-def test_the_memory_estimate_is_near_what_dry_runs_took(
-    shape: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
-    width: int,
-    batch_size: int,
-    measured_gb: float,
-) -> None:
+def test_the_memory_estimate_is_near_what_dry_runs_took(shape, spacing_mm, width, batch_size, measured_gb) -> None:
     """Peak memory of the process over two steps, 1 channel and 4 classes, oneDNN on a CPU."""
     network = design_levels(shape, spacing_mm, width)
     assert training_gb(network, batch_size, 1, 4) == pytest.approx(measured_gb, rel=0.05)
