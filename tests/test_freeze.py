@@ -71,13 +71,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config: Path, tuned: RunFolde
     shutil.rmtree(other.path)
 
 
-def test_the_dry_run_tells_what_is_frozen(config: Path, tuned: RunFolder, capsys) -> None:
+def test_the_dry_run_tells_what_is_frozen_and_what_pattern_fits_nothing(config, tuned, capsys) -> None:
     assert train.main(["--config", str(config), "--dry-run", "name=dry"]) == 0
     printed = capsys.readouterr().out
     assert "frozen      58 of " in printed
     assert "parameters (encoder.*) and the statistics of 1 batch norms, until step 2\n" in printed
-
-
-def test_a_pattern_for_nothing_is_a_mistake_of_the_config(config: Path, tuned: RunFolder, capsys) -> None:
     said = refused(train, capsys, "--config", config, "name=wrong", "freeze=[encode.*]")
     assert "train.py: freeze.patterns: 'encode.*' matches no parameter of the model; did you mean encoder." in said

@@ -88,11 +88,6 @@ def test_a_resumed_run_does_not_begin_again(config: Path, whole: RunFolder, capl
     assert train.main(["--config", str(config), *common, "name=anew"]) == 2
 
 
-def test_missing_weights_are_told_before_the_data_are_touched(config: Path, capsys) -> None:
-    said = refused(train, capsys, "--config", config, "name=new", "init.from=nowhere", "data.root=nowhere_either")
-    assert "train.py: init.from=nowhere: no such file or folder" in said
-
-
 def test_the_dry_run_prints_the_table(config: Path, whole: RunFolder, capsys) -> None:
     assert train.main(["--config", str(config), "--dry-run", "name=dry", "init.head=new"]) == 0
     printed = capsys.readouterr().out
@@ -100,6 +95,8 @@ def test_the_dry_run_prints_the_table(config: Path, whole: RunFolder, capsys) ->
     assert "0 adapted, 2 new, 0 unused; weights of" in printed
     said = refused(train, capsys, "--config", config, "--dry-run", "name=dry", "init.head=null")
     assert "heads.0.weight: the network has" in said
+    said = refused(train, capsys, "--config", config, "name=new", "init.from=nowhere", "data.root=nowhere_either")
+    assert "train.py: init.from=nowhere: no such file or folder" in said
 
 
 def test_two_processes_begin_where_one_does(config: Path, tuned: RunFolder, tmp_path: Path) -> None:

@@ -82,16 +82,18 @@ def test_an_environment_is_made_anew_only_where_it_must(clone: Path, state: str)
 
 
 @pytest.mark.parametrize(
-    ("driver", "backend"), [("580.65.06", "cuda13"), ("550.54.14", "cuda12"), ("535.104", "cpu"), (None, "cpu")]
+    ("system", "driver", "extras"),
+    [
+        ("Linux", "580.65.06", "test,cuda13"),
+        ("Linux", "550.54.14", "test,cuda12"),
+        ("Linux", "535.104", "test,cpu"),
+        ("Linux", None, "test,cpu"),
+        ("Darwin", None, "test"),
+    ],
 )
-def test_the_driver_decides_the_backend(clone: Path, driver: str | None, backend: str) -> None:
+def test_system_and_driver_decide_the_backend(clone: Path, system: str, driver: str | None, extras: str) -> None:
     _program(clone, "python3.13", FIT)
+    _program(clone, "uname", f"echo {system}")
     if driver:
         _program(clone, "nvidia-smi", f"echo {driver}; echo {driver}")
-    assert f'pip-version-check -e ".[test,{backend}]"' in _make(clone, "-n", "setup").stdout
-
-
-def test_a_mac_takes_metal(clone: Path) -> None:
-    _program(clone, "python3.13", FIT)
-    _program(clone, "uname", "echo Darwin")
-    assert '-e ".[test]"' in _make(clone, "-n", "setup").stdout
+    assert f'pip-version-check -e ".[{extras}]"' in _make(clone, "-n", "setup").stdout

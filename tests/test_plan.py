@@ -18,11 +18,12 @@ from engine.config import load_config
 from ops import memory
 from tests.data.write_layouts import write_folders, write_layout, write_volume
 from tests.planning.take import config_of, planned, why
+from tests.runs import Capture, refused
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_planned_config_trains_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_planned_config_trains_as_it_is(tmp_path: Path, capsys: Capture) -> None:
     file = planned(write_folders(tmp_path / "data"), capsys)
     assert train.main(["--config", str(file), "--dry-run", "ops=mlx", f"run.dir={tmp_path / 'runs'}"]) == 0
     assert (tmp_path / "runs" / "data" / "batch.png").stat().st_size > 10_000
@@ -30,7 +31,7 @@ def test_a_planned_config_trains_as_it_is(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("kind", ["msd", "nnunet", "folders", "csv"])
-def test_every_layout_gives_batches(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_layout_gives_batches(tmp_path: Path, kind: str, capsys: Capture) -> None:
     file = planned(write_layout(kind, tmp_path / "data"), capsys)
     config = load_config(file, [f"run.dir={tmp_path / 'runs'}"])
     assert config.data.source == kind
@@ -48,7 +49,7 @@ def first_batch(config: Config) -> dict[str, np.ndarray]:
     return batch
 
 
-def test_every_decision_is_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_decision_is_in_the_file(tmp_path: Path, capsys: Capture) -> None:
     file = planned(write_folders(tmp_path / "data", cases=6, spacing_mm=(3, 1, 0.5)), capsys)
     config = load_config(file)
     assert config.name == "data"
@@ -68,7 +69,7 @@ def test_every_decision_is_in_the_file(tmp_path: Path, capsys: pytest.CaptureFix
     assert "6 times as thick as wide" in why(file, "rotate").replace(".0", "")
 
 
-def test_a_small_memory_crops_the_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_memory_crops_the_volume(tmp_path: Path, capsys: Capture) -> None:
     root = tmp_path / "data"
     for case in range(3):
         label = np.zeros((64, 64, 64), np.uint8)
@@ -91,7 +92,7 @@ def rewrite(root: Path, **facts: Any) -> Path:
 
 
 @pytest.mark.parametrize("names", [("left kidney", "right kidney"), ("lung_L", "lung_R"), ("LeftAtrium", "aorta")])
-def test_sides_are_not_mirrored(tmp_path: Path, names: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_sides_are_not_mirrored(tmp_path: Path, names: tuple[str, str], capsys: Capture) -> None:
     root = write_layout("msd", tmp_path / "data", cases=2)
     labels = dict(zip("0123", ("background", *names, "lobe"), strict=True))
     file = planned(rewrite(root, labels=labels), capsys)
@@ -99,21 +100,17 @@ def test_sides_are_not_mirrored(tmp_path: Path, names: tuple[str, str], capsys: 
     assert names[0] in why(file, "flip")
 
 
-def test_names_without_sides_are_mirrored_across_w(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_without_sides_are_mirrored_across_w_and_ct_is_normalised_as_ct(tmp_path: Path, capsys: Capture) -> None:
     root = write_layout("msd", tmp_path / "data", cases=2)
     labels = dict(zip("0123", ("background", "brightness", "leftover", "L1"), strict=True))
-    flip = config_of(rewrite(root, labels=labels), capsys).data.augment.flip
-    assert (flip.probability, flip.axes) == (0.5, (2,))
-
-
-def test_ct_is_normalised_as_ct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = rewrite(write_layout("msd", tmp_path / "data", cases=2), modality={"0": "CT"})
-    file = planned(root, capsys)
-    assert load_config(file).data.normalisation == "ct"
+    file = planned(rewrite(root, labels=labels, modality={"0": "CT"}), capsys)
+    data = load_config(file).data
+    assert (data.augment.flip.probability, data.augment.flip.axes) == (0.5, (2,))
+    assert data.normalisation == "ct"
     assert why(file, "normalisation").startswith("# the modality is CT")
 
 
-def test_an_empty_border_is_cropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_border_is_cropped(tmp_path: Path, capsys: Capture) -> None:
     root = write_folders(tmp_path / "data", cases=3)
     for path in (root / "images").iterdir():
         image = nibabel.load(path)
@@ -126,7 +123,7 @@ def test_an_empty_border_is_cropped(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert why(file, "crop_nonzero") == "# 70 % of the median volume is left without its empty border"
 
 
-def test_the_source_s_own_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_source_s_own_split(tmp_path: Path, capsys: Capture) -> None:
     root = write_folders(tmp_path / "data")
     splits = ("train", "train", "val", "test")
     rows = [f"images/case{n}.nii.gz,labels/case{n}.nii.gz,{split}" for n, split in enumerate(splits)]
@@ -139,7 +136,7 @@ def test_the_source_s_own_split(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert config.data.columns.image == "t1"
 
 
-def test_columns_that_are_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_that_are_channels(tmp_path: Path, capsys: Capture) -> None:
     root = write_folders(tmp_path / "data")
     rows = [f"images/case{n}.nii.gz,images/case{(n + 1) % 4}.nii.gz,labels/case{n}.nii.gz" for n in range(4)]
     (root / "cases.csv").write_text("\n".join(["t1,t2,seg", *rows]))
@@ -150,7 +147,7 @@ def test_columns_that_are_channels(tmp_path: Path, capsys: pytest.CaptureFixture
     assert first_batch(config)["x"].shape == (2, 8, 8, 10, 2)
 
 
-def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: Capture) -> None:
     root = write_folders(tmp_path / "data", cases=5)
     (root / "images" / "case4.nii.gz").write_bytes(b"no volume")
     assert plan.main([str(root), "--threads", "1"]) == 0
@@ -174,7 +171,7 @@ def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixt
         ("nothing", "no such file or folder"),
     ],
 )
-def test_mistakes_exit_with_2(tmp_path: Path, kind: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_exit_with_2(tmp_path: Path, kind: str, message: str, capsys: Capture) -> None:
     root = tmp_path / "data"
     if kind == "clips":
         root.mkdir()
@@ -189,15 +186,11 @@ def test_mistakes_exit_with_2(tmp_path: Path, kind: str, message: str, capsys: p
         write_folders(root, cases=3)
         rows = [f"images/case{n}.nii.gz,labels/case{n}.nii.gz,a" for n in range(3)]
         (root / "cases.csv").write_text("\n".join(["image,label,group", *rows]))
-    assert plan.main([str(root), "--threads", "1"]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("plan.py: ")
-    assert message in captured.err
+    assert message in refused(plan, capsys, root, "--threads", "1")
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "much"])
-def test_memory_must_be_a_number(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_must_be_a_number(value: str, tmp_path: Path, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stopped:
         plan.main([str(tmp_path), f"--memory={value}"])
     assert stopped.value.code == 2

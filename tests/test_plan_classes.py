@@ -14,9 +14,9 @@ from engine.runs.run_folder import RunFolder
 from tests.data.clip_files import numbered, write_clip
 from tests.data.write_layouts import write_folders, write_volume
 from tests.planning.take import config_of, planned
+from tests.runs import Capture, refused
 
 QUICK = ("train.epochs=null", "train.steps=2", "train.validate_every_steps=2", "optim.warmup_steps=1")
-Capture = pytest.CaptureFixture[str]
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
@@ -126,16 +126,11 @@ def test_volumes_that_do_not_fit_are_made_coarser(tmp_path: Path, capsys: Captur
         (6, ("--from", "nowhere"), "nowhere: not a run"),
     ],
 )
-def test_mistakes_exit_with_2(
-    tmp_path: Path, cases: int, arguments: tuple[str, ...], message: str, capsys: Capture
-) -> None:
+def test_mistakes_exit_with_2(tmp_path: Path, cases: int, arguments, message: str, capsys: Capture) -> None:
     root = write_volumes(tmp_path / "data", cases=max(cases, 4))
     for path in sorted(root.glob("*/*"))[cases:]:
         path.write_bytes(b"no volume")
-    assert plan.main([str(root), "--threads", "1", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert message in captured.err
+    assert message in refused(plan, capsys, root, "--threads", "1", *arguments)
 
 
 def test_fine_tuning_begins_with_the_run(tmp_path: Path, capsys: Capture) -> None:
@@ -187,8 +182,7 @@ def test_fine_tuning_clips(tmp_path: Path, capsys: Capture) -> None:
     assert (config.init.head, config.init.input) == ("new", None)
     assert config.train.epochs == 12
     volumes = write_volumes(tmp_path / "volumes", cases=8)
-    assert plan.main([str(volumes), "--threads", "1", "--from", str(first.run_folder)]) == 2
-    assert "a run of classification of clips, the data are for classification of volumes" in capsys.readouterr().err
-    segmentation = write_folders(tmp_path / "labels")
-    assert plan.main([str(segmentation), "--threads", "1", "--from", str(first.run_folder)]) == 2
-    assert "a run of classification of clips, the data are for segmentation of volumes" in capsys.readouterr().err
+    said = refused(plan, capsys, volumes, "--threads", "1", "--from", first.run_folder)
+    assert "a run of classification of clips, the data are for classification of volumes" in said
+    said = refused(plan, capsys, write_folders(tmp_path / "labels"), "--threads", "1", "--from", first.run_folder)
+    assert "a run of classification of clips, the data are for segmentation of volumes" in said

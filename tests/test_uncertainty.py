@@ -45,9 +45,14 @@ def segmentation(root: Path, kind: str = "channel", **data: Any) -> dict[str, An
     }
 
 
+@pytest.fixture(scope="module")
+def original(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make_run(tmp_path_factory.mktemp("runs"), segmentation(phantoms), 0)
+
+
 @pytest.fixture
-def run(phantoms: Path, tmp_path: Path) -> RunFolder:
-    return make_run(tmp_path / "runs", segmentation(phantoms), 0)
+def run(original: RunFolder, tmp_path: Path) -> RunFolder:
+    return RunFolder(shutil.copytree(original.path, tmp_path / "runs" / "seed0", symlinks=True))
 
 
 def volume(folder: Path, name: str, case: str = "phantom_002") -> np.ndarray:
@@ -96,7 +101,8 @@ def test_the_same_seed_gives_the_same_files_for_any_cases(run: RunFolder, tmp_pa
     assert np.abs(volume(outputs[0], "entropy") - volume(outputs[2], "entropy")).max() > 0.01
 
 
-def test_a_run_tells_calibration_and_uncertainty(run: RunFolder, capsys: Capture) -> None:
+def test_a_run_tells_calibration_and_uncertainty_and_stores_its_temperature(run: RunFolder, capsys: Capture) -> None:
+    assert "holds none for this kind" in refused(evaluate, capsys, "--run", run.path, "evaluate.temperature=stored")
     evaluated(run.path)
     evaluated(run.path, "--mc-dropout", 2)
     plain, drawn = (read_metrics(run.evaluation(name)) for name in ("val", "val_mc_dropout"))
@@ -116,23 +122,16 @@ def test_a_run_tells_calibration_and_uncertainty(run: RunFolder, capsys: Capture
     assert "<h2>Uncertainty maps</h2>" in report
     rows = read_rows(run.evaluation("val_mc_dropout"), "uncertainty.csv")
     assert [row["case"] for row in rows] == ["phantom_002", "phantom_003"]
-
-
-def test_the_temperature_is_stored_and_applied(run: RunFolder, capsys: Capture) -> None:
-    assert "holds none for this kind" in refused(evaluate, capsys, "--run", run.path, "evaluate.temperature=stored")
-    evaluated(run.path)
-    evaluated(run.path, "--mc-dropout", 2)
     stored = run.read_json("temperature")
-    before = read_metrics(run.evaluation("val"))
-    assert stored["temperature"] == before["calibration"]["fitted_temperature"] != 1
+    assert stored["temperature"] == plain["calibration"]["fitted_temperature"] != 1
     assert stored["fitted_on"]["num_cases"] == 2
     assert (stored["fitted_on"]["step"], stored["fitted_on"]["weights"]) == (5, "raw")
     assert stored["mc_dropout"]["fitted_on"]["samples"] == 2
     evaluated(run.path, "evaluate.temperature=stored", "--split", "val")
     after = read_metrics(run.evaluation("val"))
-    assert after["dice"] == before["dice"]
+    assert after["dice"] == plain["dice"]
     assert after["calibration"]["applied_temperature"] == stored["temperature"]
-    assert after["calibration"]["nll"] < before["calibration"]["nll"]
+    assert after["calibration"]["nll"] < plain["calibration"]["nll"]
     evaluated(run.path, "--split", "train", "evaluate.cases=1")
     assert run.read_json("temperature") == stored  # by neither
 
