@@ -86,7 +86,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert not {"mlx", "numpy", "pydantic", "data", "engine", "models"} & set(done.stdout.split())
 
 
-def test_the_run_folder_holds_what_the_run_was_made_of(whole, config) -> None:
+def test_the_run_folder_holds_what_the_run_was_made_of_and_it_learns(whole, config) -> None:
     environment = whole.read_json("environment")
     assert environment["packages"]["mlx"] == mx.__version__
     assert {"command", "device", "git", "operators", "data_fingerprint", "cores"} <= environment.keys()
@@ -100,9 +100,6 @@ def test_the_run_folder_holds_what_the_run_was_made_of(whole, config) -> None:
     assert (state["step"], state["epoch"], state["batch"]) == (STEPS, STEPS // 2, 0)
     assert state["config"]["data"]["root"] == str(config.parent / "data")
     assert state["data_fingerprint"] == environment["data_fingerprint"]
-
-
-def test_it_learns(whole) -> None:
     losses = [loss for loss, _ in _losses(whole).values()]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.2
 

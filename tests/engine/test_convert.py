@@ -35,7 +35,7 @@ def state() -> Mapping[str, np.ndarray]:
     return published()
 
 
-def test_layout() -> None:
+def test_layout_and_names() -> None:
     weight = np.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6)  # (O, I, kD, kH, kW)
     ours = to_channels_last(weight)
     assert ours.shape == (2, 4, 5, 6, 3)
@@ -43,9 +43,6 @@ def test_layout() -> None:
     assert ours.flags.c_contiguous
     fc = np.ones((4, 5))
     assert to_channels_last(fc).shape == (4, 5)
-
-
-def test_wrappers_names_are_taken_off() -> None:
     assert strip_prefix({"module.model.a": np.ones(1), "module.model.b": np.ones(2)}).keys() == {"a", "b"}
     assert strip_prefix({"module.a": np.ones(1), "b": np.ones(2)}).keys() == {"module.a", "b"}
     assert strip_prefix({}) == {}
@@ -171,11 +168,16 @@ def test_files_of_something_else(torch: Any, tmp_path: Path, capsys, content: ob
     assert "engine.convert: " in capsys.readouterr().err
 
 
-def test_a_file_cut_short(torch: Any, tmp_path: Path) -> None:
+def test_files_cut_short_and_tensors_of_other_kinds(torch: Any, tmp_path: Path) -> None:
     path = save(torch, tmp_path / "w.pth", {"a": np.ones(1000)})
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"w\.pth: not a whole PyTorch file \("):
         module.read_pytorch(path)
+    torch.save({"a": torch.zeros(3).to_sparse()}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth: holds tensors of other kinds than dense ones"):
+        module.read_pytorch(tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"no conv1\.weight .* among 1 tensors"):
+        module.convert({"conv1.weight": np.zeros((64, 0, 7, 7, 7), np.float32)}, SMALLEST)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04", b"\x80\x02."])
@@ -183,14 +185,6 @@ def test_bytes_that_are_no_weights(torch: Any, tmp_path: Path, content: bytes) -
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(ValueError, match=r"w\.pth: (not a whole PyTorch file \(\w+|holds other things)"):
         module.read_pytorch(tmp_path / "w.pth")
-
-
-def test_tensors_of_other_kinds(torch: Any, tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(3).to_sparse()}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"w\.pth: holds tensors of other kinds than dense ones"):
-        module.read_pytorch(tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"no conv1\.weight .* among 1 tensors"):
-        module.convert({"conv1.weight": np.zeros((64, 0, 7, 7, 7), np.float32)}, SMALLEST)
 
 
 def test_mistakes_in_the_command(torch: Any, tmp_path: Path, capsys) -> None:

@@ -122,12 +122,6 @@ def test_each_path_has_one_mask(form: str, places: Any, kept: dict[str, float], 
         assert is_kept.mean() == pytest.approx(share, abs=0.075)
 
 
-def test_batch_norm_cannot_normalise_with_and_without_dropout() -> None:
-    message = r"position=before_norm with encoder and skip .* batch norm has statistics for one of them; use norm=inst"
-    with pytest.raises(ValidationError, match=message):
-        UNet3dArgs(norm="batch", dropout=Dropout(position="before_norm", places=("encoder", "skip")))
-
-
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_a_split_level_counts_its_batch_once(norm: str) -> None:
     kwargs = {"widths": (8, 16), "norm": norm, "activation": "gelu"}
@@ -228,3 +222,6 @@ def test_bad_arguments_are_refused() -> None:
         Dropout(places=("head",))
     with pytest.raises(ValueError, match=r"model.name='unet' is unknown: expected one of unet3d, cnn3d, resnet3d"):
         build_model("unet", UNet3dArgs(), 1, 2)
+    message = r"position=before_norm with encoder and skip .* batch norm has statistics for one of them; use norm=inst"
+    with pytest.raises(ValidationError, match=message):
+        UNet3dArgs(norm="batch", dropout=Dropout(position="before_norm", places=("encoder", "skip")))

@@ -39,11 +39,14 @@ def test_rows_are_cases(tmp_path: Path) -> None:
     assert named.class_names == ("x", "y", "z")
 
 
-def test_several_columns_are_classes_that_may_coincide(tmp_path: Path) -> None:
+def test_several_columns_are_classes_that_may_coincide_and_names_suffice(tmp_path: Path) -> None:
     config = write(tmp_path, val_images=volumes(2), val_labels=np.array([[1, 0, 1], [0, 0, 0]]))
     listing = find_labelled(config)
     assert (listing.multi_label, listing.class_names) == (True, ("0", "1", "2"))
     assert [case.label for case in listing.cases] == [(1, 0, 1), (0, 0, 0)]
+    config = write(tmp_path, train_images=volumes(3), train_labels=labels(0, 1, 2))
+    with pytest.raises(ValueError, match=r"data\.class_names=\['a', 'b'\]: .* has classes up to 2"):
+        find_labelled(config.model_copy(update={"class_names": ("a", "b")}))
 
 
 @pytest.mark.parametrize(
@@ -65,12 +68,6 @@ def test_several_columns_are_classes_that_may_coincide(tmp_path: Path) -> None:
 def test_mistakes(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_labelled(write(tmp_path, **arrays))
-
-
-def test_fewer_names_than_classes(tmp_path: Path) -> None:
-    config = write(tmp_path, train_images=volumes(3), train_labels=labels(0, 1, 2))
-    with pytest.raises(ValueError, match=r"data\.class_names=\['a', 'b'\]: .* has classes up to 2"):
-        find_labelled(config.model_copy(update={"class_names": ("a", "b")}))
 
 
 def test_not_one_archive(tmp_path: Path) -> None:

@@ -50,13 +50,16 @@ def test_ramp_in_mm_stays_the_ramp(interpolation, spacing_mm):
     np.testing.assert_allclose(result[part], expected[part], atol=2e-3)
 
 
-def test_identity_copies_the_voxels():
+def test_identity_copies_the_voxels_and_other_axes_are_refused() -> None:
     volume = np.random.default_rng(0).normal(size=(5, 6, 7, 2)).astype(np.float32)
     grid = Grid((5, 6, 7), OBLIQUE)
     for interpolation in ("linear", "cubic"):
         result = resample_image(volume, grid, grid, interpolation)
         np.testing.assert_array_equal(result, volume)
         assert result is not volume
+    turned = OBLIQUE @ np.array([[0.9, -0.4, 0, 0], [0.4, 0.9, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    with pytest.raises(ValueError, match="parallel axes"):
+        axis_map(Grid((5, 5, 5), OBLIQUE), Grid((5, 5, 5), turned))
 
 
 def test_linear_is_hand_arithmetic():
@@ -112,9 +115,3 @@ def test_resampled_probabilities_sum_to_one():
     probabilities = rng.dirichlet(np.ones(4), (6, 7, 8)).astype(np.float32)
     resampled = resample_probabilities(probabilities, source, target)
     np.testing.assert_allclose(resampled.sum(axis=-1), 1, atol=1e-5)
-
-
-def test_axes_that_are_not_parallel_are_refused():
-    turned = OBLIQUE @ np.array([[0.9, -0.4, 0, 0], [0.4, 0.9, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
-    with pytest.raises(ValueError, match="parallel axes"):
-        axis_map(Grid((5, 5, 5), OBLIQUE), Grid((5, 5, 5), turned))

@@ -58,15 +58,12 @@ def test_no_label_is_preferred(names, spacing_mm):
     assert np.count_nonzero(names[result] != other) <= 0.01 * np.count_nonzero(result)
 
 
-def test_ties_go_to_the_nearest_voxel():
+def test_ties_go_to_the_nearest_voxel_and_less_than_half_is_lost() -> None:
     source = square_grid((1, 1, 8))
     target = source.resample((1, 1, 4), (1.0, 1.0, 2.0))
     # Voxels 0 and 1 of the target have as much of the 1; the centre of 0 lies between voxels 0 and 1 of the source.
     assert resample_label(np.uint8([[[0, 1, 1, 0, 0, 0, 0, 0]]]), source, target).tolist() == [[[1, 0, 0, 0]]]
     assert resample_label(np.uint8([[[1, 0, 0, 1, 1, 1, 1, 1]]]), source, target).tolist() == [[[0, 1, 1, 1]]]
-
-
-def test_below_half_a_voxel_a_label_is_lost():
     source = square_grid((8, 8, 8))
     target = at(source, (2, 2, 2))
     label = np.zeros(source.shape, np.uint8)
@@ -76,12 +73,17 @@ def test_below_half_a_voxel_a_label_is_lost():
     assert np.argwhere(resample_label(label, source, target)).tolist() == [[1, 1, 2]]
 
 
-def test_specks_of_one_label_keep_their_volume_together():
+def test_specks_and_many_labels_at_one_place_keep_their_volume() -> None:
     rng = np.random.default_rng(0)
     label = (rng.random((24, 24, 24)) < 0.02).astype(np.uint8)  # single voxels
     source = square_grid(label.shape)
     result = resample_label(label, source, at(source, (2, 2, 2)))
     assert np.count_nonzero(result) == round(np.count_nonzero(label) / 8)
+    label = np.random.default_rng(3).integers(0, 6, (8, 8, 8)).astype(np.uint8).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    source = square_grid(label.shape)
+    result = resample_label(label, source, at(source, (1.6, 1.6, 1.6)))
+    share = np.bincount(result.ravel(), minlength=6) / result.size
+    np.testing.assert_allclose(share, np.bincount(label.ravel(), minlength=6) / label.size, rtol=0.02)
 
 
 @pytest.mark.parametrize("ignore", [-1, 255])
@@ -131,15 +133,6 @@ def test_what_a_label_keeps_at_whole_factors_and_outside_the_target() -> None:
     assert not resample_label(label, source, target).any()
     label[..., 5:9] = 2  # where both grids have the same voxels
     assert resample_label(label, source, target).tolist() == label[..., :20].tolist()
-
-
-def test_many_labels_at_one_place():
-    """More than two labels share most voxels, and each still gets its own."""
-    label = np.random.default_rng(3).integers(0, 6, (8, 8, 8)).astype(np.uint8).repeat(2, 0).repeat(2, 1).repeat(2, 2)
-    source = square_grid(label.shape)
-    result = resample_label(label, source, at(source, (1.6, 1.6, 1.6)))
-    share = np.bincount(result.ravel(), minlength=6) / result.size
-    np.testing.assert_allclose(share, np.bincount(label.ravel(), minlength=6) / label.size, rtol=0.02)
 
 
 @pytest.mark.slow

@@ -74,15 +74,7 @@ def test_label_maps_replace_all_at_once_and_leave_old_keys_alone() -> None:
     assert Preparation(num_classes=300).label_dtype == np.int16
 
 
-def test_merged_classes_are_one_foreground(case, voxels):
-    merged = prepare(case, replace(PLAIN, num_classes=2, label_map=((2, 1),)))
-    whole = prepare(case, PLAIN)
-    np.testing.assert_array_equal(merged.label, whole.label > 0)
-    assert list(merged.foreground) == [1]
-    assert len(merged.foreground[1]) == np.count_nonzero(voxels[1])
-
-
-def test_without_changes_the_case_is_its_files(case, voxels):
+def test_without_changes_the_case_is_its_files_and_merged_classes_are_one_foreground(case, voxels) -> None:
     prepared = prepare(case, PLAIN)
     # RAS+ flips the first two axes of this affine; (k, j, i) = (D, H, W).
     np.testing.assert_array_equal(prepared.volume[..., 0], voxels[0][::-1, ::-1].transpose(2, 1, 0))
@@ -90,15 +82,24 @@ def test_without_changes_the_case_is_its_files(case, voxels):
     assert prepared.label.dtype == np.uint8
     assert prepared.grid is prepared.source_grid or prepared.grid.matches(prepared.source_grid)
     assert prepared.notes == ()
+    merged = prepare(case, replace(PLAIN, num_classes=2, label_map=((2, 1),)))
+    whole = prepare(case, PLAIN)
+    np.testing.assert_array_equal(merged.label, whole.label > 0)
+    assert list(merged.foreground) == [1]
+    assert len(merged.foreground[1]) == np.count_nonzero(voxels[1])
 
 
-def test_zscore_comes_after_resampling(case):
+def test_intensities_are_scaled_after_resampling(case) -> None:
     preparation = Preparation(num_classes=3, spacing_mm=(1.5, 1.5, 1.5))
     prepared = prepare(case, preparation)
     assert prepared.grid.spacing_mm == pytest.approx((1.5, 1.5, 1.5))
     assert prepared.volume.shape[:3] == prepared.label.shape == prepared.grid.shape
     assert prepared.volume.mean() == pytest.approx(0, abs=1e-5)
     assert prepared.volume.std() == pytest.approx(1, abs=1e-5)
+    plain = prepare(case, PLAIN)
+    known = (Intensities(low=40, high=60, mean=50, std=5),)
+    scaled = prepare(case, replace(PLAIN, normalisation="ct", intensities=known))
+    np.testing.assert_allclose(scaled.volume, (plain.volume.clip(40, 60) - 50) / 5, atol=1e-5)
 
 
 def test_working_grid_keeps_field_and_centre():
@@ -190,7 +191,7 @@ def test_several_files_are_channels_in_order(tmp_path, voxels):
     np.testing.assert_array_equal(chosen, volume[..., [2, 0]])
 
 
-def test_bad_voxels_and_labels_are_file_problems(tmp_path, case, voxels):
+def test_labels_of_other_values_and_places_are_file_problems(tmp_path, case, voxels) -> None:
     image, label = voxels
     image[3, 3, 3] = np.nan
     bad_image = Case("n", (save(tmp_path / "nan.nii", image),), case.label)
@@ -202,9 +203,6 @@ def test_bad_voxels_and_labels_are_file_problems(tmp_path, case, voxels):
     prepared = prepare(replace(case, label=tmp_path / "nine.nii"), replace(PLAIN, ignore_label=9))
     assert (prepared.label == 9).sum() == 2
     assert 9 not in prepared.foreground
-
-
-def test_label_elsewhere_than_its_image(tmp_path, case, voxels):
     moved = AFFINE.copy()
     moved[0, 3] += 2
     with pytest.raises(FileProblem, match=r"moved\.nii: affine differs from that of image\.nii"):
@@ -244,13 +242,6 @@ def test_intensities_are_drawn_evenly_from_the_foreground(case, voxels, tmp_path
     case = Case("c", (save(tmp_path / "i.nii", image),), save(tmp_path / "l.nii", label))
     found = sample_intensities(case, replace(PLAIN, ignore_label=255))
     assert found.mean() == pytest.approx(100 * 1600 / (64000 - 1600), abs=0.5)
-
-
-def test_ct_scales_by_the_training_intensities(case):
-    plain = prepare(case, PLAIN)
-    known = (Intensities(low=40, high=60, mean=50, std=5),)
-    scaled = prepare(case, replace(PLAIN, normalisation="ct", intensities=known))
-    np.testing.assert_allclose(scaled.volume, (plain.volume.clip(40, 60) - 50) / 5, atol=1e-5)
 
 
 def test_prepared_survives_the_cache(case):

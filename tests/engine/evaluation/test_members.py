@@ -116,7 +116,7 @@ def test_a_network_with_itself_is_that_network_and_knows_no_disagreement(model: 
     assert maps[..., 2].max() < 1e-12
 
 
-def test_members_bring_their_own_preparation_and_windows(model: Pointwise, prepared: Prepared) -> None:
+def test_members_bring_their_own_preparation_on_one_grid(model: Pointwise, prepared: Prepared) -> None:
     other = Member(model, data=Shifted(prepared, 1.0), config=config(patch=8, overlap=0.0))
     mean, _ = predict_together([Member(model), other], Case(), prepared, config())
     alone = [
@@ -124,9 +124,6 @@ def test_members_bring_their_own_preparation_and_windows(model: Pointwise, prepa
         for s in (0, 1)
     ]
     np.testing.assert_allclose(mean, np.mean(alone, axis=0), atol=2e-6)
-
-
-def test_members_on_other_grids_are_refused(model: Pointwise, prepared: Prepared) -> None:
     members = [Member(model), Member(model, data=Shifted(prepared, 0.0, origin=1.0))]
     with pytest.raises(ValueError, match=r"prepare case case_1 on different grids.*give runs of one data\.spacing_mm"):
         predict_together(members, Case(), prepared, config())

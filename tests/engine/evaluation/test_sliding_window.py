@@ -98,9 +98,6 @@ def test_mirroring_averages_probabilities_over_all_flips() -> None:
     assert np.abs(both - plain).max() > 0.1
     every = predict_probabilities(identity, volume, (6, 6, 6), mirror_axes=(0, 1, 2))
     np.testing.assert_allclose(every, softmax(volume, axis=-1), atol=1e-6)
-
-
-def test_mirroring_asks_for_every_combination() -> None:
     calls = []
 
     def predict(x: mx.array) -> mx.array:

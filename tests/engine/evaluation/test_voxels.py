@@ -47,16 +47,6 @@ def test_counts_the_box_around_the_foreground_whatever_the_slabs(slabs: int) -> 
     np.testing.assert_allclose(facts.probabilities, inside)
 
 
-def test_voxels_are_sampled_among_those_that_count() -> None:
-    shape = (40, 40, 40)
-    reference = np.full(shape, 7, np.uint8)
-    reference[0, 0, :2] = reference[39, 39, 38:] = 1
-    facts = count(reference, np.full((*shape, 3), 1 / 3, np.float32), ignore_label=7)
-    assert np.prod(shape) > 10 * NUM_SAMPLED
-    assert facts.labels.tolist() == [1, 1, 1, 1]
-    assert len(facts.probabilities) == 4
-
-
 def test_voxels_to_ignore_count_nowhere() -> None:
     reference, p = make_case()
     reference[2:4, 0:5] = 7
@@ -69,6 +59,13 @@ def test_voxels_to_ignore_count_nowhere() -> None:
     assert nothing.finish() is None
     with pytest.raises(ValueError, match=r"the label is \(8, 16, 24\) voxels, the image's planes are \(16, 20\)"):
         VoxelCounter("c", reference, SPACING_MM, 3).add(0, p[:, :, :20])
+    shape = (40, 40, 40)
+    reference = np.full(shape, 7, np.uint8)
+    reference[0, 0, :2] = reference[39, 39, 38:] = 1
+    facts = count(reference, np.full((*shape, 3), 1 / 3, np.float32), ignore_label=7)
+    assert np.prod(shape) > 10 * NUM_SAMPLED
+    assert facts.labels.tolist() == [1, 1, 1, 1]
+    assert len(facts.probabilities) == 4
 
 
 def test_without_foreground_voxels_are_drawn_by_seed_and_case_alone() -> None:

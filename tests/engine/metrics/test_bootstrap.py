@@ -42,15 +42,12 @@ def test_many_samples_pass_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(values, whole[name][0], rtol=1e-12)
 
 
-def test_groups_are_drawn_whole() -> None:
+def test_groups_are_drawn_whole_and_undefined_samples_left_out() -> None:
     weights = draw_weights(["a", "b", "a", "c", "c", "c"], 200)
     assert (weights[:, 0] == weights[:, 2]).all()
     assert (weights[:, 3] == weights[:, 4]).all()
     assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()  # as many groups as there are
     np.testing.assert_array_equal(weights, draw_weights(["a", "b", "a", "c", "c", "c"], 200))
-
-
-def test_interval_leaves_undefined_samples_out() -> None:
     assert interval_95(np.array([np.nan, *range(101)])) == (2.5, 97.5)
     assert np.isnan(interval_95(np.array([np.nan]))).all()
 

@@ -5,7 +5,7 @@ from engine.metrics.calibration import add_reliability, count_reliability, relia
 from engine.metrics.classification import score_probabilities
 
 
-def test_scores_by_hand() -> None:
+def test_scores_and_bins_by_hand() -> None:
     """Two decisions of 0.9, one of them right, and one of 0.6 that is right."""
     p = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
     scores = score_reliability(count_reliability(p, np.array([0, 1, 1])))
@@ -20,9 +20,6 @@ def test_scores_by_hand() -> None:
     assert scores["brier"] == pytest.approx((0.01 + 0.64) / 2)
     assert scores["nll"] == pytest.approx(-(np.log(0.9) + np.log(0.2)) / 2)
     assert np.isfinite(score_reliability(count_reliability(np.array([[1.0, 0.0]]), np.array([1])))["nll"])
-
-
-def test_bins_are_right_closed() -> None:
     bins = reliability_bins(count_reliability(np.array([[0.4, 0.6], [0.39, 0.61]]), np.array([1, 0])))
     assert bins == [  # 0.6 is 9 / 15: it ends a bin
         {"share": 0.5, "confidence": 0.6, "accuracy": 1.0},

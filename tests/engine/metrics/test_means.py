@@ -16,15 +16,9 @@ def test_describes_each_class_and_their_mean() -> None:
     assert summary["b"]["num_cases"] == 2
     assert summary["mean"]["mean"] == pytest.approx(0.75)  # of the classes, each worth the same
     assert summary["mean"]["median"] == pytest.approx(0.7)  # of 0.7, 0.7, 0.8
-
-
-def test_infinities_are_left_out_and_counted() -> None:
     summary = summarise(np.array([[2.0], [np.inf], [4.0]]), ["a"], "xyz", num_samples=100)
     assert summary["a"]["mean"] == 3
     assert (summary["a"]["num_cases"], summary["a"]["num_infinite"]) == (2, 1)
-
-
-def test_a_class_in_no_case_has_no_numbers() -> None:
     values = np.stack([np.linspace(0.5, 0.6, 12), np.full(12, np.nan)], axis=1)
     summary = summarise(values, ["a", "b"], range(12), num_samples=100)
     assert np.isnan([summary["b"]["mean"], summary["b"]["sd"], *summary["b"]["interval_95"]]).all()
@@ -64,7 +58,7 @@ def test_interval_is_studentised() -> None:
     np.testing.assert_allclose(overall, per_class[0])
 
 
-def test_whole_groups_are_drawn() -> None:
+def test_whole_groups_are_drawn_and_cases_kept_together() -> None:
     """Copies of a case say no more than one; groups of unequal size weigh by their cases."""
     values = np.random.default_rng(0).normal(size=(15, 2))
     alone = bootstrap_intervals(values, range(15), 500)
@@ -73,9 +67,6 @@ def test_whole_groups_are_drawn() -> None:
     np.testing.assert_allclose(copies[1], alone[1])
     apart = bootstrap_intervals(np.repeat(values, 5, axis=0), range(75), 500)
     assert np.ptp(copies[1]) > 1.8 * np.ptp(apart[1])
-
-
-def test_interval_of_the_mean_keeps_the_cases_together() -> None:
     column = np.random.default_rng(0).normal(size=50)
     same, _ = bootstrap_intervals(column[:, None], range(50), 2000)
     _, opposite = bootstrap_intervals(np.stack([column, -column], axis=1), range(50), 2000)
@@ -83,21 +74,15 @@ def test_interval_of_the_mean_keeps_the_cases_together() -> None:
     np.testing.assert_allclose(opposite, 0, atol=1e-12)  # independent draws would leave a width
 
 
-def test_intervals_stay_within_bounds() -> None:
+def test_intervals_stay_within_bounds_and_depend_on_the_seed_alone() -> None:
     """One case tells all of the spread: the samples without it leave the interval open."""
     values = np.append(np.full(11, 0.99), 0.5)[:, None]
     free, bound = (summarise(values, ["a"], range(12), 2000, b)["a"]["interval_95"] for b in ((-9, 9), (0, 1)))
     assert free[0] == -9
     assert bound[0] == 0
     assert bound[1] == min(free[1], 1) > 0.97
-
-
-def test_values_without_spread_leave_a_point() -> None:
     per_class, _ = bootstrap_intervals(np.full((20, 1), 0.5), range(20), 100)
     assert per_class.tolist() == [[0.5, 0.5]]
-
-
-def test_interval_depends_on_the_seed_alone() -> None:
     values, cases = np.random.default_rng(0).normal(size=(12, 2)), range(12)
     first, again, other = (bootstrap_intervals(values, cases, 500, seed)[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)

@@ -46,9 +46,6 @@ def test_baselines_stand_beside_the_result() -> None:
     assert "accuracy less that of always_fight: +0.2500 (" in text
     assert "one frame: the same weights, each view's middle frame repeated" in text
     assert "2 groups: no interval holds of fewer than 10" in text
-
-
-def test_baseline_must_hold_every_labelled_case() -> None:
     message = "baseline other: 3 of 4 labelled cases are not in its cases.csv, c1 among them"
     with pytest.raises(ValueError, match=message):
         summarise_cases(CASES, NAMES, 10, {"other": {"c0": np.array([0.5, 0.5])}})
@@ -63,9 +60,6 @@ def test_cases_csv_and_back(tmp_path: Path) -> None:
     back = read_probabilities(tmp_path / "cases.csv", NAMES)
     np.testing.assert_allclose(back["c0"], [0.1, 0.9])
     assert len(back) == 5
-
-
-def test_labels_that_coincide_are_joined(tmp_path: Path) -> None:
     both = ClassifiedCase("a", np.array([0.9, 0.8]), (0, 1), (1, 1), None, 1)
     none = ClassifiedCase("b", np.array([0.9, 0.2]), (0,), (0, 0), None, 1)
     write_cases(tmp_path / "cases.csv", [both, none], NAMES)

@@ -29,7 +29,7 @@ def test_outlines_have_their_class_colour(predicted: int) -> None:
     assert found[2 - predicted] == 0
 
 
-def test_curves_and_scores_are_svg() -> None:
+def test_curves_and_scores_are_svg_and_names_no_formulas() -> None:
     series = {"left": [(0, 1.0), (10, 0.5)], "mean": [(0, 1.0), (10, 0.7)]}
     text = decode(plot_curves(series, "Dice"), "svg+xml").decode()
     assert COLORS[0] in text  # the class; the mean is grey
@@ -38,9 +38,6 @@ def test_curves_and_scores_are_svg() -> None:
     assert COLORS[0] in text
     assert "http://www.w3.org/1999/xlink" in text
     assert plot_curves(series, "Dice") == plot_curves(series, "Dice")  # same numbers, same file
-
-
-def test_names_are_no_formulas() -> None:
     name = "$\\no$ 1"  # a formula of a command that does not exist
     text = decode(plot_scores({name: [0.5]}, "Dice"), "svg+xml").decode()
     assert f"<!-- {name} -->" in text  # says which text the glyphs are

@@ -24,14 +24,11 @@ def test_a_number_that_does_not_exist_is_a_dash(value: float, digits: int, sign:
     assert number(value, digits, sign) == expected
 
 
-def test_an_interval_stands_beside_or_below_its_number() -> None:
+def test_intervals_and_tables_of_text_html_and_csv(tmp_path: Path) -> None:
     assert interval(SOME) == "-0.5000 – 0.2500"
     assert interval(NOTHING) == "–"
     assert html_number(SOME, "+") == "-0.123<small>-0.500 – +0.250</small>"
     assert html_number(NOTHING) == "–<small>–</small>"
-
-
-def test_tables_of_text_and_html() -> None:
     assert text_table("{:<6}{:>4}  {:<3}", [("name", "n", "x"), ("a", "12", "")]) == ["name     n  x", "a       12"]
     assert html_table(("", "<n>"), [("a & b", 3, "<small>x</small>")]) == [
         '<div class="wide"><table><tr><th></th><th>&lt;n&gt;</th></tr>',
@@ -39,9 +36,6 @@ def test_tables_of_text_and_html() -> None:
         "</table></div>",
     ]
     assert html_table(("a",), [], is_wide=False) == ["<table><tr><th>a</th></tr>", "</table>"]
-
-
-def test_cells_of_a_csv(tmp_path: Path) -> None:
     write_csv(tmp_path / "x.csv", ("a", "b"), [("x,y", 3), (None, np.nan), (np.inf, np.float32(1 / 3))])
     with (tmp_path / "x.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["a", "b"], ["x,y", "3"], ["", ""], ["inf", "0.333333"]]

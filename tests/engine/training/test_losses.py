@@ -136,11 +136,14 @@ def test_gradient_agrees_with_finite_differences() -> None:
     assert (gradient * direction).sum().item() == pytest.approx(difference.item(), rel=2e-3)
 
 
-def test_class_weights_must_match_the_outputs_which_are_at_least_two() -> None:
+def test_class_weights_match_the_outputs_and_make_classes_count_alike() -> None:
     with pytest.raises(ValueError, match=r"loss\.class_weights has 2 entries, but the data has 3 classes"):
         build_loss(StandardLossArgs(class_weights=(1, 2)), 3)
     with pytest.raises(ValueError, match="needs at least 2 classes"):
         build_loss(StandardLossArgs(), 1)
+    assert balanced_weights({"a": 30, "b": 10}) == pytest.approx((40 / 60, 40 / 20))
+    with pytest.raises(ValueError, match="class b has no training case"):
+        balanced_weights({"a": 30, "b": 0})
 
 
 CASE_LOGITS = mx.log(mx.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))  # (N, K): whole cases
@@ -159,7 +162,7 @@ def test_whole_cases_are_voxels_of_their_own() -> None:
     assert smooth == pytest.approx(0.7 * loss + 0.3 * every, rel=1e-6)
 
 
-def test_binary_cross_entropy_by_hand() -> None:
+def test_binary_cross_entropy_by_hand_and_of_extreme_logits() -> None:
     p, y = np.array([[0.9, 0.2], [0.4, 0.5]]), np.array([[1, 0], [1, 1]])
     logits, target = mx.array(np.log(p / (1 - p)).astype(np.float32)), mx.array(y, dtype=mx.int32)
     terms = -np.log(np.where(y, p, 1 - p))
@@ -170,17 +173,8 @@ def test_binary_cross_entropy_by_hand() -> None:
     smooth = _value(logits, target, name="binary_cross_entropy", label_smoothing=0.2)
     soft = 0.8 * y + 0.1
     assert smooth == pytest.approx(-(soft * np.log(p) + (1 - soft) * np.log(1 - p)).mean(), rel=1e-6)
-
-
-def test_binary_cross_entropy_stands_extreme_logits() -> None:
     logits = mx.array([[200.0, -200.0]])
     loss = build_loss(StandardLossArgs(name="binary_cross_entropy"), 2)
     value, gradient = mx.value_and_grad(lambda x: loss(x, mx.array([[0, 0]]))[0])(logits)
     assert value.item() == pytest.approx(100)
     np.testing.assert_allclose(np.array(gradient), [[0.5, 0]], atol=1e-6)
-
-
-def test_balanced_weights_make_classes_count_alike() -> None:
-    assert balanced_weights({"a": 30, "b": 10}) == pytest.approx((40 / 60, 40 / 20))
-    with pytest.raises(ValueError, match="class b has no training case"):
-        balanced_weights({"a": 30, "b": 0})

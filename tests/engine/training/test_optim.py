@@ -51,14 +51,11 @@ def _update(gradient: float, **config: object) -> tuple[float, float]:
     return model.layers[1]["weight"].item(), model.layers[0]["bias"].item()
 
 
-def test_adamw_corrects_its_bias_and_decays_weights_but_not_biases() -> None:
+def test_first_steps_of_adamw_and_sgd_by_hand() -> None:
     # the first corrected step is the learning rate times the gradient's sign
     weight, bias = _update(0.25, learning_rate=0.1, weight_decay=0.5)
     assert weight == pytest.approx(1 - 0.1 * 0.5 - 0.1, abs=1e-6)
     assert bias == pytest.approx(1 - 0.1, abs=1e-6)
-
-
-def test_sgd_looks_ahead_by_nesterov() -> None:
     weight, bias = _update(0.25, name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.5)
     assert bias == pytest.approx(1 - 0.1 * (0.25 + 0.9 * 0.25), abs=1e-6)
     assert weight == pytest.approx(1 - 0.1 * 1.9 * (0.25 + 0.5), abs=1e-6)

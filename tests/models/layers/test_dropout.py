@@ -48,10 +48,6 @@ def test_unet_drops_whole_channels_per_sample() -> None:
     np.testing.assert_allclose(np.unique(per_channel), [0, 1 / 0.75], rtol=1e-6)  # survivors are scaled
     assert (per_channel[0] != per_channel[1]).any()  # each sample has its own
     assert (per_channel[1] != per_channel[2]).any()
-
-
-def test_layer_takes_volumes_without_a_batch_axis() -> None:
-    layer = _layer(rate=0.25)
     mx.random.seed(0)
     y = np.array(layer(mx.ones(SHAPE[1:])))
     np.testing.assert_array_equal(y, np.broadcast_to(y[0, 0, 0], SHAPE[1:]))
@@ -188,6 +184,12 @@ def test_layers_within_held_masks_have_masks_of_their_own() -> None:
     assert set(np.unique(masks).tolist()) == {0.0, 2.0}
     np.testing.assert_array_equal(masks[0][0], masks[0][1])
     assert (masks[0] != masks[1]).any()
+    with pytest.raises(ValueError, match="no dropout layer with a rate above 0"), held_masks(_unet(rate=0.0), 0):
+        pass
+    model = _unet()
+    model.encoder[0].blocks[0].drop = nn.Dropout2d(0.5)
+    with pytest.raises(ValueError, match=r"encoder\.0\.blocks\.0\.drop: masks of nn.Dropout and"), held_masks(model, 0):
+        pass
 
 
 def test_held_masks_leave_batch_norm_and_randomness_alone() -> None:
@@ -202,15 +204,6 @@ def test_held_masks_leave_batch_norm_and_randomness_alone() -> None:
     assert_same(dict(tree_flatten(model.state)), before)
     assert mx.random.state[0].tolist() == key
     assert not any(layer.training for layer in model.modules())
-
-
-def test_masks_of_other_layers_cannot_be_held() -> None:
-    with pytest.raises(ValueError, match="no dropout layer with a rate above 0"), held_masks(_unet(rate=0.0), 0):
-        pass
-    model = _unet()
-    model.encoder[0].blocks[0].drop = nn.Dropout2d(0.5)
-    with pytest.raises(ValueError, match=r"encoder\.0\.blocks\.0\.drop: masks of nn.Dropout and"), held_masks(model, 0):
-        pass
 
 
 def test_dropout_before_batch_norms_is_warned_of_with_the_ways_out(caplog) -> None:

@@ -60,7 +60,7 @@ def form(request, monkeypatch) -> str:
     return request.param
 
 
-def test_a_list_of_patterns_is_enough(tmp_path: Path) -> None:
+def test_what_a_config_says_of_patterns_and_of_a_start(tmp_path: Path) -> None:
     whole = FreezeConfig(patterns=("encoder.*",), thaw_at_step=None, norm_statistics=True)
     assert FreezeConfig.model_validate(["encoder.*"]) == FreezeConfig.model_validate("encoder.*") == whole
     config = tiny_config(tmp_path)
@@ -68,6 +68,8 @@ def test_a_list_of_patterns_is_enough(tmp_path: Path) -> None:
     assert again.freeze.patterns == ("stem.*",)
     with pytest.raises(ValidationError, match="at least 1 item"):
         FreezeConfig.model_validate([])
+    with pytest.raises(ValidationError, match=r"optim\.decay_to_start leads loaded weights back .* set init\.from"):
+        tiny_config(tmp_path, optim={"decay_to_start": 0.1})
 
 
 def test_frozen_weights_and_statistics_stay_and_the_others_move(form: str) -> None:
@@ -262,8 +264,3 @@ def test_a_resumed_run_keeps_its_start_and_its_rates(tmp_path: Path, name: str) 
     expected = [step([DATA.batch(0, i)]) for i in range(1, 4)]
     other.load(tmp_path)
     assert [other([DATA.batch(0, i)]) for i in range(1, 4)] == expected
-
-
-def test_a_start_to_decay_to_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=r"optim\.decay_to_start leads loaded weights back .* set init\.from"):
-        tiny_config(tmp_path, optim={"decay_to_start": 0.1})

@@ -59,13 +59,20 @@ def test_a_checkpoint_within_its_run_and_taken_out_of_it(trained: tuple[RunFolde
         read(alone)
 
 
-def test_a_pack(trained: tuple[RunFolder, Config], tmp_path: Path) -> None:
+def test_a_pack_and_what_leaves_no_choice(trained: tuple[RunFolder, Config], tmp_path: Path) -> None:
     run, config = trained
     export_run(tmp_path / "model.zip", run, config, make_model(config), run.checkpoint("best"), "best", None)
     start = read(tmp_path / "model.zip", head="by_name")
     assert scale(start, run.checkpoint("3")) == pytest.approx(0.5)
     assert start.class_names == tuple(CLASS_NAMES)
     assert (start.facts["step"], start.facts["weights"]) == (3, "ema")
+    checkpoint = run.checkpoints / "3"
+    for path in (checkpoint / "model.safetensors", tmp_path / "model.zip"):
+        with pytest.raises(ValueError, match=r"init\.weights=raw selects one of a run's, and this is a single one"):
+            read(path, weights="raw")
+    for path in (checkpoint / "model.safetensors", tmp_path / "model.zip", checkpoint):
+        with pytest.raises(ValueError, match=r"init\.from=.*: init\.checkpoint=last selects one of a run's"):
+            read(path, checkpoint="last")
 
 
 def test_a_file_says_where_it_is_from(tmp_path: Path) -> None:
@@ -90,15 +97,3 @@ def test_what_is_no_start(trained: tuple[RunFolder, Config], tmp_path: Path) -> 
     (tmp_path / "config.yaml").write_text("name: x\n")
     with pytest.raises(ValueError, match=r"init\.from=.*: checkpoint 'best': no such checkpoint .*: none yet"):
         read(tmp_path)
-
-
-def test_what_chooses_where_there_is_no_choice(trained: tuple[RunFolder, Config], tmp_path: Path) -> None:
-    run, config = trained
-    export_run(tmp_path / "model.zip", run, config, make_model(config), run.checkpoint("best"), "best", None)
-    checkpoint = run.checkpoints / "3"
-    for path in (checkpoint / "model.safetensors", tmp_path / "model.zip"):
-        with pytest.raises(ValueError, match=r"init\.weights=raw selects one of a run's, and this is a single one"):
-            read(path, weights="raw")
-    for path in (checkpoint / "model.safetensors", tmp_path / "model.zip", checkpoint):
-        with pytest.raises(ValueError, match=r"init\.from=.*: init\.checkpoint=last selects one of a run's"):
-            read(path, checkpoint="last")

@@ -68,15 +68,6 @@ def test_a_new_head_stays_as_drawn_at_every_level() -> None:
     np.testing.assert_array_equal(now["up.0.weight"], np.array(start.tensors["up.0.weight"]))
 
 
-def test_heads_that_one_side_lacks_are_the_heads_matter() -> None:
-    shallow = UNET.model_copy(update={"deep_supervision": False})
-    rows = initialise(unet(1, args=shallow), weights(unet(0)), init(head="by_name"), ORGANS)
-    unused = [(row.name, row.network) for row in rows if row.what == "unused"]
-    assert unused == [("heads.1.bias", None), ("heads.1.weight", None)]
-    rows = initialise(unet(1), weights(unet(0, args=shallow)), init(head="by_name"), ORGANS)
-    assert [row.name for row in rows if row.what == "new"] == ["heads.1.bias", "heads.1.weight"]
-
-
 @pytest.mark.parametrize("make", [unet, cnn])
 def test_classes_are_taken_over_by_name(make) -> None:
     start, model = weights(make(0, 3)), make(1, 4)
@@ -94,22 +85,16 @@ def test_classes_are_taken_over_by_name(make) -> None:
         np.testing.assert_array_equal(now[row.name][[1, 3]], drawn[row.name][[1, 3]])
 
 
-def test_one_logit_is_a_class_like_any_other() -> None:
+def test_heads_are_matched_by_the_names_of_their_classes() -> None:
     start, model = weights(cnn(0, 3), ("cyst", "tumour", "stone")), cnn(1, 1)
     initialise(model, start, init(head="by_name"), ("tumour",))
     name = "head.fc.weight"
     np.testing.assert_array_equal(parameters_of(model)[name], np.array(start.tensors[name])[[1]])
-
-
-def test_as_many_classes_of_other_names_are_not_the_same_head() -> None:
     message = r"heads\.0\.bias: the network's classes are background, liver, kidney, the weights' background, liver, sp"
     with pytest.raises(InitError, match=message):
         initialise(unet(1), weights(unet(0)), init(), ("background", "liver", "kidney"))
     rows = initialise(unet(1), weights(unet(0), class_names=None), init(), ("background", "liver", "kidney"))
     assert {row.what for row in rows} == {"loaded"}, "a file without names is taken by shape"
-
-
-def test_by_name_without_a_name_in_common() -> None:
     message = r"no class of the network is one of the weights' \(background, liver, spleen\); init\.head=new allows it"
     with pytest.raises(InitError, match=message):
         initialise(unet(1, num_outputs=2), weights(unet(0)), init(head="by_name"), ("outside", "heart"))
@@ -205,7 +190,7 @@ def test_patterns_allow_what_is_missing_and_what_is_unused_and_must_match() -> N
         initialise(unet(1), start, init(allow_missing=["*"], allow_unused=["*"]), ORGANS)
 
 
-def test_a_first_level_may_be_missing() -> None:
+def test_a_first_level_may_be_missing_and_heads_that_one_side_lacks_are_the_heads_matter() -> None:
     start, model = weights(unet(0)), unet(1)
     start.tensors = {name: a for name, a in start.tensors.items() if not name.startswith("encoder.0")}
     drawn = parameters_of(model)
@@ -215,6 +200,12 @@ def test_a_first_level_may_be_missing() -> None:
     np.testing.assert_array_equal(now["encoder.0.blocks.0.conv.weight"], drawn["encoder.0.blocks.0.conv.weight"])
     there = np.array(start.tensors["encoder.1.blocks.0.conv.weight"])
     np.testing.assert_array_equal(now["encoder.1.blocks.0.conv.weight"], there)
+    shallow = UNET.model_copy(update={"deep_supervision": False})
+    rows = initialise(unet(1, args=shallow), weights(unet(0)), init(head="by_name"), ORGANS)
+    unused = [(row.name, row.network) for row in rows if row.what == "unused"]
+    assert unused == [("heads.1.bias", None), ("heads.1.weight", None)]
+    rows = initialise(unet(1), weights(unet(0, args=shallow)), init(head="by_name"), ORGANS)
+    assert [row.name for row in rows if row.what == "new"] == ["heads.1.bias", "heads.1.weight"]
 
 
 def test_training_and_its_moving_average_begin_there_but_for_a_run_that_goes_on() -> None:
