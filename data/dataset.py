@@ -10,7 +10,7 @@ import numpy as np
 
 from configs import Config
 from data.clip_input import Clips
-from data.files.grid import Spacing
+from data.files.grid import Shape, Spacing
 from data.files.volumes import read_label
 from data.input import Input
 from data.layouts.cases import Case, Listing
@@ -192,6 +192,14 @@ class Dataset:
         training = [case.id for case in self.cases("train")] if "train" in splits else []
         if self._input.in_memory and sum(sizes[i] for i in training) <= self.config.data.cache.memory_gb * 1e9:
             self._store.hold(training)
+
+    def shapes(self, case: Case) -> tuple[Shape, Shape]:
+        """Those of a volume (D, H, W) in its file, and once resampled, by its header."""
+        return self._input.shapes(case)
+
+    def bytes_to_prepare(self) -> int:
+        """Memory that preparing the largest of the training and validation cases takes, by estimate."""
+        return self._input.bytes_each([case for split in ("train", "val") for case in self.cases(split)])
 
     def load(self, case: Case | str) -> Any:
         """The case as evaluation sees it, from memory or the cache, else prepared now. Raises FileProblem.

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data.files.grid import Shape
 from data.layouts.cases import Case
 from data.prepare.statistics import Statistics
 from data.usable_cases import Progress, Roster
@@ -29,6 +30,10 @@ class Input(Protocol):
     def statistics(self) -> dict[str, Any]:
         """What was settled, JSON-able."""
         return {}
+
+    def shapes(self, case: Case) -> tuple[Shape, Shape]:
+        """Those of a volume (D, H, W) in its file, and once resampled, by its header."""
+        return (0, 0, 0), (0, 0, 0)  # of a clip they show in its frames alone
 
     def bytes_each(self, cases: Iterable[Case]) -> int:
         """Memory that preparing the largest of these cases takes, by estimate."""

@@ -66,7 +66,7 @@ class Volumes(Input):
             )
 
     def bytes_each(self, cases: Iterable[Case]) -> int:
-        voxels = max((sum(int(np.prod(shape)) for shape in self._shapes(case)) for case in cases), default=0)
+        voxels = max((sum(int(np.prod(shape)) for shape in self.shapes(case)) for case in cases), default=0)
         return voxels * 4 * (self.file_channels + 2)  # float32 before and after, temporaries of image and label
 
     def prepare(self, case: Case) -> tuple[int, tuple[str, ...]]:
@@ -115,14 +115,14 @@ class Volumes(Input):
             log.warning("%s: %s", case.images[0], note)
         return prepared.to_entry()
 
-    def _shapes(self, case: Case) -> tuple[Shape, Shape]:
+    def shapes(self, case: Case) -> tuple[Shape, Shape]:
         """Of the volume in the file, and once resampled."""
         grid = read_header(case.images[0]).grid
         return grid.shape, working_grid(grid, self._config.data.spacing_mm).shape
 
     def _largest(self, cases: Iterable[Case]) -> list[int]:
         """The size that holds each of the volumes, once resampled."""
-        return np.max([self._shapes(case)[1] for case in cases], axis=0).tolist()
+        return np.max([self.shapes(case)[1] for case in cases], axis=0).tolist()
 
 
 class LabelledVolumes(Volumes):
@@ -212,6 +212,6 @@ class ArchiveVolumes(Volumes):
 
         return self._store.entry(f"{path}:{name}", [path], {"array": name}, make).arrays["volumes"][row]
 
-    def _shapes(self, case: Case) -> tuple[Shape, Shape]:
+    def shapes(self, case: Case) -> tuple[Shape, Shape]:
         d, h, w = self._row(case).shape[:3]
         return (d, h, w), (d, h, w)

@@ -24,6 +24,7 @@ from engine.evaluation.sliding_window import Predict
 from engine.evaluation.tasks import room_of
 from engine.evaluation.temperature import choose_temperature
 from engine.runs.checkpoints import load_weights, read_state
+from engine.runs.memory_estimate import require_prediction_fits
 from engine.runs.pack import PackedRun, describe, export_run, load_packed
 from engine.runs.precision import PredictionPrecision
 from engine.runs.trained import Overrides, Runs, Trained, open_trained
@@ -122,6 +123,8 @@ def load_networks(runs: Sequence[Trained], mc_dropout: int | None = None, group:
     precision = PredictionPrecision(group)
     models, facts, predict = [], [], []
     for run in runs:
+        seen = run.statistics
+        require_prediction_fits(run.config, seen["num_channels"], len(seen["class_names"]))
         model, of_weights = load_model(run)
         models.append(model)
         facts.append(of_weights)

@@ -24,6 +24,7 @@ from engine.runs.check_resume import check_config_unchanged, check_files_unchang
 from engine.runs.checkpoints import steps_in
 from engine.runs.environment import write_facts
 from engine.runs.lock import hold
+from engine.runs.memory_estimate import require_preparation_fits, require_training_fits
 from engine.runs.precision import set_up_device, settle_training
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StoppableData, StopRequest
@@ -167,6 +168,7 @@ def assemble(config: Config, group: Group = ALONE) -> tuple[Dataset, TrainStep, 
 
 def prepare_data(config: Config, run: RunFolder | None, group: Group) -> Dataset:
     """Open the data and prepare every case; a resumed run, given in rank 0, keeps its splits and statistics."""
+    require_network_fits(config)
     kept = {} if run is None else {name: run.read_json(name) for name in ("statistics", "splits")}
     if run is not None and run.has_json("files"):  # which runs of before 0.2 have not
         kept["files"] = run.read_json("files")
@@ -174,6 +176,7 @@ def prepare_data(config: Config, run: RunFolder | None, group: Group) -> Dataset
     data = open_data(config, **kept, rank=group.rank, world=group.size)
     if run is not None and "files" in kept and steps_in(run.checkpoints):
         check_files_unchanged(run, kept["files"], data.files)
+    require_preparation_fits(config, data)
     data.prepare_all(progress=ShowPreparation())
     contents = {name: facts["hash"] for name, facts in data.files.items()}
     group.require_same("the data", f"fingerprint {data.fingerprint}, splits {data.splits}, files {contents}")
@@ -188,10 +191,18 @@ def read_weights(config: Config, group: Group) -> Start | None:
     return read_start(config.init) if config.init is not None and group.writes else None
 
 
+def require_network_fits(config: Config, num_channels: int = 1, num_outputs: int = 1) -> None:
+    """Raise ValueError where training takes more memory than may be taken; without data, of one channel and output."""
+    # MLX is lazy: no weight is drawn
+    model = build_model(config.model.name, config.model.args, num_channels, num_outputs)
+    require_training_fits(config, num_channels, num_outputs, count_parameters(model))
+
+
 def build_step(config: Config, data: Dataset, group: Group, start: Start | None = None) -> TrainStep:
     """Build model, loss and optimiser from the config, seeded; the model begins from `start`, where there is one."""
     check_fits_the_data(config, data)
     check_array_sizes(config, data, training=True)
+    require_network_fits(config, data.num_channels, data.num_outputs)
     budget = Budget.of(config, data.batches_per_epoch)
     loss_config = config.loss
     if loss_config.class_weights == "balanced":

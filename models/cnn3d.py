@@ -1,15 +1,15 @@
 """The plainest 3-D CNN: blocks of Conv3d, norm, ReLU and Dropout3d, pooling between them, a linear head."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 import ops
 from configs.schema.model import NetworkArgs, Size
-from configs.schema.types import Count, Triple
+from configs.schema.types import Count, FewTriple, Width
 from models.layers.blocks import ConvBlock, he_normal
 from models.layers.dropout import make_dropout
 from models.layers.heads import ClassifierDropout, Head, check_input
@@ -21,15 +21,17 @@ class CNN3dArgs(NetworkArgs):
 
     has_features: ClassVar[bool] = True
 
-    widths: tuple[Count, ...] = (16, 32, 64, 128)  # one block each
-    kernel: Triple = (3, 3, 3)
-    pool: Triple = (2, 2, 2)  # max pooling between blocks; [1, 2, 2] keeps a video's frames
+    widths: Annotated[tuple[Width, ...], Field(max_length=64)] = (16, 32, 64, 128)  # one block each
+    kernel: FewTriple = (3, 3, 3)
+    pool: FewTriple = (2, 2, 2)  # max pooling between blocks; [1, 2, 2] keeps a video's frames
     norm: Literal["instance", "batch", "group", "none"] = "batch"
     groups: Count = 8  # of group norm
     dropout: ClassifierDropout = ClassifierDropout()
 
     @model_validator(mode="after")
     def _widths_fit(self) -> "CNN3dArgs":
+        if not self.widths:
+            raise ValueError("widths must name at least one block; got none")
         if self.norm == "group" and any(w % self.groups for w in self.widths):
             raise ValueError(f"widths {self.widths} must be multiples of groups={self.groups}")
         if any(k % 2 == 0 for k in self.kernel):
@@ -45,6 +47,14 @@ class CNN3dArgs(NetworkArgs):
         for block, width in enumerate(self.widths):
             size = tuple(max(n // step, 1) for n, step in zip(size, self.pool, strict=True)) if block else size
             largest = max(largest, math.prod(size) * width)
+        return largest
+
+    def largest_unfolded(self, size: Size) -> int:
+        """Elements of the largest input that a convolution unfolds, one of a single channel the first."""
+        largest = 0
+        for block, inputs in enumerate((1, *self.widths[:-1])):
+            size = tuple(max(n // step, 1) for n, step in zip(size, self.pool, strict=True)) if block else size
+            largest = max(largest, math.prod(size) * math.prod(self.kernel) * inputs)
         return largest
 
 

@@ -11,7 +11,7 @@ from pydantic import model_validator
 
 import ops
 from configs.schema.model import NetworkArgs, Size, shrink
-from configs.schema.types import Count, Triple
+from configs.schema.types import Count, Few, FewTriple, Width
 from models.layers.blocks import ConvBlock, he_normal
 from models.layers.dropout import make_dropout
 from models.layers.heads import ClassifierDropout, Head, check_input, run_blocks
@@ -30,12 +30,12 @@ class ResNet3dArgs(NetworkArgs):
     has_features: ClassVar[bool] = True
 
     depth: Literal[10, 18, 34, 50] = 18
-    width: Count = 64  # of the first stage; each further one doubles it
-    stem_kernel: Triple = (7, 7, 7)
-    stem_stride: Triple = (2, 2, 2)
+    width: Width = 64  # of the first stage; each further one doubles it
+    stem_kernel: FewTriple = (7, 7, 7)
+    stem_stride: FewTriple = (2, 2, 2)
     max_pool: bool = True  # 3×3×3 with stride 2 after the stem
-    layer_strides: tuple[Count, Count, Count, Count] = (1, 2, 2, 2)
-    layer_dilations: tuple[Count, Count, Count, Count] = (1, 1, 1, 1)
+    layer_strides: tuple[Few, Few, Few, Few] = (1, 2, 2, 2)
+    layer_dilations: tuple[Few, Few, Few, Few] = (1, 1, 1, 1)
     shortcut: Literal["A", "B"] = "B"  # where shapes differ. A: subsample, pad with zeros. B: 1×1×1 convolution, norm
     shortcut_bias: bool = False  # of B's convolution: does nothing before a norm, but published weights have it
     norm: Literal["instance", "batch", "group"] = "batch"

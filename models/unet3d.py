@@ -1,15 +1,15 @@
 """3-D U-Net: blocks of Conv3d, norm, activation and Dropout3d on a way down and a way up."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 import ops
 from configs.schema.model import DropoutArgs, NetworkArgs, Size, shrink
-from configs.schema.types import Count, Triple
+from configs.schema.types import Count, Few, FewTriple, Triple, Width
 from models.layers.blocks import ConvBlock, he_normal, make_activation
 from models.layers.dropout import apply_dropout, make_dropout
 from models.layers.fused import apply_conv, apply_conv_transpose
@@ -36,10 +36,10 @@ class UNet3dArgs(NetworkArgs):
 
     segments: ClassVar[bool] = True
 
-    widths: tuple[Count, ...] = (16, 32, 64)
-    strides: tuple[Triple, ...] | None = None  # one per level, the first (1, 1, 1); null: 2 on every axis
-    kernels: tuple[Triple, ...] | None = None  # one per level; null: 3 on every axis
-    convolutions: Count = 2  # per level
+    widths: Annotated[tuple[Width, ...], Field(max_length=16)] = (16, 32, 64)
+    strides: tuple[FewTriple, ...] | None = None  # one per level, the first (1, 1, 1); null: 2 on every axis
+    kernels: tuple[FewTriple, ...] | None = None  # one per level; null: 3 on every axis
+    convolutions: Few = 2  # per level
     norm: Literal["instance", "batch", "group", "none"] = "instance"
     groups: Count = 8  # of group norm
     activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "leaky_relu"
@@ -51,6 +51,8 @@ class UNet3dArgs(NetworkArgs):
 
     @model_validator(mode="after")
     def _levels_agree(self) -> "UNet3dArgs":
+        if not self.widths:
+            raise ValueError("widths must name at least one level; got none")
         for key in ("strides", "kernels"):
             value = getattr(self, key)
             if value is not None and len(value) != len(self.widths):
@@ -102,6 +104,16 @@ class UNet3dArgs(NetworkArgs):
         for level, (width, stride) in enumerate(zip(self.widths, self.level_strides(), strict=True)):
             size = shrink(size, stride)
             largest = max(largest, math.prod(size) * width * (1 if level == last else 2))
+        return largest
+
+    def largest_unfolded(self, size: Size) -> int:
+        """Elements of the largest input that a convolution unfolds: the decoder's first, mostly."""
+        largest, last = 0, len(self.widths) - 1
+        kernels = self.level_kernels()
+        for level, (width, stride) in enumerate(zip(self.widths, self.level_strides(), strict=True)):
+            size = shrink(size, stride)
+            inputs = width * (2 if level < last else self.convolutions > 1)
+            largest = max(largest, math.prod(size) * math.prod(kernels[level]) * inputs)
         return largest
 
 

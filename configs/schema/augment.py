@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from configs.schema.types import Positive, Probability, Section
+from configs.schema.types import Probability, Section, Spacing
 
 
 def ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -13,9 +13,10 @@ def ordered(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(ordered)]
+_Factor = Annotated[float, Field(ge=1e-3, le=1e3)]
+PositiveRange = Annotated[tuple[_Factor, _Factor], AfterValidator(ordered)]
 NonNegativeRange = Annotated[
-    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(ordered)
+    tuple[Annotated[float, Field(ge=0, le=1e3)], Annotated[float, Field(ge=0, le=1e3)]], AfterValidator(ordered)
 ]
 AnyRange = Annotated[tuple[float, float], AfterValidator(ordered)]
 
@@ -47,7 +48,7 @@ class Elastic(Section):
 
     probability: Probability = 0.0
     displacement_mm: NonNegativeRange = (1.0, 4.0)
-    control_spacing_mm: Positive = 12.0  # folds nothing where it is over 2.5 times the displacement
+    control_spacing_mm: Spacing = 12.0  # folds nothing where it is over 2.5 times the displacement
 
 
 class ChangeArgs(Section):

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from configs.schema.augment import PositiveRange
-from configs.schema.types import INPUT, Count, Positive, Probability, Section
+from configs.schema.types import INPUT, Positive, Probability, Section, Side
 
 Colour = tuple[float, ...]  # one for all channels, or one each of red, green and blue
 
@@ -32,12 +32,12 @@ class Clip(Section):
     `crops` places, whose predictions are averaged.
     """
 
-    frames: Annotated[Count, INPUT] = 16
+    frames: Annotated[Side, INPUT] = 16
     # Frames a second, by the frames' timestamps; null: as stored, by `stride`
     frame_rate: Annotated[Positive | None, INPUT] = None
-    stride: Annotated[Count, INPUT] = 1  # every n-th frame as stored; only where frame_rate is null
-    short_side_pixels: Annotated[Count, INPUT] = 128  # frames are resized to this, their shape kept
-    crop_pixels: Annotated[tuple[Count, Count], INPUT] = (112, 112)  # (H, W)
+    stride: Annotated[Side, INPUT] = 1  # every n-th frame as stored; only where frame_rate is null
+    short_side_pixels: Annotated[Side, INPUT] = 128  # frames are resized to this, their shape kept
+    crop_pixels: Annotated[tuple[Side, Side], INPUT] = (112, 112)  # (H, W)
     # Clips shorter than asked: hold the last frame, or begin anew
     short: Annotated[Literal["hold", "loop", "error"], INPUT] = "hold"
     single_frame: Annotated[bool, INPUT] = False  # one frame, repeated: the baseline that sees no motion
@@ -48,7 +48,7 @@ class Clip(Section):
     mean: Annotated[Colour, INPUT] = (0.45,)  # taken off pixels of 0..1; differences have none taken off
     std: Annotated[Colour, INPUT] = (0.225,)  # then divided by
 
-    clips: Count = 1  # segments in evaluation; 1 is the middle one
+    clips: Annotated[int, Field(ge=1, le=1000)] = 1  # segments in evaluation; 1 is the middle one
     crops: Literal[1, 3] = 1  # in evaluation: the centre, or three along the longer side
     augment: ClipAugment = ClipAugment()
 

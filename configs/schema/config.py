@@ -24,7 +24,7 @@ from configs.schema.train import (
     OptimConfig,
     TrainConfig,
 )
-from configs.schema.types import RUNTIME, Count, Key, Positive, Section
+from configs.schema.types import RUNTIME, Gigabytes, Key, Section, Seed, Threads
 
 
 class RunConfig(Section):
@@ -38,16 +38,16 @@ class Config(Section):
 
     name: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,+-]*(/[A-Za-z0-9][A-Za-z0-9._=,+-]*)*$"),
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,+-]*(/[A-Za-z0-9][A-Za-z0-9._=,+-]*)*$", max_length=200),
         Key("place", in_sweeps="a run is named by its cell and seed"),
     ]
     task: Literal["segmentation", "classification"] = "segmentation"
-    seed: Annotated[int, Field(ge=0), Key(in_sweeps="use sweep.seeds")] = 0
+    seed: Annotated[Seed, Key(in_sweeps="use sweep.seeds")] = 0
     resume: Annotated[bool, Key("runtime", in_sweeps="finished runs are kept, others resumed")] = False
     ops: Annotated[Literal["auto", "mlx", "onednn"], RUNTIME] = "auto"  # see docs/cpu.md
-    threads: Annotated[Count | None, RUNTIME] = None  # of the CPU operators; null: all cores of the affinity mask
+    threads: Annotated[Threads | None, RUNTIME] = None  # of the CPU operators; null: all cores of the affinity mask
     # That MLX may take; null: a share of the device's, see docs/devices.md
-    memory_limit_gb: Annotated[Positive | None, RUNTIME] = None
+    memory_limit_gb: Annotated[Gigabytes | None, RUNTIME] = None
     run: Annotated[RunConfig, Key("place", in_sweeps="all runs lie in the sweep's folder")] = RunConfig()
     data: DataConfig
     model: ModelConfig

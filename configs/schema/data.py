@@ -7,7 +7,21 @@ from pydantic import Field, model_validator
 
 from configs.schema.augment import AugmentConfig
 from configs.schema.clip import Clip
-from configs.schema.types import INPUT, RUNTIME, Count, Key, NonNegative, Positive, Probability, Section, Triple
+from configs.schema.types import (
+    INPUT,
+    RUNTIME,
+    Gigabytes,
+    Key,
+    Label,
+    NonNegative,
+    Positive,
+    Probability,
+    Section,
+    Seed,
+    Spacing,
+    Threads,
+    Triple,
+)
 
 Percentile = Annotated[float, Field(ge=0, le=100)]
 
@@ -26,9 +40,9 @@ class Split(Section):
     """How cases are shared out; the result is written into the run."""
 
     kind: Literal["kfold", "ratio", "lists", "given"] = "kfold"  # given: the source's own column or file
-    folds: Annotated[int, Field(ge=2)] = 5
+    folds: Annotated[int, Field(ge=2, le=10_000)] = 5
     ratio: tuple[Positive, NonNegative, NonNegative] = (0.8, 0.2, 0.0)  # train, val, test
-    seed: int = 0  # apart from the run's seed: seeds of one ablation share their folds
+    seed: Seed = 0  # apart from the run's seed: seeds of one ablation share their folds
     by_group: bool = True  # keep a group's cases together, where the source has groups
     allow_copies: bool = False  # train on a case whose voxels or frames are those of one in another split
     train: tuple[str, ...] = ()  # case ids, with kind: lists
@@ -40,8 +54,8 @@ class Cache(Section):
     """Preprocessed cases, kept as memory-mapped files."""
 
     folder: Annotated[Path | None, Key("place")] = None  # null: .cache in the run.dir
-    limit_gb: Positive = 50.0  # least recently used entries go beyond it
-    memory_gb: NonNegative = 2.0  # cases are held in memory when all of them fit into this
+    limit_gb: Gigabytes = 50.0  # least recently used entries go beyond it
+    memory_gb: Annotated[float, Field(ge=0, le=1e6)] = 2.0  # cases are held in memory when all of them fit into this
 
 
 class DataConfig(Section):
@@ -55,13 +69,13 @@ class DataConfig(Section):
     # Their index is the label value; null: the source's own names
     class_names: Annotated[tuple[str, ...] | None, Key(about="data")] = None
     # Label values to read as others: {2: 1} merges class 2 into 1, {3: 0} drops class 3; the rest stay as they are.
-    label_map: Annotated[dict[int, int] | None, Key(about="data")] = None  # class_names are those after it
+    label_map: Annotated[dict[int, Label] | None, Key(about="data")] = None  # class_names are those after it
     channels: tuple[int, ...] | None = None  # which channels to use; null: all
     split: Annotated[Split, Key(packed=False)] = Split()
     fold: Annotated[int, Field(ge=0), Key(in_sweeps="use sweep.folds", packed=False)] = 0
 
     # Resample to this; null keeps the file's
-    spacing_mm: Annotated[tuple[Positive, Positive, Positive] | None, INPUT] = None
+    spacing_mm: Annotated[tuple[Spacing, Spacing, Spacing] | None, INPUT] = None
     interpolation: Annotated[Literal["linear", "cubic"], INPUT] = "linear"
     crop_nonzero: Annotated[bool, INPUT] = False
     normalisation: Annotated[Literal["zscore", "zscore_nonzero", "percentile", "ct", "none"], INPUT] = "zscore"
@@ -77,8 +91,8 @@ class DataConfig(Section):
 
     cache: Annotated[Cache, RUNTIME] = Cache()
     on_error: Annotated[Literal["stop", "skip"], Key(packed=False)] = "stop"
-    workers: Annotated[Count, RUNTIME] = 1  # threads that read and augment
-    prefetch_batches: Annotated[Count, RUNTIME] = 4
+    workers: Annotated[Threads, RUNTIME] = 1  # threads that read and augment
+    prefetch_batches: Annotated[Threads, RUNTIME] = 4
 
     @property
     def input_size(self) -> Triple:

@@ -51,6 +51,10 @@ class NetworkArgs(Section):
         """Elements of the largest array that one sample (D, H, W) has; 0 counts the input and the output alone."""
         return 0
 
+    def largest_unfolded(self, size: Size) -> int:
+        """Elements of the largest input that a convolution's plain form unfolds on a CPU; 0 where none is known."""
+        return 0
+
 
 class ModelConfig(Section):
     """The network and its arguments; `make_config` has one of these for each kind of arguments."""

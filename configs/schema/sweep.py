@@ -1,19 +1,20 @@
 """The `sweep` section: one config, many runs."""
 
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from configs.schema.types import Section
+from configs.schema.types import Section, Seed
 
 Settings = dict[str, Any]  # {dotted.path: value}
 Values = tuple[Any, ...] | dict[str, Any]  # of one key; a mapping names each: {all: [encoder, decoder]}
-Seed = Annotated[int, Field(ge=0)]
 
 _LONGEST_NAME = 150  # a folder's, on most file systems, may have 255 bytes
+_MOST_RUNS = 10_000
 
 
 class SweepConfig(Section):
@@ -29,7 +30,7 @@ class SweepConfig(Section):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     folds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None  # null: data.fold
     baseline: str | None = None  # the cell that the others are compared with; null: the first
-    train_cases: Annotated[int, Field(ge=0)] = 0  # training cases scored too, for the generalisation gap
+    train_cases: Annotated[int, Field(ge=0, le=10**9)] = 0  # training cases scored too, for the generalisation gap
     order_seed: Seed = 0  # of the order of the cells
 
     @model_validator(mode="after")
@@ -46,6 +47,15 @@ class SweepConfig(Section):
         for field, numbers in (("seeds", self.seeds), ("folds", self.folds or ())):
             if len(set(numbers)) < len(numbers):
                 raise ValueError(f"{field}={list(numbers)} names one twice")
+        of_zip = max((len(values) for values in self.zip.values()), default=1)
+        product = math.prod(len(values) for values in self.grid.values()) * of_zip
+        num_cells = len(self.cells) + (product if self.grid or self.zip else 0)
+        num_seeds, num_folds = len(self.seeds), len(self.folds or (0,))
+        if (runs := num_cells * num_seeds * num_folds) > _MOST_RUNS:
+            raise ValueError(
+                f"{num_cells:,} cells of grid, zip and cells, {num_seeds:,} seeds and {num_folds:,} folds are {runs:,} "
+                f"runs; a sweep has at most {_MOST_RUNS:,}: set fewer values"
+            )
         names = self.settings()
         if self.baseline is not None and self.baseline not in names:
             raise ValueError(f"baseline={self.baseline} is none of the cells, {', '.join(names)}")

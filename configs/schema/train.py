@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.schema.types import BUDGET, RUNTIME, Count, Key, NonNegative, Positive, Section, Triple
+from configs.schema.types import BUDGET, RUNTIME, Batch, Count, Key, Label, NonNegative, Positive, Section, Seed, Triple
 
 
 class LossArgs(Section):
@@ -13,7 +13,7 @@ class LossArgs(Section):
     name: str
     # One per class; balanced: by the inverse of how many training cases a class has.
     class_weights: tuple[NonNegative, ...] | Literal["balanced"] | None = None
-    ignore_label: int | None = None  # voxels of this label count nowhere
+    ignore_label: Label | None = None  # voxels of this label count nowhere
     # Of deep supervision: false gives the coarsest of several levels no loss, as nnU-Net does (2/3, 1/3, 0). True by
     # default: nnU-Net has five or more levels, our networks two or three, and the results here were measured so.
     supervise_coarsest: bool = True
@@ -34,7 +34,7 @@ class OptimConfig(Section):
     schedule: Literal["constant", "cosine", "poly"] = "cosine"
     poly_power: Positive = 0.9
     final_factor: Annotated[float, Field(ge=0, le=1)] = 0.0  # the schedule's last learning rate over its first
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 0
     clip_norm: Positive | None = 12.0  # of the global gradient norm; null: no clipping
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None  # moving average of the weights; null: none
     # Of the learning rate, by pattern of parameters' names ("head.*": 10); of several that match, the last counts.
@@ -48,8 +48,8 @@ class TrainConfig(Section):
 
     steps: Annotated[Count | None, BUDGET] = None
     epochs: Annotated[Count | None, BUDGET] = None
-    batch_size: Count = 2
-    accumulate: Count = 1  # batches per optimiser step
+    batch_size: Batch = 2
+    accumulate: Batch = 1  # batches per optimiser step
     # Of the compute; weights stay float32. auto: bfloat16 where the device computes it natively, else float32.
     # A run keeps its own: `engine.runs.precision` refuses what it may not become.
     precision: Annotated[Literal["auto", "float32", "bfloat16"], Key(may_change_in=("resume", "evaluate"))] = "auto"
@@ -75,7 +75,7 @@ class DistributedConfig(Section):
     """Several processes under mlx.launch; see docs/distributed.md. `train.batch_size` is that of all together."""
 
     # A process that waits longer for the others in training ends
-    timeout_seconds: Annotated[Positive, RUNTIME] = 600.0
+    timeout_seconds: Annotated[float, Field(gt=0, le=1e6), RUNTIME] = 600.0
     # Statistics of all processes' samples, as one process would take them, or local: each of its own share.
     batch_norm: Literal["synchronised", "local"] = "synchronised"
 
@@ -92,7 +92,7 @@ class EvaluateConfig(Section):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     window_size_voxels: Triple | None = None  # null: data.patch_size_voxels
-    window_batch: Count = 2
+    window_batch: Batch = 2
     validation_overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25  # during training
     validation_cases: Count | None = None  # during training, evenly spaced over the split; null: all
     # Of a split by evaluate.py, evenly spaced; null: all
@@ -100,12 +100,10 @@ class EvaluateConfig(Section):
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()  # only axes that training flips
     nsd_tolerance_mm: Positive = 1.0
     weights: Literal["ema", "raw"] = "ema"  # ema where the run has it
-    bootstrap_samples: Count = 2000
+    bootstrap_samples: Annotated[int, Field(ge=1, le=100_000)] = 2000
     save_predictions: bool = True
     save_probabilities: bool = False
     calibration: bool = True  # of segmentations: whether voxels are counted for it, and for error AUROC
     # Of the probabilities: none leaves them, stored takes the run's temperature.json; see docs/uncertainty.md.
     temperature: Literal["none", "stored"] | Positive = "none"
-    seed: Annotated[int, Field(ge=0)] = (
-        0  # of Monte-Carlo dropout's masks, and of the voxels a temperature is fitted on
-    )
+    seed: Seed = 0  # of Monte-Carlo dropout's masks, and of the voxels a temperature is fitted on

@@ -37,6 +37,18 @@ BUDGET = Key(may_change_in=("resume",))  # how long is trained, and when it is s
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Triple = tuple[Count, Count, Count]  # (D, H, W)
+Gigabytes = Annotated[float, Field(gt=0, le=1e6)]
+# Whole numbers end far beyond use, and where one of them alone would take hours or all memory. What several take
+# together is estimated in `engine.runs.memory_estimate`.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Batch = Annotated[int, Field(ge=1, le=2**16)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Width = Annotated[int, Field(ge=1, le=2**14)]  # channels of a layer
+Side = Annotated[int, Field(ge=1, le=2**14)]  # voxels, pixels or frames along an axis
+Triple = tuple[Side, Side, Side]  # (D, H, W)
+Few = Annotated[int, Field(ge=1, le=64)]  # a kernel's side, a stride, a dilation
+FewTriple = tuple[Few, Few, Few]  # (D, H, W)
+Spacing = Annotated[float, Field(ge=1e-4, le=1e4)]  # mm; 1e-4 is a light microscope's finest
+Label = Annotated[int, Field(ge=-(2**15), lt=2**15)]
 Range = tuple[float, float]  # drawn from uniformly, low first

@@ -73,7 +73,9 @@ class LowResolution(ChangeArgs):
     Each channel has a factor of its own, drawn evenly in its inverse, the resolution that is left.
     """
 
-    factor: Annotated[tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]], AfterValidator(ordered)] = (
+    factor: Annotated[
+        tuple[Annotated[float, Field(ge=1, le=1e3)], Annotated[float, Field(ge=1, le=1e3)]], AfterValidator(ordered)
+    ] = (
         1.0,
         2.0,
     )

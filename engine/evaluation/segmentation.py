@@ -28,12 +28,20 @@ from engine.metrics.arithmetic import nan_mean
 from engine.metrics.segmentation import ClassScore, dice_per_class, measure_volumes, score_case
 from engine.metrics.uncertainty import MEASURES
 from engine.reports.slices import PackedPlane, Slices, cut_slices
+from engine.runs.memory_estimate import require_case_fits
 
 _log = logging.getLogger("mlx_volumes")
 
 
 class CaseData(Protocol):
     """What evaluation asks of the data: cases are handed back to it as they came."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Classes, the background included."""
+
+    def shapes(self, case: Any, /) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Those of the case's volume (D, H, W) in its file, and once resampled, by its header."""
 
     def load(self, case: Any, /) -> Any:
         """The prepared case: .volume (D, H, W, C), .label or None, .grid, .source_grid."""
@@ -102,6 +110,7 @@ def _evaluate_case(
     case: Any,
 ) -> CaseResult:
     settings, ignore_label = config.evaluate, config.loss.ignore_label
+    require_case_fits(config, data.shapes(case), num_classes, len(members))
     prepared = data.load(case)
     spacing_mm, reference, counter = prepared.source_grid.spacing_mm, None, None
     if case.label is not None:
@@ -169,9 +178,10 @@ def predict_one(
     members: Sequence[Member], data: CaseData, case: Any, config: Config, temperature: float, probabilities: bool
 ) -> np.ndarray:
     """Return a case's labels in the axes and on the grid of its file, or all classes' probabilities (..., K)."""
-    prepared = data.load(case)
     settings = config.evaluate.model_copy(update={"save_probabilities": probabilities})
     config = config.model_copy(update={"evaluate": settings})
+    require_case_fits(config, data.shapes(case), data.num_outputs, len(members))
+    prepared = data.load(case)
     labels, volumes = predict_case(members, data, case, prepared, config, None, temperature)
     found: np.ndarray = prepared.source.in_file_axes(volumes["probabilities"] if probabilities else labels)
     return found

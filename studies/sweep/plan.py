@@ -13,6 +13,7 @@ from configs import Config
 from configs.schema.load import apply_overrides
 from configs.schema.sweep import Settings, SweepConfig
 from engine.config import check_config
+from engine.train import require_network_fits
 from models import build_model
 from models.layers.dropout import DropoutRow, dropout_table, kept_shares
 
@@ -106,6 +107,10 @@ def make_plan(config: Config) -> SweepPlan:
     seen: dict[str, str] = {}
     for name in settings:
         resolved = planned[name, sweep.seeds[0], folds[0]].config
+        try:
+            require_network_fits(resolved)
+        except ValueError as error:
+            raise ValueError(f"sweep: cell {name}: {error}") from None
         model = build_model(resolved.model.name, resolved.model.args, in_channels=1, num_outputs=2)
         table = dropout_table(model)
         same_as = seen.setdefault(_what_is_trained(resolved, table), name)

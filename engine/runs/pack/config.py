@@ -23,7 +23,6 @@ NO_ROOT = "NOT-IN-THE-PACK"
 _MAX_VALUES = 1 << 28  # of one input, channels left out: 1 GiB
 _MAX_BATCH_VALUES = 1 << 31
 _MAX_VIEWS = 300
-_MAX_BOOTSTRAP = 100_000
 
 
 class _Dumper(yaml.SafeDumper):
@@ -83,14 +82,11 @@ def _require_moderate(config: Config, where: Path) -> None:
     largest = max(math.prod(size) for size in sizes)
     clip = data.clip
     views = 1 if clip is None else clip.clips * clip.crops
-    side = max([*sizes[0], *sizes[1], 0 if clip is None else clip.short_side_pixels])
     for key, value, limit in (
         ("voxels of an input", largest, _MAX_VALUES),
-        ("longest side of an input", side, 1 << 14),
         ("voxels of a batch", largest * max(evaluation.window_batch, config.train.batch_size), _MAX_BATCH_VALUES),
         ("views of a clip", views, _MAX_VIEWS),
         ("frame steps of a clip", 1 if clip is None else clip.frames * clip.stride, 1 << 16),
-        ("evaluate.bootstrap_samples", evaluation.bootstrap_samples, _MAX_BOOTSTRAP),
     ):
         if value > limit:
             raise PackError(where, f"{key}: {value:,} is beyond what is taken from a pack, {limit:,}")

@@ -60,6 +60,11 @@ class Data:
         label = label[::2, ::2, ::2] if self.shrunk else label
         return Prepared(label[..., None].astype(np.float32), label, grid, source)
 
+    num_outputs = 3
+
+    def shapes(self, case: Case) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        return (10, 12, 8), (5, 6, 4) if self.shrunk else (10, 12, 8)
+
     def restore_slabs(self, prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         values = self.restore_maps(prepared, probabilities)
         yield from ((first, values[first : first + 3]) for first in range(0, len(values), 3))
