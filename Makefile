@@ -2,6 +2,7 @@
 # make demo    phantoms -> train -> evaluate, then the same with clips; a few minutes on two cores
 # make test    lint, format check, types, tests
 # make test-fast   lint, format check and the quick tests: under a minute on two free cores
+# make fuzz    damaged files, a thousand of each kind (FUZZ_EXAMPLES=...): an hour or so
 # make bench   the training step against PyTorch, in one run
 # PYTHON=... chooses the Python of a new .venv; else the first one that runs and that MLX's wheels fit.
 PYTHONS := python3.13 python3.12 python3.11 python3
@@ -17,7 +18,7 @@ BACKEND := $(shell \
 	elif [ "$${driver:-0}" -ge 550 ] 2>/dev/null; then echo ,cuda12; \
 	else echo ,cpu; fi)
 
-.PHONY: setup demo test test-fast bench clean
+.PHONY: setup demo test test-fast fuzz bench clean
 
 setup: $(VENV)/.ready
 
@@ -67,6 +68,9 @@ test-fast: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -m "not slow"
+
+fuzz: setup
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest tests/fuzz -s
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test$(BACKEND),bench]"

@@ -55,8 +55,9 @@ def read_nifti_header(path: Path) -> Header:
         raise _unusable(path, error) from None
     if not 0 <= (offset := float(block["vox_offset"])) < 2**63:
         raise FileProblem(path, f"the voxels' place in the file (vox_offset) is {offset:g}", RESTORE)
-    if single:
-        offset = max(offset, float(block.single_vox_offset))  # 0 is allowed, and means behind the header
+    if single and offset < block.single_vox_offset:
+        _warn_once(f"{path}: vox_offset is {offset:g}; the voxels are taken from byte {block.single_vox_offset} on")
+        offset = float(block.single_vox_offset)
     if analyze:
         affine = _spm_affine(header_path, np.array(block.get_best_affine(), dtype=np.float64))
     else:

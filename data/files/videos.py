@@ -146,13 +146,15 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         # No names are taken for network addresses, and no playlist leads there.
         container = av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
-    except (OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError) as error:
         reason = "empty file" if not path.stat().st_size else f"no video that ffmpeg can open ({_what(error)})"
         raise FileProblem(path, reason, RESTORE) from None
     with container:
         if not container.streams.video:
             raise FileProblem(path, "holds no video", "leave it out")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise FileProblem(path, "its video has a codec that ffmpeg does not know", RESTORE)
         stream.codec_context.thread_count = 1  # clips are decoded side by side instead
         yield container, stream
 

@@ -314,3 +314,9 @@ def test_what_is_put_right_in_a_header_is_said_once(tmp_path: Path, caplog: pyte
         read_image(path)
         read_image(path)
     assert caplog.messages == [f"{path}: pixdim[1,2,3] should be positive; setting to abs of pixdim values"]
+
+
+def test_voxels_begin_behind_the_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = edited(tmp_path / "a.nii", setting("vox_offset", 0))
+    assert np.all(read_image(path)[0] == 0)
+    assert caplog.messages == [f"{path}: vox_offset is 0; the voxels are taken from byte 352 on"]
