@@ -73,16 +73,13 @@ def test_initial_weights_are_torchvisions() -> None:
     assert not np.array(model.head.fc.bias).any()
 
 
-def test_bfloat16_gives_float32_logits() -> None:
+def test_logits_are_float32_and_no_gradient_reaches_the_image() -> None:
     model = build_model("cnn3d", CNN3dArgs(widths=(8, 16), dropout=ClassifierDropout(kind="none")), 1, 2)
     x = mx.random.normal((2, 8, 8, 8, 1))
     expected = np.array(model(x))
     logits = model(x.astype(mx.bfloat16))
     assert logits.dtype == mx.float32
     np.testing.assert_allclose(np.array(logits), expected, atol=0.05 * np.abs(expected).max() + 0.02)
-
-
-def test_no_gradient_reaches_the_image() -> None:
     model = build_model("cnn3d", CNN3dArgs(widths=(8,), dropout=ClassifierDropout(kind="none")), 1, 2)
     gradient = mx.grad(lambda x: model(x).sum())(mx.random.normal((1, 4, 4, 4, 1)))
     assert not np.array(gradient).any()

@@ -21,7 +21,7 @@ def _build(seed: int = 0, in_channels: int = 1, **args: object) -> nn.Module:
     return build_model("unet3d", UNet3dArgs(**{"widths": (8, 16, 24), **args}), in_channels, 3)
 
 
-def test_parameters_have_readable_names() -> None:
+def test_names_and_number_of_parameters() -> None:
     names = parameters_of(_build(residual=True, widths=(8, 16)))
     assert set(names) == {
         f"{level}.{part}.{rest}"
@@ -31,9 +31,6 @@ def test_parameters_have_readable_names() -> None:
     } | {"up.0.weight", "up.0.bias", "heads.0.weight", "heads.0.bias"}
     assert names["encoder.0.blocks.1.conv.weight"].shape == (8, 3, 3, 3, 8)
     assert "encoder.0.blocks.1.conv.bias" in parameters_of(_build(norm="none"))
-
-
-def test_number_ofparameters_of() -> None:
     model = _build(widths=(4, 8), convolutions=1)
     by_hand = 27 * 4 + 8 + 27 * 4 * 8 + 16 + (8 * 8 * 4 + 4) + 27 * 8 * 4 + 8 + (4 * 3 + 3)
     assert count_parameters(model) == by_hand

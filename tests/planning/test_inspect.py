@@ -119,12 +119,6 @@ def test_labels_outside_the_classes(root: Path) -> None:
     assert survey(root, names, "loss.ignore_label=3").problems == []
 
 
-def test_another_number_of_channels(root: Path) -> None:
-    replace(image(root, 3), np.ones((10, 8, 8, 2), np.uint8))
-    (line,) = problems(survey(root))
-    assert line.startswith("case3: case3.nii.gz: 2 channels, expected 1 as in the other cases")
-
-
 def test_duplicates_are_found_in_any_orientation(root: Path) -> None:
     copy = nibabel.load(image(root, 0)).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
     nibabel.save(copy, image(root, 2))
@@ -144,11 +138,16 @@ def test_constant_volumes_and_labels_without_a_voxel(root: Path) -> None:
     assert remarks(root, names)[2:] == ["no label has a voxel of class 2 (lesion)"]
 
 
-def test_mixed_spacings(root: Path) -> None:
+def test_another_spacing_another_number_of_channels_and_a_label_alone(root: Path) -> None:
     write_volume(image(root, 3), np.arange(640, dtype=np.uint16).reshape(8, 8, 10), (4, 1, 0.5))
     write_volume(label(root, 3), np.ones((8, 8, 10), np.uint8), (4, 1, 0.5))
     (line,) = remarks(root)
     assert line.startswith("case3: mixed spacings (D 3–4 mm): set data.spacing_mm")
+    replace(image(root, 3), np.ones((10, 8, 8, 2), np.uint8))
+    (line,) = problems(survey(root))
+    assert line.startswith("case3: case3.nii.gz: 2 channels, expected 1 as in the other cases")
+    image(root, 3).unlink()
+    assert remarks(root) == [f"{root / 'labels'}: no image for case3"]
 
 
 def test_label_values_with_gaps(root: Path) -> None:
@@ -167,11 +166,6 @@ def test_groups_and_copies_that_leak(root: Path) -> None:
         "case0, case3: the same voxels, in the splits test and train; keep one of them",
         "case1, case2: group b leaks: it is in the splits train and val; keep a group in one split",
     ]
-
-
-def test_labels_without_an_image(root: Path) -> None:
-    image(root, 3).unlink()
-    assert remarks(root) == [f"{root / 'labels'}: no image for case3"]
 
 
 def test_mistakes_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,12 +32,18 @@ def volume() -> np.ndarray:
     return np.stack([index, -index], axis=-1)
 
 
-def test_a_patch_is_the_volume_at_its_offset(volume: np.ndarray) -> None:
+def test_a_patch_is_the_volume_at_its_offset_and_small_volumes_are_padded(volume: np.ndarray) -> None:
     label = volume[..., 0].astype(np.int16)
     x, y = sample(volume, label, (4, 5, 6))
     d, h, w = np.unravel_index(int(x[0, 0, 0, 0]), volume.shape[:3])
     np.testing.assert_array_equal(x, volume[d : d + 4, h : h + 5, w : w + 6])
     np.testing.assert_array_equal(y, label[d : d + 4, h : h + 5, w : w + 6])
+    volume = np.ones((2, 5, 4, 1), np.float32)
+    label = np.ones((2, 5, 4), np.uint8)
+    x, y = sample(volume, label, (6, 4, 4), fill=-3.0)
+    np.testing.assert_array_equal(x[:, 0, 0, 0], [-3, -3, 1, 1, -3, -3])
+    np.testing.assert_array_equal(y[:, 0, 0], [0, 0, 1, 1, 0, 0])
+    assert x.shape == (6, 4, 4, 1)
 
 
 def test_every_offset_inside_is_drawn_alike() -> None:
@@ -84,15 +90,6 @@ def test_foreground_rate_is_the_share_of_centred_patches() -> None:
     assert np.mean([offset == (45, 45, 45) for offset in offsets]) == pytest.approx(0.3, abs=0.03)
     foreground = {1: np.array([[0, 19, 10]], np.int32)}
     assert draw_offset((20, 20, 20), foreground, np.random.default_rng(0), (8, 8, 8), 1.0) == (0, 12, 6)
-
-
-def test_a_small_volume_is_padded_on_both_sides() -> None:
-    volume = np.ones((2, 5, 4, 1), np.float32)
-    label = np.ones((2, 5, 4), np.uint8)
-    x, y = sample(volume, label, (6, 4, 4), fill=-3.0)
-    np.testing.assert_array_equal(x[:, 0, 0, 0], [-3, -3, 1, 1, -3, -3])
-    np.testing.assert_array_equal(y[:, 0, 0], [0, 0, 1, 1, 0, 0])
-    assert x.shape == (6, 4, 4, 1)
 
 
 def test_whole_pads_and_refuses_larger_volumes(volume: np.ndarray) -> None:

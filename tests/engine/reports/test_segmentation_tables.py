@@ -64,9 +64,6 @@ def test_files_hold_no_nan(results: list[CaseResult], tmp_path: Path) -> None:
     assert metrics["hd95_mm"] == {"left": None, "right": None, "mean": None}
     assert metrics["dice"] == {"left": 0, "right": 0, "mean": 0}
     assert metrics["details"]["dice"]["left"]["interval_95"] == [None, None]
-
-
-def test_no_labelled_case_gives_null(tmp_path: Path) -> None:
     write_metrics(tmp_path / "metrics.json", summarise_cases([], NAMES, num_samples=100))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["num_cases"] == 0

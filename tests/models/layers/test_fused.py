@@ -130,12 +130,16 @@ def test_a_mask_after_the_norm_is_one_after_a_piecewise_linear_activation(form: 
         assert not mx.allclose(outputs[2], outputs[3], atol=1e-2)
 
 
-def test_a_residual_keeps_all_channels(form: str) -> None:
+def test_a_residual_keeps_all_channels_and_a_transposed_convolution_its_values(form: str) -> None:
     """Dropout lies in the branch: where it drops, the shortcut alone is left."""
     mx.random.seed(0)
     x, residual = mx.random.normal(SHAPE), mx.random.normal(SHAPE)
     block = ConvBlock(16, 16, norm=_norm("instance"), act=nn.ReLU(), drop=nn.Dropout3d(1 - 1e-6))
     np.testing.assert_array_equal(np.array(block(x, residual)), np.array(nn.relu(residual)))
+    conv = nn.ConvTranspose3d(16, 8, (1, 2, 2), (1, 2, 2))
+    conv.bias = mx.random.normal((8,))
+    x = mx.random.normal(SHAPE)
+    np.testing.assert_allclose(np.array(apply_conv_transpose(conv, x)), np.array(conv(x)), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["instance", "batch", "group", "none"])
@@ -211,7 +215,7 @@ def test_a_block_written_out_draws_and_keeps_what_mlx_layers_do(form: str, posit
     np.testing.assert_allclose(np.array(y), np.array(v), rtol=0, atol=2e-5)
 
 
-def test_replacement_in_a_network_runs() -> None:
+def test_replacement_in_a_network_runs_and_an_unknown_norm_is_refused() -> None:
     args = UNet3dArgs(widths=(8, 16), dropout=Dropout(kind="none"))
     model = build_model("unet3d", args, 1, 2)
     x = mx.random.normal((1, 8, 8, 8, 1))
@@ -220,14 +224,8 @@ def test_replacement_in_a_network_runs() -> None:
     after = np.array(model(x))
     assert np.abs(before).max() > 0.1
     np.testing.assert_array_equal(after, np.zeros_like(after))
-
-
-def test_transposed_convolution_equals_the_layer(form: str) -> None:
-    mx.random.seed(0)
-    conv = nn.ConvTranspose3d(16, 8, (1, 2, 2), (1, 2, 2))
-    conv.bias = mx.random.normal((8,))
-    x = mx.random.normal(SHAPE)
-    np.testing.assert_allclose(np.array(apply_conv_transpose(conv, x)), np.array(conv(x)), atol=1e-5)
+    with pytest.raises(ValueError, match="norm 'layer' is unknown: expected instance, batch, group or none"):
+        make_norm("layer", 8)
 
 
 def test_batch_norm_keeps_the_statistics_that_mlx_keeps(form: str) -> None:
@@ -247,8 +245,3 @@ def test_batch_norm_keeps_the_statistics_that_mlx_keeps(form: str) -> None:
     ours.train()
     with pytest.raises(ValueError, match="batch norm in training needs more than one value per channel; got 1"):
         ours(mx.ones((1, 1, 1, 1, 16)))
-
-
-def test_unknown_norm_is_refused() -> None:
-    with pytest.raises(ValueError, match="norm 'layer' is unknown: expected instance, batch, group or none"):
-        make_norm("layer", 8)

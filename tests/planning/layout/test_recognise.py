@@ -17,41 +17,32 @@ def test_layouts_are_recognised(tmp_path: Path, kind: str) -> None:
     assert (data.source, data.root) == (kind, path)
     if kind == "folders":
         assert (data.images, data.labels) == ("scans", "masks")
+    beside = {"msd": path / "dataset.json", "csv": path.parent}.get(kind)  # stands for the folder, or for its one table
+    if beside is not None:
+        assert recognise(beside)["data"] == {"source": kind, "root": str(path)}
 
 
-def test_a_dataset_json_stands_for_its_folder(tmp_path: Path) -> None:
-    root = write_layout("msd", tmp_path / "data", cases=1)
-    assert recognise(root / "dataset.json")["data"] == {"source": "msd", "root": str(root)}
-
-
-def test_a_folder_with_one_table_is_the_table(tmp_path: Path) -> None:
-    table = write_layout("csv", tmp_path / "data", cases=1)
-    assert recognise(table.parent)["data"] == {"source": "csv", "root": str(table)}
-
-
-def test_a_table_of_other_facts_does_not_hide_the_folders(tmp_path: Path) -> None:
+def test_tables_of_other_facts_and_columns_that_are_named(tmp_path: Path) -> None:
     write_folders(tmp_path, cases=1)
     (tmp_path / "ages.csv").write_text("name,age\ncase0,40\n")
     assert recognise(tmp_path)["data"]["source"] == "folders"
+    table = tmp_path / "cases.csv"
+    table.write_text("t1,seg\nimages/case0.nii.gz,labels/case0.nii.gz\n")
+    config = read_settings(table, ["data.columns.image=t1", "data.columns.label=seg"])
+    assert (config.data.columns.image, config.data.columns.label) == ("t1", "seg")
+    with pytest.raises(ValueError, match=r"train\.steps=5: only keys that say how files are read: task, data\.source"):
+        read_settings(table, ["train.steps=5"])
 
 
-def test_the_first_nnunet_version_lists_files_that_have_other_names(tmp_path: Path) -> None:
-    root = write_layout("nnunet", tmp_path / "data", cases=1)
-    facts = {"labels": {"0": "background", "1": "a"}, "modality": {"0": "MRI"}}
-    entry = {"image": "./imagesTr/phantom_000.nii.gz", "label": "./labelsTr/phantom_000.nii.gz"}
-    (root / "dataset.json").write_text(json.dumps({**facts, "training": [entry]}))
-    assert recognise(root)["data"]["source"] == "nnunet"
-
-
-def test_the_ignore_label_of_nnunet(tmp_path: Path) -> None:
+def test_datasets_of_nnunet_by_their_json_or_names(tmp_path: Path) -> None:
     root = write_layout("nnunet", tmp_path / "data", cases=1)
     labels = {"background": 0, "a": 1, "ignore": 2}
     (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels}))
     assert read_settings(root).loss.ignore_label == 2
-
-
-def test_numbered_images_without_a_dataset_json(tmp_path: Path) -> None:
-    root = write_layout("nnunet", tmp_path / "data", cases=1)
+    facts = {"labels": {"0": "background", "1": "a"}, "modality": {"0": "MRI"}}  # the first version's
+    entry = {"image": "./imagesTr/phantom_000.nii.gz", "label": "./labelsTr/phantom_000.nii.gz"}  # of other names
+    (root / "dataset.json").write_text(json.dumps({**facts, "training": [entry]}))
+    assert recognise(root)["data"]["source"] == "nnunet"
     (root / "dataset.json").unlink()
     assert recognise(root)["data"]["source"] == "nnunet"
 
@@ -59,16 +50,6 @@ def test_numbered_images_without_a_dataset_json(tmp_path: Path) -> None:
 def test_loose_volumes_are_unlabelled_cases(tmp_path: Path) -> None:
     write_volume(tmp_path / "a.nii.gz", np.ones((4, 4, 4), np.uint8))
     assert recognise(tmp_path)["data"] == {"source": "folders", "root": str(tmp_path), "images": "."}
-
-
-def test_columns_can_be_named(tmp_path: Path) -> None:
-    write_folders(tmp_path, cases=1)
-    table = tmp_path / "cases.csv"
-    table.write_text("t1,seg\nimages/case0.nii.gz,labels/case0.nii.gz\n")
-    config = read_settings(table, ["data.columns.image=t1", "data.columns.label=seg"])
-    assert (config.data.columns.image, config.data.columns.label) == ("t1", "seg")
-    with pytest.raises(ValueError, match=r"train\.steps=5: only keys that say how files are read: task, data\.source"):
-        read_settings(table, ["train.steps=5"])
 
 
 def touch(*paths: Path) -> None:

@@ -100,14 +100,11 @@ def test_instability_is_an_f_test_about_the_other_cells() -> None:
     assert expected
 
 
-def test_two_unstable_cells_do_not_hide_each_other() -> None:
+def test_two_unstable_cells_do_not_hide_each_other_and_equal_ones_are_rarely_unstable() -> None:
     scores = np.random.default_rng(5).standard_normal((1, 8, 3))
     scores[0, [0, 6]] += [[90, -50, 0], [0, -70, 80]]
     assert np.flatnonzero(find_unstable(scores)[0]).tolist() == [0, 6]
     assert compare_with_baseline(scores[0]).is_baseline_unstable
-
-
-def test_equal_cells_are_rarely_unstable_and_collapsing_ones_nearly_always() -> None:
     random = np.random.default_rng(6)
     assert find_unstable(draw_scores(random, 4000, np.ones(8), 3)).any(axis=1).mean() < 0.008
     assert find_unstable(draw_scores(random, 4000, noises(8)["one cell × 30"], 3))[:, -1].mean() > 0.95
@@ -195,15 +192,12 @@ def make_comparisons(error: float) -> Comparisons:
     return Comparisons(differences, errors, degrees, np.full(3, 0.5), np.full(3, 0.5), 0.0, degrees < 8)
 
 
-def test_intervals_without_case_noise_are_dunnetts() -> None:
+def test_intervals_without_noise_of_cases_or_of_seeds() -> None:
     comparisons = make_comparisons(0.01)
     intervals = crossed_intervals(comparisons, np.tile(comparisons.differences, (100, 1)))
     assert intervals.mean(axis=1) == pytest.approx(comparisons.differences)
     critical = [dunnett_critical(3, degrees) for degrees in (8, 8, 2)]
     assert np.diff(intervals)[:, 0] / 2 == pytest.approx(0.01 * np.array(critical))
-
-
-def test_intervals_without_seed_noise_are_those_of_the_cases_with_a_score() -> None:
     comparisons = make_comparisons(1e-9)
     resampled = comparisons.differences + 0.05 * np.random.default_rng(0).standard_normal((4000, 3))
     half = np.diff(crossed_intervals(comparisons, resampled))[:, 0] / 2
