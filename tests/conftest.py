@@ -42,6 +42,15 @@ def native_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "why_no_bfloat16", lambda: None)
 
 
+@pytest.fixture(params=["mlx", "onednn"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test with MLX's operators, and again with the CPU's fast ones where they are installed."""
+    if request.param == "onednn":
+        pytest.importorskip("numba")
+    monkeypatch.setattr(backend, "_form", request.param)
+    return request.param
+
+
 def out_of_memory(patch: pytest.MonkeyPatch, message: str = "[malloc] Unable to allocate 14495514624 bytes.") -> None:
     """Computing anything fails as it does where memory runs out."""
 

@@ -7,13 +7,7 @@ import pytest
 
 from ops import adamw, backend, global_norm, move_towards
 
-
-@pytest.fixture(params=["mlx", "onednn"], autouse=True)
-def form(request, monkeypatch):
-    if request.param == "onednn":
-        pytest.importorskip("numba")
-    monkeypatch.setattr(backend, "_form", request.param)
-    return request.param
+pytestmark = pytest.mark.usefixtures("form")
 
 
 def draw(shape, seed):

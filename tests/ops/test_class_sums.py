@@ -10,14 +10,6 @@ from ops import backend
 from ops.class_sums import ClassSums, class_sums
 
 
-@pytest.fixture(params=["mlx", "onednn"])
-def form(request, monkeypatch):
-    if request.param == "onednn":
-        pytest.importorskip("numba")
-    monkeypatch.setattr(backend, "_form", request.param)
-    return request.param
-
-
 def draw(shape, classes, spread=3.0):
     rng = np.random.default_rng(0)
     logits = (rng.standard_normal((*shape, classes)) * spread).astype(np.float32)

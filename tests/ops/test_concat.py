@@ -2,16 +2,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ops import backend
 from ops.concat import concat_channels
-
-
-@pytest.fixture(params=["mlx", "onednn"])
-def form(request, monkeypatch):
-    if request.param == "onednn":
-        pytest.importorskip("numba")
-    monkeypatch.setattr(backend, "_form", request.param)
-    return request.param
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])

@@ -19,14 +19,6 @@ SHAPES_AND_SLOPES = [
 ]
 
 
-@pytest.fixture(params=["mlx", "onednn"])
-def form(request, monkeypatch):
-    if request.param == "onednn":
-        pytest.importorskip("numba")
-    monkeypatch.setattr(backend, "_form", request.param)
-    return request.param
-
-
 def draw(shape, dtype=mx.float32, seed=0):
     rng = np.random.default_rng(seed)
     channels = shape[-1]

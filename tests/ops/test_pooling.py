@@ -1,7 +1,5 @@
 """Both forms against MLX's layers, values and gradients."""
 
-import shutil
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -9,6 +7,8 @@ import pytest
 
 from ops import backend
 from ops.pooling import avg_pool3d, max_pool3d
+from tests.engine.doubles import needs_compiler
+from tests.ops.convolution_checks import draw
 
 # shape, kernel, stride, padding
 CASES = [
@@ -20,26 +20,14 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=["mlx", "onednn"])
-def form(request, monkeypatch):
-    if request.param == "onednn":
-        pytest.importorskip("numba")
-    monkeypatch.setattr(backend, "_form", request.param)
-    return request.param
-
-
-def normal(shape, seed):
-    return mx.array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
 @pytest.mark.parametrize(("pool", "layer"), [(max_pool3d, nn.MaxPool3d), (avg_pool3d, nn.AvgPool3d)])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize(("shape", "kernel", "stride", "padding"), CASES)
 def test_equals_mlx_layer(form, shape, kernel, stride, padding, ties, pool, layer):
-    x = normal(shape, 0)
+    x = draw(shape, seed=0)
     x = nn.relu(mx.round(x)) if ties else x
     layer = layer(kernel, kernel if stride is None else stride, padding)
-    g = normal(layer(x).shape, 1)
+    g = draw(layer(x).shape, seed=1)
     ours = mx.vjp(lambda x: pool(x, kernel, stride, padding), [x], [g])
     theirs = mx.vjp(layer, [x], [g])
     np.testing.assert_allclose(ours[0][0], theirs[0][0], atol=1e-6)
@@ -48,7 +36,7 @@ def test_equals_mlx_layer(form, shape, kernel, stride, padding, ties, pool, laye
 
 @pytest.mark.parametrize("pool", [max_pool3d, avg_pool3d])
 def test_bfloat16(form, pool):
-    x = normal((1, 4, 4, 4, 16), 0).astype(mx.bfloat16)
+    x = draw((1, 4, 4, 4, 16), seed=0).astype(mx.bfloat16)
     y = pool(x, 2)
     assert y.dtype == mx.bfloat16
     assert mx.allclose(y.astype(mx.float32), pool(x.astype(mx.float32), 2), rtol=2**-7, atol=2**-7)
@@ -57,7 +45,7 @@ def test_bfloat16(form, pool):
 
 
 def test_maximum_keeps_nan(form):
-    x = normal((1, 4, 4, 4, 16), 0)
+    x = draw((1, 4, 4, 4, 16), seed=0)
     x[0, 0, 1, 0, 3] = mx.nan
     y = max_pool3d(x, 2)
     assert mx.isnan(y[0, 0, 0, 0, 3])
@@ -73,11 +61,11 @@ def test_a_window_of_minus_infinity_shares_among_its_voxels(form):
     assert mx.array_equal(gradient, mx.full(x.shape, 1 / 8))  # not with the padding
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile on a CPU calls g++")
+@needs_compiler
 @pytest.mark.parametrize("pool", [max_pool3d, avg_pool3d])
 def test_compiled_mlx_form_is_the_uncompiled(monkeypatch, pool):
     monkeypatch.setattr(backend, "_form", "mlx")
-    x = mx.round(normal((1, 5, 7, 6, 16), 0))
+    x = mx.round(draw((1, 5, 7, 6, 16), seed=0))
     step = mx.value_and_grad(lambda x: pool(x, 3, 2, 1).square().sum())
     for plain, compiled in zip(step(x), mx.compile(step)(x), strict=True):
         np.testing.assert_allclose(compiled, plain, rtol=1e-6)

@@ -5,8 +5,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from ops import backend
 from ops.upsample import upsample3d
+from tests.ops.convolution_checks import draw
 
 CASES = [
     ((2, 3, 4, 5, 3), (2, 2, 2)),
@@ -16,25 +16,13 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=["mlx", "onednn"])
-def form(request, monkeypatch):
-    if request.param == "onednn":
-        pytest.importorskip("numba")
-    monkeypatch.setattr(backend, "_form", request.param)
-    return request.param
-
-
-def normal(shape, seed):
-    return mx.array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize(("shape", "scale"), CASES)
 def test_equals_mlx_layer(form, shape, scale, mode):
-    x = normal(shape, 0)
+    x = draw(shape, seed=0)
     layer = nn.Upsample(tuple(float(s) for s in scale), mode=mode)
     expected = layer(x)
-    g = normal(expected.shape, 1)
+    g = draw(expected.shape, seed=1)
     ours = mx.vjp(lambda x: upsample3d(x, scale, mode), [x], [g])
     theirs = mx.vjp(layer, [x], [g])
     np.testing.assert_allclose(ours[0][0], theirs[0][0], atol=1e-5)
@@ -49,7 +37,7 @@ def test_linear_by_hand(form):
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_bfloat16_is_float32_rounded_once(form, mode):
-    x = normal((1, 3, 3, 3, 16), 0).astype(mx.bfloat16)
+    x = draw((1, 3, 3, 3, 16), seed=0).astype(mx.bfloat16)
     y = upsample3d(x, 2, mode)
     assert y.dtype == mx.bfloat16
     assert mx.array_equal(y, upsample3d(x.astype(mx.float32), 2, mode).astype(mx.bfloat16))

@@ -52,14 +52,6 @@ def _step(freeze: object = None, steps: int = 10, optim: dict | None = None, com
     return step
 
 
-@pytest.fixture(params=["mlx", "onednn"])
-def form(request, monkeypatch) -> str:
-    if request.param == "onednn":
-        pytest.importorskip("numba")
-    monkeypatch.setattr(backend, "_form", request.param)
-    return request.param
-
-
 def test_what_a_config_says_of_patterns_and_of_a_start(tmp_path: Path) -> None:
     whole = FreezeConfig(patterns=("encoder.*",), thaw_at_step=None, norm_statistics=True)
     assert FreezeConfig.model_validate(["encoder.*"]) == FreezeConfig.model_validate("encoder.*") == whole
