@@ -1,4 +1,4 @@
-"""What several processes found of their cases, brought together in each of them."""
+"""Collects the results of several processes in each of them."""
 
 import base64
 import json
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def collect(group: Group, found: Sequence[T], order: Mapping[str, int], key: str, types: Sequence[type]) -> list[T]:
-    """Return what all processes found, in the order of the cases.
+    """Return the results of all processes, in the order of the cases.
 
     found: dataclasses of the given types, which may hold numbers, text, bytes, arrays, lists, tuples and each other.
-    order: place of a case by its id, which `key` names the attribute of.
+    order: a case's place by its id; the attribute `key` of a result holds the id.
     """
     if group.size == 1:
         return list(found)

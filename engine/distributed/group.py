@@ -1,9 +1,8 @@
 """Several processes that train one network: their group, what they agree on, and how they end together.
 
-`mlx.launch` starts one process a device, and `mx.distributed` carries the messages. Each process takes its share
-of every batch; what they must know of each other passes through `Group`. Whatever runs on a group runs in every
-process in the same order. Messages of `agree` all look alike, so that a process which fails anywhere meets the
-others at their next one, wherever that is.
+`mlx.launch` starts one process for each device, and `mx.distributed` carries the messages. Each process takes its share
+of every batch, and exchanges everything else through `Group`. All processes call a group's methods in the same order.
+All messages of `agree` have one form, so that a process that fails anywhere reaches the others at their next message.
 """
 
 import json
@@ -39,7 +38,7 @@ class GroupError(RuntimeError):
 
 
 class PeerFailed(GroupError):
-    """Another process failed, and said why."""
+    """Another process failed and sent the reason."""
 
 
 class PeerLost(GroupError):
@@ -47,13 +46,13 @@ class PeerLost(GroupError):
 
 
 class _AgreedStop(StopRequested):
-    """All processes know of it."""
+    """A request to stop that all processes know of."""
 
 
 class Group:
-    """The processes that train together; without a communicator this process is alone, and nothing costs anything.
+    """The processes that train together; without a communicator this process is alone, and sends no messages.
 
-    rank   this process' number; 0 is the one that writes
+    rank   this process' number; rank 0 writes the run
     size   number of processes
     """
 
@@ -61,8 +60,8 @@ class Group:
         self._communicator = communicator
         self.rank = 0 if communicator is None else communicator.rank()
         self.size = 1 if communicator is None else communicator.size()
-        self.is_broken = False  # no message can be sent any more
-        self.is_told = False  # all know of the failure that ends them
+        self.is_broken = False  # no more messages can be sent
+        self.is_told = False  # all processes know of the failure that ends them
         self._timeout: float | None = None
         self._waiting: tuple[float, str] | None = None  # since when, for what
         self._peers = Peers([])
@@ -76,10 +75,10 @@ class Group:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What fails within, in one process, ends this context in all of them.
+        """End this context in all processes if it fails in one of them.
 
-        There the error itself is raised, in the others PeerFailed; or StopRequested, where a process gave way to a
-        request to stop and none failed.
+        The process that failed raises its error, the others PeerFailed. If none failed and one raised StopRequested,
+        all raise StopRequested.
         """
         if self.size == 1:
             yield
@@ -96,7 +95,7 @@ class Group:
             self.agree()
 
     def agree(self, error: Exception | None = None) -> None:
-        """Meet the other processes; raise PeerFailed or StopRequested where one of them comes with an error."""
+        """Exchange errors with the other processes; raise PeerFailed or StopRequested where one of them has one."""
         kind = _FINE if error is None else _STOPPED if isinstance(error, StopRequested) else _FAILED
         kinds, texts = self._exchange(kind, "" if error is None else describe(error))
         self.is_told = _FAILED in kinds
@@ -112,7 +111,7 @@ class Group:
             raise _AgreedStop
 
     def is_asked_to_stop(self, stop: StopRequest) -> bool:
-        """Whether any process was asked to stop; then `stop` says so in all of them."""
+        """Return whether any process was asked to stop; then `stop` is set in all of them."""
         if self.size == 1 or stop.is_agreed:
             return stop.requested
         requested = stop.requested
@@ -128,7 +127,7 @@ class Group:
         return False
 
     def leave(self) -> None:
-        """Wait for the others before the end: the launcher kills all as soon as one is gone with an error."""
+        """Wait for the others before the end: the launcher kills all processes once one has ended with an error."""
         if self.size > 1 and not self.is_broken:
             try:
                 self._exchange(_FINE, "")
@@ -136,23 +135,23 @@ class Group:
                 self.is_broken = True
 
     def speaks(self, error: Exception) -> bool:
-        """Whether this process is the one that prints the error: the lowest that is there to do it."""
+        """Return whether this process prints the error: it is the lowest rank that still can."""
         if not isinstance(error, PeerLost):
             return self.rank == 0 or not self.is_told
         if any(self._peers.is_here(rank) and self._peers.is_alive(rank) for rank in range(self.rank)):
-            time.sleep(1)  # until that one has seen who is alive
+            time.sleep(1)  # until that process has checked which others are alive
             return False
         if self.rank > 0 and not self._peers.is_here(0):
-            time.sleep(3)  # the launcher ends this process now, if another one spoke
+            time.sleep(3)  # if another process has printed it, the launcher ends this one now
         return True
 
     def print_error(self, error: Exception, script: str) -> None:
-        """Print why the script ends, with what was noted on the error, in the one process that speaks."""
+        """Print the error with its notes, in the one process that `speaks`."""
         if self.speaks(error):
             say("\n".join([f"{script}: {error}", *getattr(error, "__notes__", [])]), sys.stderr)
 
     def gather_texts(self, text: str) -> list[str]:
-        """The texts of all processes, by rank."""
+        """Return the texts of all processes, by rank."""
         if self.size == 1:
             return [text]
         content = text.encode()
@@ -166,25 +165,21 @@ class Group:
         rows = self._evaluate(self.gather(mx.array(padded)[None]), "the others' results")
         return [bytes(row[: int(n)]).decode() for row, n in zip(rows, lengths, strict=True)]
 
-    def share_text(self, text: str) -> str:
-        """Rank 0's text, in all processes."""
-        return self.gather_texts(text if self.rank == 0 else "")[0]
-
     def share_json(self, value: Any) -> Any:
-        """Rank 0's value, JSON-able, in all processes."""
-        return value if self.size == 1 else json.loads(self.share_text(json.dumps(value)))
+        """Return rank 0's JSON-able value in all processes."""
+        return value if self.size == 1 else json.loads(self.gather_texts(json.dumps(value) if self.writes else "")[0])
 
     def require_same(self, what: str, text: str) -> None:
         """Raise ValueError unless `text` is the same in all processes."""
         texts = self.gather_texts(text)
         if different := [rank for rank, other in enumerate(texts) if other != texts[0]]:
             raise ValueError(
-                f"{what} of rank {', '.join(map(str, different))} is not that of rank 0: {texts[different[0]][:300]} "
-                f"instead of {texts[0][:300]}; give all processes the same files"
+                f"{what} of rank {', '.join(map(str, different))} differs from that of rank 0: "
+                f"{texts[different[0]][:300]} instead of {texts[0][:300]}; give all processes the same files"
             )
 
     def deal(self, items: Sequence[Any]) -> Iterator[Any]:
-        """Yield this process' share of the items, every size-th; before each, all processes meet."""
+        """Yield this process' share of the items, every size-th; all processes call `agree` before each."""
         for start in range(0, len(items), self.size):
             if self.size > 1:
                 self.agree()
@@ -192,7 +187,7 @@ class Group:
                 yield items[start + self.rank]
 
     def undeal(self, rows: Sequence[Any]) -> list[Any]:
-        """Numbers of the items that `deal` gave to each process, JSON-able, in the order of all items."""
+        """Return all processes' rows, one for each item that `deal` gave them, in the order of the items."""
         if self.size == 1:
             return list(rows)
         shares = [json.loads(text) for text in self.gather_texts(json.dumps(np.asarray(rows).tolist()))]
@@ -202,14 +197,14 @@ class Group:
     def gather(self, x: mx.array) -> mx.array:
         """Join (n, ...) of all processes to (n * size, ...), by rank.
 
-        A function of the result has, in each process, the gradient through this process' part alone: the gradients
-        of one loss that all compute have to be summed, which `sum_gradients` does.
+        The gradient of a function of the result is, in each process, that through its own part. All processes compute
+        one loss; `sum_gradients` adds up their gradients.
         """
         return x if self.size == 1 else mx.distributed.all_gather(x, group=self._communicator)
 
     @cached_property
     def gather_for_all(self) -> Any:
-        """As `gather`, where each process goes on to something else with the result: gradients of all flow back."""
+        """Do as `gather`, for results that each process uses differently: the gradients of all flow back."""
 
         @mx.custom_function
         def gather(x: mx.array) -> mx.array:
@@ -224,7 +219,7 @@ class Group:
         return gather
 
     def sum_gradients(self, gradients: Any, statistics: Mapping[str, mx.array]) -> tuple[Any, dict[str, mx.array]]:
-        """Return the sum of the processes' gradients, and the mean of their statistics, in few large messages."""
+        """Return the sum of the processes' gradients and the mean of their statistics, in few large messages."""
         if self.size == 1:
             return gradients, dict(statistics)
         trees = {"gradients": gradients, "statistics": dict(statistics)}
@@ -241,7 +236,7 @@ class Group:
         return tree_unflatten([(name, means[i]) for i, name in enumerate(names)])
 
     def broadcast(self, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
-        """Rank 0's arrays, in all processes, which hold arrays of the same names, shapes and dtypes."""
+        """Return rank 0's arrays in all processes; all pass arrays of the same names, shapes and dtypes."""
         if self.size == 1:
             return dict(arrays)
         sent = {name: a if self.rank == 0 else mx.zeros_like(a) for name, a in sorted(arrays.items())}
@@ -251,9 +246,9 @@ class Group:
         return received
 
     def seed_step(self, seed: int, step: int) -> None:
-        """Give this process random numbers of its own for the step, a function of seed, step and rank.
+        """Seed this process' random numbers for the step from seed, step and rank.
 
-        Equal ones would drop the same channels in every process. A process that is alone keeps its sequence.
+        With equal numbers every process would drop the same channels. A process that is alone keeps its sequence.
         """
         if self.size > 1:
             high, low = np.random.SeedSequence([seed, step, self.rank]).generate_state(2).tolist()
@@ -261,7 +256,7 @@ class Group:
 
     @contextmanager
     def watchdog(self, timeout_seconds: float) -> Iterator[None]:
-        """Within, a process that waits for the others longer than this ends, with a message."""
+        """End the process, with a message, if it waits for the others longer than this within the context."""
         self._timeout = timeout_seconds
         ended = threading.Event()
         if self.size > 1:
@@ -274,7 +269,7 @@ class Group:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Marks a wait for the other processes. An error within leaves them waiting: the group is broken then."""
+        """Mark a wait for the other processes; an error within leaves them waiting, and breaks the group."""
         if self.size == 1:
             yield
             return
@@ -287,14 +282,14 @@ class Group:
             if "connection to a peer" not in str(error):
                 raise
             if self._timeout is not None and time.monotonic() - began >= self._timeout:
-                os._exit(STALLED)  # another process' watchdog was first, and said it
+                os._exit(STALLED)  # another process' watchdog was first, and printed the message
             raise PeerLost(f"{self._describe_loss()} (noticed waiting for {what})") from None
         finally:
             self._waiting = None
 
     def _watch(self, ended: threading.Event) -> None:
         assert self._timeout is not None
-        # One after the other, so that one alone speaks: its end breaks the connections of the others.
+        # The ranks' limits differ, so that only one prints: its end breaks the others' connections.
         limit = self._timeout + 3 * self.rank
         while not ended.wait(min(1.0, limit / 4)):
             waiting = self._waiting
@@ -308,13 +303,13 @@ class Group:
                 os._exit(STALLED)
 
     def _describe_loss(self) -> str:
-        time.sleep(0.3)  # until whoever died is seen as dead
+        time.sleep(0.3)  # until the system reports an ended process as ended
         others = [rank for rank in range(self.size) if rank != self.rank]
         dead = [f"rank {rank} ({self._peers.addresses[rank]})" for rank in others if not self._peers.is_alive(rank)]
         return f"lost the connection: {', '.join(dead)} ended" if dead else "lost the connection to another process"
 
     def _exchange(self, kind: int, text: str) -> tuple[list[int], list[str]]:
-        """The kinds and texts of all processes; long texts are cut."""
+        """Return the kinds and texts of all processes; long texts are cut."""
         content = text.encode()[: _MESSAGE_BYTES - 1]
         message = np.frombuffer(bytes([kind]) + content.ljust(_MESSAGE_BYTES - 1, b"\0"), np.uint8)
         rows = self._evaluate(self.gather(mx.array(message)[None]), "the other processes")
@@ -331,9 +326,9 @@ ALONE = Group()
 
 
 def join_group() -> Group:
-    """The group that mlx.launch, or another launcher, started this process in; ALONE without one.
+    """Return the group in which mlx.launch or another launcher started this process; ALONE without a launcher.
 
-    Raises ValueError where this process was started as one of several that don't find each other.
+    Raises ValueError where the processes of a group don't find each other.
     """
     ranks = [os.environ[name] for name in _RANK_VARIABLES if name in os.environ]
     if not ranks:
@@ -350,13 +345,13 @@ def join_group() -> Group:
 
 
 def describe(error: Exception) -> str:
-    """An error as text, with what was noted on it; the type's name for errors that are no user's mistake."""
+    """Return an error and its notes as text, with its type's name unless it is a user's mistake."""
     text = "\n".join([str(error), *getattr(error, "__notes__", [])])
     return text if isinstance(error, ValueError | OSError | RuntimeError) else f"{type(error).__name__}: {text}"
 
 
 def set_up_logging(group: Group) -> None:
-    """Rank 0 tells what happens; the others speak of what needs attention, with their number."""
+    """Log everything in rank 0, and in the others warnings with their rank."""
     head = "" if group.size == 1 or group.rank == 0 else f"rank {group.rank}: "
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PrintableFormatter(f"%(asctime)s {head}%(message)s", datefmt="%H:%M:%S"))
@@ -365,5 +360,5 @@ def set_up_logging(group: Group) -> None:
 
 
 def running_statistics(parameters: Iterable[tuple[str, mx.array]]) -> dict[str, mx.array]:
-    """Those of flat parameters that batch norm measures and no gradient moves."""
+    """Return those flat parameters that batch norms measure and no gradient changes."""
     return {name: a for name, a in parameters if name.rpartition(".")[2].startswith("running_")}
