@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import machine  # noqa: F401  # it tells how to start where packages are missing
+import machine  # noqa: F401  # prints how to start where packages are missing
 from machine.terminal import say
 
 
@@ -30,19 +30,19 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     what.add_argument("--compare", metavar="DIR", help="compare the cells of a sweep's folder (docs/ablations.md)")
     add = parser.add_argument
-    add("--checkpoint", metavar="last|best|PATH", help="default: last; best was chosen by the validation cases")
+    add("--checkpoint", metavar="last|best|PATH", help="default: last; the validation cases chose best")
     add("--split", choices=("train", "val", "test", "all"), default="val", help="default: val")
     add("--images", metavar="FOLDER", help="predict a folder's volumes or clips, or a file, without labels")
-    add("--baseline", metavar="DIR", help="a classification run, evaluated on the split, whose scores are set beside")
+    add("--baseline", metavar="DIR", help="a classification run evaluated on the split, to compare with")
     add("--mc-dropout", type=int, metavar="N", help="predict the mean of N draws of the network by its dropout layers")
     add("--output", metavar="FOLDER", help="default: eval/SPLIT in the run's folder, with _mc_dropout or _ensemble")
     add("--export", metavar="FILE.zip", help="evaluate nothing: pack config, weights and metrics into one file")
     add("--licence", metavar="TEXT", help="of the pack, e.g. CC-BY-4.0 (default: unspecified)")
-    keys = "config keys to set: where the data and their labels lie, how prediction runs (docs/configs.md lists them); "
+    keys = "config keys to set, for the places of data and labels and for prediction (docs/configs.md lists them); "
     keys += "e.g. data.root=ELSEWHERE evaluate.overlap=0.25"
     add("overrides", nargs="*", metavar="key.path=value", help=keys)
     arguments = parser.parse_intermixed_args(argv)
-    if arguments.run:  # which takes all words up to the next option
+    if arguments.run:  # nargs="+" takes all words up to the next option
         first, *more = arguments.run
         arguments.run = [first, *(word for word in more if not _is_override(word))]
         arguments.overrides += filter(_is_override, more)
@@ -50,7 +50,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _is_override(word: str) -> bool:
-    """Whether a word is key.path=value rather than a folder, whose name may hold an = too."""
+    """Return whether a word is key.path=value and not a folder, whose name may contain = too."""
     key, sign, _ = word.partition("=")
     return bool(sign) and "/" not in key and not Path(word).exists()
 
@@ -73,11 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with group.together():
             pack, licence = arguments.export, arguments.licence
             if (licence and not pack) or (pack and arguments.images):
-                what = "--export stands alone but for --checkpoint and --licence"
-                raise ValueError(f"{what}, and --licence goes with --export")
+                raise ValueError("--export goes only with --checkpoint and --licence, and --licence only with --export")
             if pack and (len(arguments.run) > 1 or arguments.mc_dropout):
                 raise ValueError("--export packs one run, without --mc-dropout")
-            import engine.config  # noqa: F401  # a run's config is checked against all that is registered
+            import engine.config  # noqa: F401  # registers what a run's config may name
 
             runs = open_trained(arguments.run, arguments.checkpoint, arguments.overrides)
             if pack:

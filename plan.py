@@ -7,7 +7,7 @@ python plan.py PATH --from runs/RUN > configs/mine.yaml
 import argparse
 import sys
 
-import machine  # noqa: F401  # it tells how to start where packages are missing
+import machine  # noqa: F401  # prints how to start where packages are missing
 from machine.terminal import say
 
 
@@ -16,14 +16,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(
         description="Measure the data set at PATH and print a config for it: spacing, patch, network, batch size "
-        "and the rest, each with its reason. Redirect it into a file, and train with that."
+        "and the rest, each with its reason. Redirect it into a file, and train with that file."
     )
     add_reading_arguments(parser)
     parser.add_argument(
         "--memory",
         type=_gigabytes,
         metavar="GB",
-        help="that training may take, by estimate (default: what MLX may take on a GPU, 4 on a CPU)",
+        help="memory for training, estimated (default: on a GPU MLX's limit, on a CPU 4)",
     )
     parser.add_argument(
         "--from", dest="start", metavar="RUN", help="plan to fine-tune this run, a folder that train.py wrote or a pack"
@@ -32,7 +32,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def default_memory_gb() -> float:
-    """What training may take of this device: on a GPU what MLX may, on a CPU 4 GB, or less where there is less."""
+    """Return the memory for training on this device: on a GPU MLX's limit, on a CPU 4 GB or all of a smaller one."""
     from ops import memory
 
     limit_gb = memory.default_limit()[0] / 1e9
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     if survey.remarks:
         hint = f"python -m planning.inspect {arguments.path} names them"
         count = f"{len(survey.remarks)} {'thing is' if len(survey.remarks) == 1 else 'things are'}"
-        say(f"plan.py: {count} worth a look: {hint}", sys.stderr)
+        say(f"plan.py: {count} worth checking: {hint}", sys.stderr)
     return 0
 
 

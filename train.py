@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-import machine  # noqa: F401  # it tells how to start where packages are missing
+import machine  # noqa: F401  # prints how to start where packages are missing
 from machine.terminal import say
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train a 3-D CNN from a config. Ctrl-C, SIGTERM, or a file STOP in the run's folder end it "
-        "after the current step, saved; --resume goes on from there.",
+        "after the current step, saved; --resume continues from there.",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/")
     parser.add_argument(
@@ -32,7 +32,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="check config and data, run one step, print parameters, dropout layers, memory and time, "
         "write batch.png, and stop",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
     parser.add_argument(
         "--only", metavar="PATTERN", help="of a sweep: the cells, or CELL/SEED, that match, e.g. '*rate=0.2*/seed0'"
     )
@@ -42,7 +42,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 where the run failed, 2 for a user's mistake, 130 or 143 after a signal."""
     arguments = parse_arguments(argv)
-    from engine.config import load_config  # here, so that --help and a config's mistakes are told at once
+    from engine.config import load_config  # here, so that --help and a config's mistakes appear at once
     from engine.distributed.group import ALONE, GroupError, join_group, set_up_logging
     from engine.runs.precision import set_up_device, settle_training
 
@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(config: "Config", is_dry: bool, only: str | None, group: "Group") -> int:
-    """Train what the config says, or say what there is to do; return the exit code."""
-    from data.files.errors import FileProblem  # after the config was read: these take seconds to import
+    """Train the run or sweep, or print what it takes; return the exit code."""
+    from data.files.errors import FileProblem  # after reading the config: these take seconds to import
     from data.splits import count_validation_cases
     from engine.train import begin, dry_run
     from engine.training.loop import NonFiniteError

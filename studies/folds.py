@@ -1,9 +1,9 @@
-"""Cross-validation: the evaluations of several folds' runs, pooled as one.
+"""Pools the evaluations of a cross-validation's runs.
 
 python -m studies.folds RUN RUN ... [--split val] [--baseline cases.csv] [--json FILE]
 
-Every case is predicted by the one run that has not seen it. Folds are no repetitions: the interval, over cases or
-groups, says nothing of how another seed would have trained.
+Each case is predicted by the one run that was not trained on it. Folds are not repetitions: the interval is over cases
+or groups, and does not include the effect of another seed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def pool_folds(
     baseline: str | Path | None = None,
     num_samples: int = NUM_SAMPLES,
 ) -> dict[str, Any]:
-    """The runs' pooled scores, as in an evaluation's metrics.json, with "folds": {run: its own value}.
+    """Return the runs' pooled scores, as in an evaluation's metrics.json, with "folds": {run: its own value}.
 
     folders: of runs evaluated on `split`, no case in two of them. baseline: a cases.csv with a prediction of
     every case, for classification. Raises ValueError where runs do not fit together or are not evaluated.
@@ -61,14 +61,14 @@ def _check_fit(tables: dict[str, CaseRows]) -> None:
     for name, table in tables.items():
         if table.rows[0].keys() != first.rows[0].keys():
             raise ValueError(
-                f"{name}: its cases.csv has other columns than {next(iter(tables))}'s: another task, or evaluated by "
-                "another version"
+                f"{name}: its cases.csv has other columns than that of {next(iter(tables))}: they differ in task or in "
+                "the version that evaluated them"
             )
         for case in sorted({row["case"] for row in table.rows}):
             if case in seen:
                 raise ValueError(
-                    f"case {case} is in {seen[case]} and in {name}: folds share none; give runs that differ in "
-                    "data.fold alone"
+                    f"case {case} is in {seen[case]} and in {name}: folds share no case; give runs that differ only in "
+                    "data.fold"
                 )
             seen[case] = name
 

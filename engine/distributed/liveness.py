@@ -1,4 +1,4 @@
-"""Where the processes of a group run, and whether those of this machine still do."""
+"""Where the processes of a group run, and whether those on this machine are alive."""
 
 import os
 import socket
@@ -8,19 +8,20 @@ from machine.processes import when_started
 
 
 def own_address() -> str:
+    """Return this process as host:number."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class Peers:
-    """The processes of a group, by rank, of which each has told its `own_address`."""
+    """The processes of a group, by the `own_address` of each rank."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self.addresses = list(addresses)
 
     def is_here(self, rank: int) -> bool:
-        """Whether it runs on this machine."""
+        """Return whether the process runs on this machine."""
         return self.addresses[rank].rpartition(":")[0] == socket.gethostname()
 
     def is_alive(self, rank: int) -> bool:
-        """Whether a process of this machine runs; those of others are taken to."""
+        """Return whether a process of this machine is alive; processes on other machines count as alive."""
         return not self.is_here(rank) or when_started(int(self.addresses[rank].rpartition(":")[2])) is not None

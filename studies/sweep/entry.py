@@ -1,9 +1,9 @@
-"""Runs a script for a study, and ends it when the study is gone.
+"""Runs a script for a study, and ends it when the study's process ends.
 
 python studies/sweep/entry.py train.py --config ...
 
-Standard input is a pipe that the study's process holds open: its end, however it came about, reads as SIGTERM here, on
-which training finishes its step and saves.
+Standard input is a pipe that the study's process holds open. When that process ends, for whatever reason, this one
+sends itself SIGTERM, on which training finishes its step and saves.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def follow(descriptor: int) -> None:
-    """Send this process SIGTERM once the pipe is closed at its other end."""
+    """Send this process SIGTERM once the other end of the pipe is closed."""
     while os.read(descriptor, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

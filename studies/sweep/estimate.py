@@ -1,4 +1,4 @@
-"""What a sweep consists of and how long it will take, before it runs."""
+"""Lists a sweep's cells and estimates how long it takes, before it runs."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ _log = logging.getLogger("mlx_volumes")
 
 @dataclass(frozen=True)
 class Pace:
-    """What a rehearsal of a run measured."""
+    """The measurements of a run's rehearsal."""
 
     budget: Budget
     step_seconds: float
@@ -35,7 +35,7 @@ class Pace:
     num_cases: Mapping[str, int]  # by split
 
     def seconds_of(self, config: Config, train_cases: int) -> float:
-        """What the whole run takes: steps, validations, evaluations; reading, writing and starting are left out."""
+        """Return the seconds of a whole run: steps, validations and evaluations, without reading, writing and start."""
         validations = -(-self.budget.total_steps // self.budget.validate_every)
         val = self.num_cases["val"]
         cases = validations * min(config.evaluate.validation_cases or val, val)
@@ -44,7 +44,7 @@ class Pace:
 
 
 def rehearse_run(config: Config) -> Pace:
-    """Measure what a run of the config would take, by two steps and the validation of one case.
+    """Measure two steps and the validation of one case, to estimate the time of a run.
 
     Raises ValueError where there is no case to validate with.
     """
@@ -64,10 +64,10 @@ def rehearse_run(config: Config) -> Pace:
 
 
 def list_sweep(config: Config, only: str | None = None, rehearsed: Callable[[Config], Pace] = rehearse_run) -> str:
-    """Return a table of the cells and the time that is left; nothing is written into the sweep's folder.
+    """Return a table of the cells and the time left; write nothing into the sweep's folder.
 
-    Times are those of finished runs; where a network has none, `rehearsed` measures it, once for all cells that
-    differ in rates and places of dropout alone. Raises ValueError as `run_sweep` does.
+    Times are those of finished runs. Where a network has none, `rehearsed` measures it, once for all cells that differ
+    only in rates and places of dropout. Raises ValueError as `run_sweep` does.
     """
     plan = make_plan(config)
     chosen = plan.select(only)
@@ -108,7 +108,7 @@ def _seconds_by_network(
 
 
 def _network(config: Config) -> str:
-    """Equal for runs that take as long as each other: they differ in seed, fold, and rate or places of dropout."""
+    """Return a text that is equal for runs that differ only in seed, fold, and rate or places of dropout."""
     tree: dict[str, Any] = config.model_dump(mode="json", exclude={"name", "seed"})
     del tree["data"]["fold"]
     tree["model"]["args"]["dropout"] = tree["model"]["args"]["dropout"]["kind"]
@@ -116,7 +116,7 @@ def _network(config: Config) -> str:
 
 
 def _layers(table: Sequence[DropoutRow]) -> str:
-    """The dropout layers in short: "4 channel 0.2 in encoder, decoder"."""
+    """Return the dropout layers in short: "4 channel 0.2 in encoder, decoder"."""
     groups: dict[tuple[str, float], list[str]] = {}
     for row in table:
         groups.setdefault((row.kind, row.rate), []).append(row.place)

@@ -15,7 +15,7 @@ from studies.sweep.plan import PlannedRun, SweepPlan, describe
 
 
 def record(plan: SweepPlan) -> None:
-    """Write sweep.json and config.yaml; raises ValueError as `check_unchanged` does."""
+    """Write sweep.json and config.yaml; raise ValueError as `check_unchanged` does."""
     check_unchanged(plan)
     folder = RunFolder(plan.folder)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def record(plan: SweepPlan) -> None:
 
 
 def check_unchanged(plan: SweepPlan) -> None:
-    """Raise ValueError where the folder holds a run, or another sweep than this one or a part of it."""
+    """Raise ValueError where the folder holds a run, or a sweep that is neither this one nor a part of it."""
     folder = RunFolder(plan.folder)
     if not folder.exists():
         return
@@ -50,7 +50,7 @@ def check_unchanged(plan: SweepPlan) -> None:
 
 
 def _lost(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What the plan before held, and the one of now does not: a line each."""
+    """Return a line for each thing in the earlier plan that the present one lacks."""
     lines = []
     if before["train_cases"] != now["train_cases"]:
         lines.append(f"sweep.train_cases: {before['train_cases']} -> {now['train_cases']}")
@@ -66,20 +66,20 @@ def _lost(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def is_finished(plan: SweepPlan, run: PlannedRun) -> bool:
-    """Whether nothing is left to do for the run."""
+    """Return whether the run is trained and evaluated."""
     folder = RunFolder(plan.folder / run.folder)
     return is_trained(run, folder) and all(is_evaluated(folder, split) for split in plan.splits)
 
 
 def is_trained(run: PlannedRun, folder: RunFolder) -> bool:
-    """Whether the run came to the end of its budget, or stopped early as its config wants, with nothing left to do."""
+    """Return whether the run's training is complete: at the end of its budget, or stopped early by its config."""
     last = folder.checkpoints / "last"
     if not folder.exists() or not last.exists():
         return False
     try:
         position = Position.from_json(read_state(last)["position"])
     except CheckpointError:
-        return False  # training falls back to the one before
+        return False  # training then continues from the checkpoint before
     batches = len(folder.read_json("splits")["train"]) // run.config.train.batch_size
     length = Budget.of(run.config, batches)
     if recalibration_is_due(run.config, length, position):
@@ -88,15 +88,15 @@ def is_trained(run: PlannedRun, folder: RunFolder) -> bool:
 
 
 def is_evaluated(folder: RunFolder, split: str) -> bool:
-    """Whether the split was evaluated, by the last checkpoint, with no case failed."""
-    if not (folder.evaluation(split) / "report.html").exists():  # which is written last
+    """Return whether the split was evaluated with the last checkpoint and no case failed."""
+    if not (folder.evaluation(split) / "report.html").exists():  # it is written last
         return False
     metrics = read_metrics(folder.evaluation(split))
     return not metrics["failed"] and metrics["checkpoint"]["step"] == int((folder.checkpoints / "last").resolve().name)
 
 
 def seconds_taken(folder: RunFolder, splits: tuple[str, ...]) -> float:
-    """What a finished run took: training, validation and evaluations, without the start of its processes."""
+    """Return the seconds of a finished run: training, validation and evaluations, without starting its processes."""
     last = folder.read_metrics()[-1]
     evaluations = [read_metrics(folder.evaluation(split)) for split in splits]
     evaluating = sum(metrics["seconds_per_case"] * metrics["num_cases"] for metrics in evaluations)

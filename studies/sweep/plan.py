@@ -1,4 +1,4 @@
-"""From a config with a `sweep:` section to its runs, each one checked before any begins."""
+"""Plans the runs of a config with a `sweep:` section, and checks all of them before the first one begins."""
 
 import json
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ from models.layers.dropout import DropoutRow, dropout_table, kept_shares
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting of a sweep, and the dropout layers that its network really has.
+    """One setting of a sweep, and the dropout layers of the network that it builds.
 
-    kept: the expected share of channels (of voxels, for element) that each path keeps, as `kept_shares` says
+    kept: the expected share of channels (of voxels, for element) that each path keeps, as `kept_shares` returns it
     """
 
     name: str
@@ -40,13 +40,13 @@ class PlannedRun:
     seed: int
     fold: int
     folder: str  # below the sweep's
-    overrides: tuple[str, ...]  # what makes the sweep's config this run's
+    overrides: tuple[str, ...]  # which turn the sweep's config into this run's
     config: Config
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep consists of: its cells in their order, its runs in the order in which they are trained."""
+    """A sweep's cells in the config's order, and its runs in the order of training."""
 
     config: Config
     sweep: SweepConfig
@@ -71,9 +71,9 @@ class SweepPlan:
         return ("val", "train") if self.sweep.train_cases else ("val",)
 
     def select(self, pattern: str | None) -> list[PlannedRun]:
-        """The runs whose folder, or cell, matches the shell pattern, in order; all for None.
+        """Return the runs whose folder or cell matches the shell pattern, in order; all for None.
 
-        Raises ValueError where none does.
+        Raises ValueError where none matches.
         """
         if pattern is None:
             return self.runs
@@ -87,9 +87,9 @@ class SweepPlan:
 def make_plan(config: Config) -> SweepPlan:
     """Return the plan of a config that has a `sweep:` section.
 
-    Runs come in blocks of one fold and seed, the cells of each shuffled by `sweep.order_seed`: what the machine
-    does besides falls on all cells alike, and a sweep that is stopped has whole blocks to compare. A cell that
-    trains exactly what an earlier one does is run as that one.
+    Runs come in blocks of one fold and seed, and `sweep.order_seed` shuffles the cells of each block: other work on the
+    machine then affects all cells equally, and a stopped sweep has whole blocks to compare. A cell that trains exactly
+    what an earlier cell trains uses that cell's runs.
 
     Raises ConfigError, naming the cell and the dotted path, where a run's config doesn't fit the schema.
     """
@@ -139,11 +139,11 @@ def _blocks(
 
 
 def _what_is_trained(config: Config, table: list[DropoutRow]) -> str:
-    """Equal for configs under which training is the same, number for number.
+    """Return a text that is equal for configs under which training is the same, number for number.
 
-    Of dropout, what its layers do counts: a rate of 0 draws nothing, and the pooled features before a head have
-    one value a channel, so that both kinds draw the same masks there. After a norm is after the activation where that
-    is a (leaky) ReLU.
+    Dropout counts by what its layers do: a rate of 0 draws nothing, and both kinds draw the same masks for the pooled
+    features before a head, which have one value per channel. After a norm is the same as after the activation where
+    that is a (leaky) ReLU.
     """
     rest = config.model_dump(mode="json")
     del rest["name"]
@@ -155,7 +155,7 @@ def _what_is_trained(config: Config, table: list[DropoutRow]) -> str:
 
 
 def no_validation(folder: str, config: Config) -> ValueError:
-    """The mistake of a run that would have no case to be scored on."""
+    """Return the error of a run that has no case to be scored on."""
     split = config.data.split
     how = f"ratio={list(split.ratio)}" if split.kind == "ratio" else f"kind={split.kind}"
     return ValueError(
@@ -165,7 +165,7 @@ def no_validation(folder: str, config: Config) -> ValueError:
 
 
 def describe(plan: SweepPlan) -> dict[str, Any]:
-    """What sweep.json says."""
+    """Return the contents of sweep.json."""
     config, sweep = plan.config, plan.sweep
     cells = [
         {

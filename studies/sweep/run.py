@@ -1,4 +1,4 @@
-"""Runs a sweep: every cell as a run of its own, trained and evaluated by the scripts that train any run."""
+"""Runs a sweep: train.py and evaluate.py train and evaluate each of its runs, in a process of its own."""
 
 import logging
 import re
@@ -19,13 +19,7 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest, StopRequested
 from engine.training.dry_run import format_seconds
 from studies.case_rows import read_metrics
-from studies.sweep.folder import (
-    check_unchanged,
-    is_evaluated,
-    is_finished,
-    is_trained,
-    record,
-)
+from studies.sweep.folder import check_unchanged, is_evaluated, is_finished, is_trained, record
 from studies.sweep.plan import PlannedRun, SweepPlan, make_plan, no_validation
 
 _log = logging.getLogger("mlx_volumes")
@@ -38,21 +32,21 @@ _PATIENCE_SECONDS = 120.0  # for a run whose sweep was killed to finish its step
 
 
 class RunFailed(Exception):
-    """A run could not be trained or evaluated; says why, and where its log is."""
+    """A run could not be trained or evaluated; the message gives the reason and its log."""
 
 
 def run_sweep(
     config: Config, only: str | None = None, count_validation_cases: Callable[[Config], int] | None = None
 ) -> int:
-    """Train and evaluate the runs of the sweep that are not finished, or those of them that match `only`.
+    """Train and evaluate the unfinished runs of the sweep, or those of them that match `only`.
 
-    Returns the exit code: 0, 1 where a run failed, 130 or 143 after a signal. A request to stop ends the sweep after
-    the current step, saved; the same call goes on from there.
+    Return the exit code: 0, 1 where a run failed, 130 or 143 after a signal. A request to stop ends the sweep after the
+    current step, saved; the same call continues from there.
 
-    count_validation_cases: says of a run's config how many labelled cases validation would have.
+    count_validation_cases: returns the number of a config's labelled validation cases.
 
-    Raises ValueError where the plan doesn't fit the schema or what is in the folder, where a run would have no case
-    to be scored on, and where another process works on the sweep.
+    Raises ValueError where the plan doesn't fit the schema or the folder, where a run has no case to be scored on, and
+    where another process works on the sweep.
     """
     plan = make_plan(config)
     chosen = plan.select(only)
@@ -67,7 +61,7 @@ def run_sweep(
             with stop:
                 _run_all(plan, chosen, failed, stop, lock)
         except StopRequested:
-            _log.info("stopped by %s; the same command goes on from here", stop.reason)
+            _log.info("stopped by %s; the same command continues from here", stop.reason)
         stop.stop_file.unlink(missing_ok=True)
     if failed:
         _log.error(
@@ -77,7 +71,7 @@ def run_sweep(
 
 
 def _require_validation(runs: Sequence[PlannedRun], count: Callable[[Config], int]) -> None:
-    """Raise ValueError for the first run without validation cases, of which its score would be."""
+    """Raise ValueError for the first run without validation cases to be scored on."""
     seen: set[str] = set()
     for run in runs:
         key = run.config.model_dump_json(include={"task", "data"})
@@ -87,7 +81,7 @@ def _require_validation(runs: Sequence[PlannedRun], count: Callable[[Config], in
 
 
 def _run_all(plan: SweepPlan, runs: Sequence[PlannedRun], failed: list[str], stop: StopRequest, lock: int) -> None:
-    """Finish the runs one by one; `failed` takes up the folders of those that could not be."""
+    """Finish the runs one by one; add the folders of those that fail to `failed`."""
     waiting = [run for run in runs if not is_finished(plan, run)]
     done = len(runs) - len(waiting)
     _log.info("%s: %d of %d runs are finished, %d to go", plan.folder, done, len(runs), len(waiting))
@@ -118,7 +112,7 @@ def _run_all(plan: SweepPlan, runs: Sequence[PlannedRun], failed: list[str], sto
 
 
 def _finish(plan: SweepPlan, run: PlannedRun, stop: StopRequest, lock: int, show: Callable[[str], Any]) -> None:
-    """Do what is left of the run: train it to its end, evaluate its last checkpoint."""
+    """Complete the run: train it to its end, and evaluate its last checkpoint."""
     folder = RunFolder(plan.folder / run.folder)
 
     def execute(*arguments: str) -> None:
@@ -141,9 +135,10 @@ def _finish(plan: SweepPlan, run: PlannedRun, stop: StopRequest, lock: int, show
 
 
 def _execute(arguments: Sequence[str], log: Path, stop: StopRequest, lock: int, show: Callable[[str], Any]) -> int:
-    """Run one of the scripts, its output added to `log`; return its exit code. A request to stop is passed on.
+    """Run a script, append its output to `log`, and return its exit code; pass on a request to stop.
 
-    It is in a session of its own, so that Ctrl-C reaches it but once, through us; see also `studies/sweep/entry.py`.
+    The script has a session of its own, so that Ctrl-C reaches it only once, through this process; see also
+    `studies/sweep/entry.py`.
     """
     script, *rest = arguments
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +155,7 @@ def _execute(arguments: Sequence[str], log: Path, stop: StopRequest, lock: int, 
         )
     assert process.stdin is not None
     is_told = False
-    with process.stdin:  # its end ends the process, whatever happens here
+    with process.stdin:  # the script ends when this closes, even after an error here
         while True:
             try:
                 return process.wait(_LOOK_EVERY_SECONDS)
@@ -172,7 +167,7 @@ def _execute(arguments: Sequence[str], log: Path, stop: StopRequest, lock: int, 
 
 
 def _last_line(log: Path) -> str:
-    """The last line of a log that holds anything, without its time of day; of a command its script alone."""
+    """Return the last line of a log that is not empty, without its time; of a command only the script."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").split("\n")
@@ -181,7 +176,7 @@ def _last_line(log: Path) -> str:
 
 
 def _score(plan: SweepPlan, run: PlannedRun) -> str:
-    """The sweep's metric, as the evaluation of the run found it."""
+    """Return the sweep's metric and its value in the evaluation of the run."""
     metric = plan.config.checkpoint.metric
     value: Any = read_metrics(RunFolder(plan.folder / run.folder).evaluation("val"))
     for key in metric.split("."):

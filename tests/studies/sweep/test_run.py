@@ -100,7 +100,7 @@ def test_an_interrupt_is_passed_on_and_the_same_call_goes_on(tmp_path, orders, c
     before = signal.getsignal(signal.SIGINT)
     assert run_sweep(config) == 130
     assert signal.getsignal(signal.SIGINT) is before
-    assert "stopped by SIGINT; the same command goes on from here" in caplog.text
+    assert "stopped by SIGINT; the same command continues from here" in caplog.text
     none = config.run_folder / "kind=none" / "seed0"
     assert (none / "checkpoints" / "last").resolve().name == "2"  # saved after the step
     assert not (none / "eval").exists()
