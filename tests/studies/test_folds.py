@@ -102,7 +102,7 @@ def test_folds_that_share_a_case_or_mix_tasks_are_refused(tmp_path: Path) -> Non
     folds = [write_run(tmp_path / "a", rows), write_run(tmp_path / "b", rows)]
     with pytest.raises(ValueError, match=r"case 1 is in .*a and in .*b: folds share no case"):
         pool_folds(folds)
-    with pytest.raises(ValueError, match="another task"):
+    with pytest.raises(ValueError, match="they differ in task"):
         pool_folds([folds[0], write_run(tmp_path / "c", [organ("2", "liver", 0.3)])])
 
 
