@@ -18,15 +18,12 @@ def check(*overrides: str, task: str = "classification") -> Any:
     return check_config(apply_overrides(tree, list(overrides)), "test")
 
 
-def test_loss_and_score_follow_the_task() -> None:
+def test_loss_and_score_follow_the_task_and_what_is_set_is_kept() -> None:
     config = check()
     assert (config.loss.name, config.checkpoint.metric) == ("cross_entropy", "auc")
     assert check(SEVERAL).loss.name == "binary_cross_entropy"
     config = check(task="segmentation")
     assert (config.loss.name, config.checkpoint.metric) == ("dice_ce", "dice.mean")
-
-
-def test_what_is_set_is_kept() -> None:
     config = check("loss={name: focal, class_weights: balanced}", "checkpoint.metric=accuracy", "train.mixup_alpha=0.2")
     assert (config.loss.name, config.loss.class_weights) == ("focal", "balanced")
     assert (config.checkpoint.metric, config.train.mixup_alpha) == ("accuracy", 0.2)

@@ -11,7 +11,7 @@ from engine.config import check_config
 KIND, RATE, PLACES = (f"model.args.dropout.{key}" for key in ("kind", "rate", "places"))
 
 
-def test_a_grid_gives_every_combination() -> None:
+def test_a_grid_gives_every_combination_of_values_that_may_be_named() -> None:
     sweep = SweepConfig(grid={KIND: ["element", "channel"], RATE: [0.1, 0.2]})
     assert sweep.settings() == {
         "kind=element,rate=0.1": {KIND: "element", RATE: 0.1},
@@ -19,9 +19,13 @@ def test_a_grid_gives_every_combination() -> None:
         "kind=channel,rate=0.1": {KIND: "channel", RATE: 0.1},
         "kind=channel,rate=0.2": {KIND: "channel", RATE: 0.2},
     }
+    everywhere = ["encoder", "bottleneck"]
+    assert SweepConfig(grid={PLACES: {"all": everywhere}}).settings() == {"places=all": {PLACES: everywhere}}
+    assert list(SweepConfig(grid={PLACES: [everywhere, []]}).settings()) == ["places=encoder+bottleneck", "places=none"]
+    assert list(SweepConfig(grid={"train.x": [None, True, "a/b c"]}).settings()) == ["x=null", "x=true", "x=a_b_c"]
 
 
-def test_zip_pairs_values_and_cells_follow() -> None:
+def test_zip_pairs_values_and_names_hold_as_much_of_a_path_as_tells_it_apart() -> None:
     sweep = SweepConfig(
         grid={KIND: ["channel"]},
         zip={RATE: [0.1, 0.2], "optim.weight_decay": [0.01, 0.02]},
@@ -33,16 +37,6 @@ def test_zip_pairs_values_and_cells_follow() -> None:
         "plain": {KIND: "none"},
         "rate=0.5": {RATE: 0.5},
     }
-
-
-def test_values_may_be_named_and_lists_are_spelt_out() -> None:
-    everywhere = ["encoder", "bottleneck"]
-    assert SweepConfig(grid={PLACES: {"all": everywhere}}).settings() == {"places=all": {PLACES: everywhere}}
-    assert list(SweepConfig(grid={PLACES: [everywhere, []]}).settings()) == ["places=encoder+bottleneck", "places=none"]
-    assert list(SweepConfig(grid={"train.x": [None, True, "a/b c"]}).settings()) == ["x=null", "x=true", "x=a_b_c"]
-
-
-def test_names_hold_as_much_of_a_path_as_tells_it_apart() -> None:
     sweep = SweepConfig(grid={"model.args.norm": ["batch"], "data.args.norm": ["z"], "optim.name": ["sgd"]})
     assert list(sweep.settings()) == ["model.args.norm=batch,data.args.norm=z,name=sgd"]
 

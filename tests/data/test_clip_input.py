@@ -134,7 +134,7 @@ def test_views(make_config: Any) -> None:
     np.testing.assert_allclose(raw(loaded.views), pictures, atol=1e-3)
 
 
-def test_differences(make_config: Any) -> None:
+def test_differences_and_a_single_frame_without_motion(make_config: Any) -> None:
     settings = {"input": "differences", "colour": "grey", "std": (0.1,)}
     data = open_data(make_config(settings))
     assert data.num_channels == 1
@@ -147,9 +147,6 @@ def test_differences(make_config: Any) -> None:
         assert pictures.shape == (1, 4, 16, 16, 1)  # the later frame of each difference
         middle = numbers_of(pictures[0])
         assert np.diff(middle).tolist() == [sign] * 3
-
-
-def test_a_single_frame_shows_no_motion(make_config: Any) -> None:
     data = open_data(make_config({"single_frame": True}))
     for batch in batches(data):
         assert (batch["x"] == batch["x"][:, :1]).all()
@@ -185,30 +182,23 @@ def damaged_root(shared_root: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_bad_clips_stop(make_config: Any, damaged_root: Path) -> None:
+def test_bad_clips_stop_or_are_skipped_by_name(make_config: Any, damaged_root: Path) -> None:
     with pytest.raises(ValueError, match=r"(?s)1 of 12 cases cannot be used:\n  .*darker_3\.mp4: no video"):
         open_data(make_config(root=damaged_root))
-    (damaged_root / "darker" / "darker_3.mp4").unlink()
-    data = open_data(make_config(root=damaged_root))
-    with pytest.raises(ValueError, match=r"(?s)1 of 11 cases cannot be used:\n  .*brighter_4\.mp4: damaged after"):
-        data.prepare_all()
-
-
-def test_a_bad_clip_is_named_by_the_stream(make_config: Any, damaged_root: Path) -> None:
-    (damaged_root / "darker" / "darker_3.mp4").unlink()
-    ids = [f"brighter_{number}" for number in range(6)]
-    data = open_data(make_config(root=damaged_root, split={"kind": "lists", "train": ids, "val": ["darker_0"]}))
-    with pytest.raises(FileProblem, match=r"brighter_4\.mp4: damaged after") as caught:
-        batches(data)
-    assert any("case brighter_4" in note for note in caught.value.__notes__)
-
-
-def test_bad_clips_are_skipped_and_listed(make_config: Any, damaged_root: Path) -> None:
     data = open_data(make_config(root=damaged_root, on_error="skip"))
     data.prepare_all()
     assert [case_id for case_id, _, _ in data.skipped] == ["darker_3", "brighter_4"]
     assert data.skipped[1][1].endswith("brighter_4.mp4")
     assert len(data.cases("all")) == 10
+    (damaged_root / "darker" / "darker_3.mp4").unlink()
+    data = open_data(make_config(root=damaged_root))
+    with pytest.raises(ValueError, match=r"(?s)1 of 11 cases cannot be used:\n  .*brighter_4\.mp4: damaged after"):
+        data.prepare_all()
+    ids = [f"brighter_{number}" for number in range(6)]
+    data = open_data(make_config(root=damaged_root, split={"kind": "lists", "train": ids, "val": ["darker_0"]}))
+    with pytest.raises(FileProblem, match=r"brighter_4\.mp4: damaged after") as caught:
+        batches(data)
+    assert any("case brighter_4" in note for note in caught.value.__notes__)
 
 
 def test_short_clips_are_errors_on_request(make_config: Any) -> None:

@@ -63,16 +63,7 @@ def test_batch_contents(shared_root):
     assert set(seen.tolist()) <= set(range(8))
 
 
-def test_samples_are_cut_from_their_case(shared_root):
-    data = open_data(boxes_config(shared_root, augment={}, normalisation="none"))
-    for batch in batches(data):
-        for x, index in zip(batch["x"], batch["index"], strict=True):
-            volume = data.load(data.splits["train"][index]).volume
-            windows = np.lib.stride_tricks.sliding_window_view(volume[..., 0], (8, 8, 8))
-            assert (windows == x[..., 0]).all(axis=(-1, -2, -3)).any()
-
-
-def test_epochs_and_seeds_differ(shared_root):
+def test_epochs_seeds_and_samples_differ(shared_root) -> None:
     data = open_data(boxes_config(shared_root))
     orders = [np.concatenate([b["index"] for b in batches(data, epoch)]).tolist() for epoch in (0, 1)]
     assert orders[0] != orders[1]
@@ -82,6 +73,12 @@ def test_epochs_and_seeds_differ(shared_root):
     first = {int(i): x for b in batches(data, 0) for i, x in zip(b["index"], b["x"], strict=True)}
     second = {int(i): x for b in batches(data, 1) for i, x in zip(b["index"], b["x"], strict=True)}
     assert all(not np.array_equal(first[i], second[i]) for i in first)
+    data = open_data(boxes_config(shared_root, augment={}, normalisation="none"))
+    for batch in batches(data):
+        for x, index in zip(batch["x"], batch["index"], strict=True):
+            volume = data.load(data.splits["train"][index]).volume
+            windows = np.lib.stride_tricks.sliding_window_view(volume[..., 0], (8, 8, 8))
+            assert (windows == x[..., 0]).all(axis=(-1, -2, -3)).any()
 
 
 @pytest.mark.parametrize("first_batch", [1, 3, 4])
@@ -89,11 +86,8 @@ def test_resumed_epoch_goes_on_where_it_stopped(shared_root, first_batch):
     assert_an_epoch_goes_on(open_data(boxes_config(shared_root, workers=2)), 2, first_batch)
 
 
-def test_processes_share_each_batch(shared_root):
+def test_processes_share_each_batch_and_batches_fit_the_cases(shared_root) -> None:
     assert_processes_share_batches_of_four(boxes_config(shared_root, batch_size=4))
-
-
-def test_batch_size_beyond_the_cases(shared_root):
     assert_too_few_cases(boxes_config(shared_root, batch_size=9), "9 is more than the 8 training cases")
 
 
@@ -164,7 +158,7 @@ def test_ct_statistics_come_from_training_alone_and_are_reused(root):
         open_data(boxes_config(root, on_error="skip"), statistics=stored, splits={})
 
 
-def test_splits_of_a_run_are_kept(shared_root):
+def test_splits_and_classes_of_a_run_are_kept(shared_root) -> None:
     config = boxes_config(shared_root)
     splits = {"train": ["case_02", "case_00"], "val": ["case_09"], "test": []}
     data = open_data(config, splits=splits)
@@ -172,9 +166,6 @@ def test_splits_of_a_run_are_kept(shared_root):
     assert [case.id for case in data.cases("train")] == ["case_02", "case_00"]
     with pytest.raises(ValueError, match=r"split val: data\.root=.* does not hold other \(1 of 1 cases\)"):
         open_data(config, splits={"train": ["case_00"], "val": ["other"]})
-
-
-def test_classes_must_be_those_of_the_run(shared_root):
     statistics = open_data(boxes_config(shared_root)).statistics
     with pytest.raises(ValueError, match=r"classes are \['a', 'b', 'c'\], the run was trained with \['background'"):
         open_data(boxes_config(shared_root, class_names=("a", "b", "c")), statistics=statistics)

@@ -69,13 +69,10 @@ def test_plain_threads_make_the_batches_of_mlx_data(monkeypatch, workers, prefet
             np.testing.assert_array_equal(ours[key], array)
 
 
-def test_samples_are_made_once():
+def test_samples_are_made_once_and_copied_where_they_must() -> None:
     made = []
     drain(make_stream(range(5), lambda p: made.append(p) or number(p), 2, 2, prefetch=64))
     assert sorted(made) == [0, 1, 2, 3, 4]
-
-
-def test_views_and_read_only_arrays_are_copied():
     base = np.arange(12, dtype=np.float32).reshape(3, 4)
     base.flags.writeable = False
     (batch,) = drain(make_stream([0], lambda _: {"x": base[:, ::-1]}, 1))

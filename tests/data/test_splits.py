@@ -106,14 +106,11 @@ def test_a_split_of_the_source_that_is_not_used_is_said(caplog: pytest.LogCaptur
     assert "the source's own split needs data.split.kind=given" in caplog.text
 
 
-def test_lists(caplog: pytest.LogCaptureFixture) -> None:
+def test_lists_or_given(caplog: pytest.LogCaptureFixture) -> None:
     split = Split(kind="lists", train=("c002", "c000"), val=("c001",))
     with caplog.at_level(logging.WARNING, "mlx_volumes"):
         assert make_splits(cases(5), split, 0, 0) == {"train": ["c000", "c002"], "val": ["c001"], "test": []}
     assert caplog.messages == ["in no split: c003, c004"]
-
-
-def test_given() -> None:
     listing = [Case(name, (Path("i"),), Path("l"), split=name[:-1]) for name in ("test1", "train2", "train1", "val1")]
     splits = make_splits(listing, Split(kind="given"), 0, 0)
     assert splits == {"train": ["train1", "train2"], "val": ["val1"], "test": ["test1"]}
@@ -131,16 +128,13 @@ def counts(listing: list[Case], ids: list[str]) -> list[int]:
     return np.bincount([labels[case_id] for case_id in ids], minlength=3).tolist()
 
 
-def test_folds_have_their_share_of_each_class() -> None:
+def test_folds_and_ratios_have_their_share_of_each_class() -> None:
     listing = classified([0] * 30 + [1] * 12 + [2] * 5)
     folds = [make_splits(listing, Split(folds=5), fold, seed=1) for fold in range(5)]
     shares = np.array([counts(listing, splits["val"]) for splits in folds])
     assert shares.sum(axis=0).tolist() == [30, 12, 5]
     assert np.ptp(shares, axis=0).max() <= 1
     assert np.ptp(shares.sum(axis=1)) <= 2
-
-
-def test_ratios_have_their_share_of_each_class() -> None:
     listing = classified([0] * 60 + [1] * 20)
     splits = make_splits(listing, Split(kind="ratio", ratio=(0.5, 0.25, 0.25)), 0, seed=0)
     assert [counts(listing, splits[name]) for name in ("train", "val", "test")] == [[30, 10, 0], [15, 5, 0], [15, 5, 0]]

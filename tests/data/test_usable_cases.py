@@ -30,21 +30,15 @@ def work(case):
     return case.id.upper()
 
 
-def test_map_tries_every_case_and_skips_the_bad_ones():
+def test_map_tries_every_case_and_stops_or_skips_the_bad_ones() -> None:
     roster, steps = make_roster(), []
     assert roster.map(work, "abcd", 1, lambda done, total: steps.append((done, total))) == {"a": "A", "d": "D"}
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert roster.splits == {"train": ["a"], "val": [], "test": ["d"]}
     assert list(roster.cases) == ["a", "d"]
     assert roster.skipped == [(name, f"{name}.nii", "truncated; fetch it again") for name in "bc"]
-
-
-def test_map_stops_with_all_of_them():
     with pytest.raises(ValueError, match=r"(?s)here: 2 of 4 cases .*  b\.nii: truncated; fetch.*  c\.nii: truncated"):
         make_roster("stop").map(work, "abcd", 1)
-
-
-def test_other_errors_are_ours_and_pass():
     with pytest.raises(ZeroDivisionError):
         make_roster().map(lambda case: 1 // 0, "abcd", 1)
 

@@ -39,23 +39,17 @@ def test_five_steps_equal_float64_and_mlx(shape):
     np.testing.assert_allclose(np.array(p), np.array(mlx["p"]), atol=1e-6)
 
 
-def test_decay_leads_to_the_start():
+def test_decay_leads_to_the_start_and_the_parameter_given_keeps_its_values() -> None:
     """Without a gradient: p - lr · decay · (p - start)."""
     p, start, zeros = mx.array([4.0, 1.0]), mx.array([2.0, 3.0]), mx.zeros(2)
     new, _, _ = adamw(p, zeros, zeros, mx.zeros(2), start, **constants(1, decay=10.0))
     np.testing.assert_allclose(np.array(new), [3.8, 1.2], rtol=1e-6)
     np.testing.assert_array_equal(np.array(start), [2, 3])
-
-
-def test_the_parameter_given_keeps_its_values():
     p, m, v = mx.array(draw(5000, 0)), mx.zeros(5000), mx.zeros(5000)
     before = np.array(p)
     new, _, _ = adamw(p, mx.array(draw(5000, 1)), m, v, **constants(1))
     np.testing.assert_array_equal(np.array(p), before)
     assert not np.array_equal(np.array(new), before)
-
-
-def test_nan_stays_nan():
     gradient = mx.where(mx.arange(5000) == 17, mx.nan, 1.0)
     p, _, _ = adamw(mx.zeros(5000), gradient, mx.zeros(5000), mx.zeros(5000), **constants(1))
     assert np.flatnonzero(np.isnan(np.array(p))).tolist() == [17]

@@ -68,11 +68,15 @@ def test_extreme_logits_stay_finite(form):
     np.testing.assert_allclose(gradient, [[[1, -1, 0], [0, 0, 0]]], atol=1e-6)
 
 
-def test_nan_shows(form):
+def test_nan_shows_and_one_label_a_volume_is_a_volume_of_one_voxel(form) -> None:
     logits, y, _ = draw((1, 4, 4, 4), 3)
     logits[0, 1, 1, 1, 0] = np.nan
     sums = class_sums(mx.array(logits), mx.array(y))
     assert mx.isnan(sums.predicted).all()
+    logits, y = mx.random.normal((3, 4), key=mx.random.key(0)), mx.array([1, 0, 3])
+    whole, voxel = class_sums(logits, y), class_sums(logits[:, None], y[:, None])
+    assert mx.array_equal(whole.surprise, voxel.surprise)
+    assert np.allclose(np.array(whole.predicted), np.array(mx.softmax(logits, axis=-1)), atol=1e-6)
 
 
 def test_bfloat16_logits(form):
@@ -105,10 +109,3 @@ def test_threads_do_not_change_a_bit(monkeypatch):
 def test_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match=r"y must be \(1, 4, 4\) for logits \(1, 4, 4, 2\), got \(1, 4\)"):
         class_sums(mx.zeros((1, 4, 4, 2)), mx.zeros((1, 4), mx.uint8))
-
-
-def test_one_label_a_volume_is_a_volume_of_one_voxel(form):
-    logits, y = mx.random.normal((3, 4), key=mx.random.key(0)), mx.array([1, 0, 3])
-    whole, voxel = class_sums(logits, y), class_sums(logits[:, None], y[:, None])
-    assert mx.array_equal(whole.surprise, voxel.surprise)
-    assert np.allclose(np.array(whole.predicted), np.array(mx.softmax(logits, axis=-1)), atol=1e-6)

@@ -18,7 +18,7 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
-def test_defaults_and_overrides(path: Path) -> None:
+def test_defaults_and_overrides_and_a_config_that_loads_to_itself(path: Path) -> None:
     config = load_config(path, ["optim.learning_rate=1e-3", "model.args.widths=[8, 16]", "train.steps=7"])
     assert config.optim.learning_rate == 0.001  # PyYAML alone reads 1e-3 as a string
     assert config.model.args.widths == (8, 16)
@@ -26,9 +26,6 @@ def test_defaults_and_overrides(path: Path) -> None:
     assert config.data.patch_size_voxels == (40, 56, 40)
     values = {"optim.learning_rate": 1e-3, "model.args.widths": (8, 16), "train.steps": 7}
     assert load_config(path, {**values, "data.root": config.data.root}) == config
-
-
-def test_the_resolved_config_loads_to_itself(path: Path) -> None:
     config = load_config(path)
     assert config_class().model_validate(config.model_dump(mode="json")) == config
 
@@ -93,12 +90,14 @@ def test_mistakes_name_path_and_mend(path: Path, override: str, message: str) ->
         load_config(path, ["data.class_names=[background, a, b]", override])
 
 
-def test_a_label_map_needs_the_names_after_it(path: Path) -> None:
+def test_a_label_map_needs_the_names_after_it_and_every_problem_is_listed(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data: label_map .* list data\.class_names as they are after it"):
         load_config(path, ["data.label_map={2: 1}"])
     config = load_config(path, ["data.label_map={2: 1}", "data.class_names=[background, organ]"])
     assert config.data.label_map == {2: 1}
     assert config_class().model_validate(config.model_dump(mode="json")) == config
+    with pytest.raises(ConfigError, match=r"(?s)2 problem\(s\).*seed.*data\.workers"):
+        load_config(path, ["seed=-1", "data.workers=0"])
 
 
 def test_init_keeps_its_keys_through_the_resolved_config(path: Path) -> None:
@@ -152,11 +151,6 @@ def test_mistakes_in_a_classifier(path: Path, override: str, message: str) -> No
     path.write_text(CLASSIFIER)
     with pytest.raises(ConfigError, match=message):
         load_config(path, [override])
-
-
-def test_every_problem_is_listed(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"(?s)2 problem\(s\).*seed.*data\.workers"):
-        load_config(path, ["seed=-1", "data.workers=0"])
 
 
 def test_broken_files(path: Path, tmp_path: Path) -> None:

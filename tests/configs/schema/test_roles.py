@@ -200,14 +200,11 @@ def test_a_key_has_the_role_of_its_section_unless_it_says_its_own() -> None:
     assert list(keys_where(Outer, lambda key: key.role in ("evaluation", "runtime"))) == ["whole", "plain.second"]
 
 
-def test_what_lies_below_a_key_is_within_it() -> None:
+def test_what_lies_below_a_key_is_within_it_and_picked_keys_keep_their_place() -> None:
     assert is_within("data.cache.folder", ("data.cache",))
     assert is_within("data.cache", ("data.cache",))
     assert not is_within("data.cache_folder", ("data.cache",))
     assert not is_within("data", ("data.cache",))
-
-
-def test_picked_keys_keep_their_place_and_absent_ones_are_left_out() -> None:
     tree = {"a": {"b": {"c": 1, "d": 2}, "e": None}, "f": 3}
     assert pick(tree, ("a.b.c", "a.e", "a.e.g", "a.h", "i.j")) == {"a": {"b": {"c": 1}, "e": None}}
     assert pick(tree, ("a.b", "f")) == {"a": {"b": {"c": 1, "d": 2}}, "f": 3}

@@ -14,15 +14,12 @@ def test_spacing_is_in_dhw_order() -> None:
     assert np.isclose(Grid((7, 6, 5), AFFINE).voxel_volume_mm3, 24)
 
 
-def test_crop_moves_the_origin_by_spacing_times_offset() -> None:
+def test_crop_moves_the_origin_by_spacing_times_offset_and_pad_undoes_it() -> None:
     cropped = Grid((10, 10, 10), AFFINE).crop((1, 2, 3), (4, 5, 6))
 
     assert cropped.shape == (4, 5, 6)
     assert np.array_equal(cropped.affine[:3, 3], [-10 + 3 * 2, -20 + 2 * 3, -30 + 1 * 4])
     assert np.array_equal(cropped.affine[:3, :3], AFFINE[:3, :3])
-
-
-def test_pad_undoes_crop() -> None:
     grid = Grid((10, 10, 10), AFFINE)
     back = grid.crop((1, 2, 3), (4, 5, 6)).pad((1, 2, 3), (10, 10, 10))
 
@@ -30,7 +27,7 @@ def test_pad_undoes_crop() -> None:
     assert np.array_equal(back.affine, grid.affine)
 
 
-def test_resample_keeps_the_faces_where_the_extent_is_kept() -> None:
+def test_resample_keeps_the_faces_or_where_the_shape_is_rounded_the_centre() -> None:
     grid = Grid((10, 10, 10), AFFINE)
     finer = grid.resample((20, 10, 20), (2, 3, 1))
 
@@ -39,15 +36,18 @@ def test_resample_keeps_the_faces_where_the_extent_is_kept() -> None:
     last_face = finer.affine @ [19.5, 9.5, 19.5, 1]
     np.testing.assert_allclose(first_face, AFFINE @ [-0.5, -0.5, -0.5, 1])
     np.testing.assert_allclose(last_face, AFFINE @ [9.5, 9.5, 9.5, 1])
-
-
-def test_resample_keeps_the_centre_where_the_shape_is_rounded() -> None:
     coarser = Grid((10, 10, 10), AFFINE).resample((3, 10, 10), (12.5, 3, 2))
 
     np.testing.assert_allclose(coarser.affine @ [4.5, 4.5, 1, 1], AFFINE @ [4.5, 4.5, 4.5, 1])
 
 
-def test_matching_grids_may_differ_by_a_tenth_of_a_voxel() -> None:
+def test_distance_is_that_of_the_worst_corner_and_a_tenth_of_a_voxel_matches() -> None:
+    stretched = AFFINE.copy()
+    stretched[0, 0] += 0.01
+
+    assert np.isclose(distance_mm(AFFINE, stretched, (101, 2, 2)), 1.0)
+    assert affines_agree(AFFINE, stretched, (11, 2, 2))
+    assert not affines_agree(AFFINE, stretched, (101, 2, 2))
     grid = Grid((10, 10, 10), AFFINE)
     nudged, moved = AFFINE.copy(), AFFINE.copy()
     nudged[0, 3] += 0.19  # the shortest edge is 2 mm
@@ -56,15 +56,6 @@ def test_matching_grids_may_differ_by_a_tenth_of_a_voxel() -> None:
     assert grid.matches(Grid((10, 10, 10), nudged))
     assert not grid.matches(Grid((10, 10, 10), moved))
     assert not grid.matches(Grid((10, 10, 9), AFFINE))
-
-
-def test_distance_is_that_of_the_worst_corner() -> None:
-    stretched = AFFINE.copy()
-    stretched[0, 0] += 0.01
-
-    assert np.isclose(distance_mm(AFFINE, stretched, (101, 2, 2)), 1.0)
-    assert affines_agree(AFFINE, stretched, (11, 2, 2))
-    assert not affines_agree(AFFINE, stretched, (101, 2, 2))
 
 
 def test_grid_and_source_survive_json_bit_for_bit() -> None:

@@ -34,7 +34,7 @@ def test_every_orientation_comes_to_ras_and_back(axes: tuple[int, int, int], fli
         assert np.array_equal(affine @ [*in_file, 1], ras_affine @ [w, h, d, 1])
 
 
-def test_an_oblique_affine_keeps_its_angle() -> None:
+def test_an_oblique_affine_keeps_its_angle_and_channels_stay_last() -> None:
     turn = np.deg2rad(20)
     affine = np.eye(4)
     affine[:2, :2] = [[-np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]]
@@ -45,9 +45,6 @@ def test_an_oblique_affine_keeps_its_angle() -> None:
     assert orientation == Orientation((0, 1, 2), (True, False, False))
     np.testing.assert_allclose(ras[:3, 0], [np.cos(turn), -np.sin(turn), 0], atol=1e-15)
     np.testing.assert_allclose(ras[:3, 3], [-9 * np.cos(turn), 9 * np.sin(turn), 0], atol=1e-12)
-
-
-def test_channels_stay_last() -> None:
     array = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     dhw = Orientation.of(np.diag([-1.0, 1, 1, 1])).to_dhw(array)
 
