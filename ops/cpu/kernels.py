@@ -95,6 +95,13 @@ def share(a):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
+def tasks(a):  # type: ignore[no-untyped-def]
+    """The same as a range."""
+    first, last = share(a)
+    return range(first, last)
+
+
+@numba.njit
 def thread_number():  # type: ignore[no-untyped-def]
     """Of the calling thread, below `backend.threads()`: for scratch memory."""
     return types.int64(_thread_num())

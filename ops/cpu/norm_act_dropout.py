@@ -44,11 +44,8 @@ def norm_act_dropout(norm: str, groups: int, eps: float, slope: float, given: bo
         m = view(mask)
         vectors = [layout.repeat(v) for v in (centre, rstd * view(weight) * m, view(bias) * m)]
         y, out = empty(x.shape, x.dtype)
-        if residual:
-            added = view(residual[0])
-            kernels.normalise_add_act(layout.tasks, volume, out, added, *vectors, slope, *layout.arguments)
-        else:
-            kernels.normalise_act(layout.tasks, volume, out, *vectors, slope, *layout.arguments)
+        normalise = kernels.normalise_add_act if residual else kernels.normalise_act
+        normalise(layout.tasks, volume, *layout.arguments, out, *vectors, slope, *map(view, residual))
         return y, *(mx.array(s.astype(np.float32)) for s in statistics)
 
     @operator.vjp
@@ -64,15 +61,15 @@ def norm_act_dropout(norm: str, groups: int, eps: float, slope: float, given: bo
         if residual:
             scale, shift, by_u = layout.repeat(0), layout.repeat(1), rstd * w
             dr, out = empty(x.shape, x.dtype)
-            y = view(outputs[0])
-            kernels.gradient_residual(layout.tasks, volume, y, g, out, partial, mean, slope, *layout.arguments)
-            sum_u, dot = layout.total(partial)
+            arrays = [view(outputs[0]), g, out, mean]
+            kernels.gradient_residual(layout.tasks, volume, *layout.arguments, *arrays, slope, *partial)
+            sum_u, dot = map(layout.total, partial)
             g, behind = out, [dr]  # the activation is in it
         else:
             scale, shift, by_u = layout.repeat(rstd * w), layout.repeat(view(bias)), rstd * w * m
-            vectors = [mean, scale, shift]
-            kernels.gradient_sums(layout.tasks, volume, g, partial, *vectors, slope, *layout.arguments)
-            sum_u, dot = (total * m for total in layout.total(partial))
+            arrays = [g, mean, scale, shift]
+            kernels.gradient_sums(layout.tasks, volume, *layout.arguments, *arrays, slope, *partial)
+            sum_u, dot = (layout.total(p) * m for p in partial)
         dot = dot * rstd
         dx, out = empty(x.shape, x.dtype)
         if given:
@@ -81,7 +78,8 @@ def norm_act_dropout(norm: str, groups: int, eps: float, slope: float, given: bo
             mean_gx, mean_g = (average_over_sets(norm, groups, w * total * m.size / x.size) for total in (dot, sum_u))
             by_x, constant = -rstd * rstd * mean_gx, -rstd * mean_g
         vectors = [layout.repeat(v) for v in (by_u, by_x, constant)]
-        kernels.gradient_input(layout.tasks, volume, g, out, mean, scale, shift, slope, *vectors, *layout.arguments)
+        arrays = [g, mean, scale, shift]
+        kernels.gradient_input(layout.tasks, volume, *layout.arguments, *arrays, slope, *vectors, out)
         dw, db = (mx.array(gradient_of(p, t).astype(np.float32)) for p, t in ((weight, dot), (bias, sum_u)))
         return dx, dw, db, *(mx.zeros_like(a) for a in primals[3:6]), *behind
 

@@ -61,5 +61,5 @@ def _sum_voxels(dy: np.ndarray) -> np.ndarray:
 
     cut = norm_kernels.layout(1, dy.size // dy.shape[-1], dy.shape[-1])
     partial = cut.partial()
-    norm_kernels.moments(cut.tasks, dy, cut.repeat(0.0), partial, *cut.arguments)
-    return cut.total(partial)[0][0].astype(np.float32)
+    norm_kernels.moments(cut.tasks, dy, *cut.arguments, cut.repeat(0.0), *partial)
+    return cut.total(partial[0])[0].astype(np.float32)
