@@ -14,7 +14,7 @@ import numpy as np
 
 from ops import backend
 from ops.cpu.arrays import empty, view
-from ops.cpu.kernels import exp, integer, kernel, labels, load, number, share, store, thread_number, vector, volume
+from ops.cpu.kernels import exp, integer, kernel, labels, load, number, store, tasks, thread_number, vector, volume
 
 LANES = 64
 CHUNK = 64 * LANES  # voxels of a task: a float32 sum has 64 terms
@@ -38,10 +38,10 @@ def class_sums(ignore_label: int | None, focal_gamma: float | None) -> Any:
 
     @mx.custom_function
     def operator(logits: mx.array, y: mx.array) -> Sequence[mx.array]:
-        tasks, shape, scratch = memory(logits)
+        num_tasks, shape, scratch = memory(logits)
         samples, _, classes = logits.shape
-        partial = np.empty((samples, shape[2], SUMS, classes, LANES), np.float32)
-        sums(tasks, view(logits), view(y), partial, scratch, *shape, *numbers)
+        partial = np.zeros((samples, shape[2], SUMS, classes, LANES), np.float32)
+        sums(num_tasks, view(logits), view(y), partial, scratch, *shape, *numbers)
         totals = partial.sum(axis=(1, 4), dtype=np.float64).astype(np.float32)  # (N, SUMS, K)
         return tuple(mx.array(totals[:, i]) for i in range(SUMS))
 
@@ -50,10 +50,10 @@ def class_sums(ignore_label: int | None, focal_gamma: float | None) -> Any:
         primals: Sequence[mx.array], cotangents: Sequence[mx.array], _: Sequence[mx.array]
     ) -> Sequence[mx.array]:
         logits, y = primals
-        tasks, shape, scratch = memory(logits)
+        num_tasks, shape, scratch = memory(logits)
         by_sum = view(mx.stack(list(cotangents), axis=1))  # (N, SUMS, K)
         dlogits, out = empty(logits.shape, logits.dtype)
-        gradient(tasks, view(logits), out, view(y), scratch, by_sum, *shape, *numbers)
+        gradient(num_tasks, view(logits), out, view(y), scratch, by_sum, *shape, *numbers)
         return dlogits, mx.zeros_like(y)
 
     return operator
@@ -91,19 +91,16 @@ def _softmax(logits, at, voxels, classes, scratch, own):  # type: ignore[no-unty
 
 @kernel
 def sums(a):  # type: ignore[no-untyped-def]
-    """partial (tasks, SUMS, classes, LANES) = the sums of `ops.class_sums.ClassSums` over a task's voxels."""
+    """partial (tasks, SUMS, classes, LANES), zeros, += the sums of `ops.class_sums.ClassSums` over a task's voxels."""
     logits, y, partial, scratch = volume(a, 1), labels(a, 2), vector(a, 3), vector(a, 4)
     voxels, classes, chunks = integer(a, 5), integer(a, 6), integer(a, 7)
     ignored, has_focal, gamma = integer(a, 8), integer(a, 9), number(a, 10)
     size = classes * LANES
     own = thread_number() * (2 * size + 2 * LANES)
-    first, last = share(a)
-    for task in range(first, last):
+    for task in tasks(a):
         sample, start = task // chunks, task % chunks * CHUNK
         stop = min(voxels, start + CHUNK)
         to = task * SUMS * size
-        for i in range(SUMS * size):
-            partial[to + i] = 0
         for block in range(start, stop, LANES):
             at, lanes = sample * voxels + block, min(LANES, stop - block)
             _softmax(logits, at, lanes, classes, scratch, own)
@@ -139,8 +136,7 @@ def gradient(a):  # type: ignore[no-untyped-def]
     size = classes * LANES
     own = thread_number() * (2 * size + 2 * LANES)
     total = own + 2 * size
-    first, last = share(a)
-    for task in range(first, last):
+    for task in tasks(a):
         sample, start = task // chunks, task % chunks * CHUNK
         stop = min(voxels, start + CHUNK)
         c = sample * SUMS * classes

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+import numba
 import numpy as np
 
 from ops import backend
 from ops.convolution.geometry import Triple
 from ops.cpu.arrays import empty, view
-from ops.cpu.kernels import integer, kernel, load, share, store, thread_number, vector, volume
+from ops.cpu.kernels import integer, kernel, load, store, tasks, thread_number, vector, volume
 from ops.cpu.resample_kernels import linear_operator
 
 
@@ -20,7 +21,7 @@ def max_pool3d(window: Triple, stride: Triple, padding: Triple) -> Any:
 
     def geometry(x: mx.array) -> tuple[list[int], list[int]]:
         output = _sizes(x.shape[1:4], window, stride, padding)
-        return output, [*x.shape[1:4], *output, x.shape[-1], *window, *stride, *padding]
+        return output, [*x.shape[1:4], *output, *window, *stride, *padding, x.shape[-1]]
 
     @mx.custom_function
     def operator(x: mx.array) -> mx.array:
@@ -28,7 +29,7 @@ def max_pool3d(window: Triple, stride: Triple, padding: Triple) -> Any:
         output, numbers = geometry(x)
         y, out = empty((n, *output, c), x.dtype)
         scratch = np.empty((backend.threads(), (w + output[2]) * c), np.float32)
-        max_pool(n * output[0] * output[1], view(x), out, scratch, *numbers)
+        max_pool(n * output[0] * output[1], view(x), *numbers, out, scratch)
         return y
 
     @operator.vjp
@@ -37,10 +38,10 @@ def max_pool3d(window: Triple, stride: Triple, padding: Triple) -> Any:
         output, numbers = geometry(x)
         volume, maxima = view(x), view(y)
         shares = np.empty(y.shape, np.float32)
-        max_pool_shares(n * output[0] * output[1], volume, maxima, view(cotangent), shares, *numbers)
+        max_pool_shares(n * output[0] * output[1], volume, *numbers, maxima, view(cotangent), shares)
         dx, out = empty(x.shape, x.dtype)
         scratch = np.empty((backend.threads(), w * c), np.float32)
-        max_pool_gradient(n * d * h, volume, maxima, shares, out, scratch, *numbers)
+        max_pool_gradient(n * d * h, volume, *numbers, maxima, shares, out, scratch)
         return dx
 
     return operator
@@ -61,19 +62,21 @@ def _sizes(size: Sequence[int], window: Triple, stride: Triple, padding: Triple)
     return [(s + 2 * p - k) // t + 1 for s, k, t, p in zip(size, window, stride, padding, strict=True)]
 
 
+@numba.njit
+def triple(a, i):  # type: ignore[no-untyped-def]
+    """Return the arguments i, i + 1 and i + 2."""
+    return integer(a, i), integer(a, i + 1), integer(a, i + 2)
+
+
 @kernel
 def max_pool(a):  # type: ignore[no-untyped-def]
     """y = the maximum over windows; a task is an output row. Windows are cut at the border."""
-    x, y, scratch = volume(a, 1), volume(a, 2), vector(a, 3)
-    in_d, in_h, in_w = integer(a, 4), integer(a, 5), integer(a, 6)
-    out_d, out_h, out_w, c = integer(a, 7), integer(a, 8), integer(a, 9), integer(a, 10)
-    kernel_d, kernel_h, kernel_w = integer(a, 11), integer(a, 12), integer(a, 13)
-    stride_d, stride_h, stride_w = integer(a, 14), integer(a, 15), integer(a, 16)
-    pad_d, pad_h, pad_w = integer(a, 17), integer(a, 18), integer(a, 19)
+    x, y, scratch = volume(a, 1), volume(a, 18), vector(a, 19)
+    (in_d, in_h, in_w), (out_d, out_h, out_w), (kernel_d, kernel_h, kernel_w) = triple(a, 2), triple(a, 5), triple(a, 8)
+    (stride_d, stride_h, stride_w), (pad_d, pad_h, pad_w), c = triple(a, 11), triple(a, 14), integer(a, 17)
     row = thread_number() * (in_w + out_w) * c
     total = row + in_w * c
-    first, last = share(a)
-    for task in range(first, last):
+    for task in tasks(a):
         n, d, h = task // (out_d * out_h), task // out_h % out_d, task % out_h
         for q in range((in_w + out_w) * c):
             scratch[row + q] = -np.inf
@@ -97,14 +100,10 @@ def max_pool(a):  # type: ignore[no-untyped-def]
 @kernel
 def max_pool_shares(a):  # type: ignore[no-untyped-def]
     """shares = g / the number of places in the window where the maximum stands, as MLX divides it."""
-    x, y, g, shares = volume(a, 1), volume(a, 2), volume(a, 3), vector(a, 4)
-    in_d, in_h, in_w = integer(a, 5), integer(a, 6), integer(a, 7)
-    out_d, out_h, out_w, c = integer(a, 8), integer(a, 9), integer(a, 10), integer(a, 11)
-    kernel_d, kernel_h, kernel_w = integer(a, 12), integer(a, 13), integer(a, 14)
-    stride_d, stride_h, stride_w = integer(a, 15), integer(a, 16), integer(a, 17)
-    pad_d, pad_h, pad_w = integer(a, 18), integer(a, 19), integer(a, 20)
-    first, last = share(a)
-    for task in range(first, last):
+    x, y, g, shares = volume(a, 1), volume(a, 18), volume(a, 19), vector(a, 20)
+    (in_d, in_h, in_w), (out_d, out_h, out_w), (kernel_d, kernel_h, kernel_w) = triple(a, 2), triple(a, 5), triple(a, 8)
+    (stride_d, stride_h, stride_w), (pad_d, pad_h, pad_w), c = triple(a, 11), triple(a, 14), integer(a, 17)
+    for task in tasks(a):
         n, d, h = task // (out_d * out_h), task // out_h % out_d, task % out_h
         start = task * out_w * c
         for q in range(out_w * c):
@@ -126,15 +125,11 @@ def max_pool_shares(a):  # type: ignore[no-untyped-def]
 @kernel
 def max_pool_gradient(a):  # type: ignore[no-untyped-def]
     """dx = the sum of the shares of the windows whose maximum stands there; a task is an input row."""
-    x, y, shares, dx, scratch = volume(a, 1), volume(a, 2), vector(a, 3), volume(a, 4), vector(a, 5)
-    in_d, in_h, in_w = integer(a, 6), integer(a, 7), integer(a, 8)
-    out_d, out_h, out_w, c = integer(a, 9), integer(a, 10), integer(a, 11), integer(a, 12)
-    kernel_d, kernel_h, kernel_w = integer(a, 13), integer(a, 14), integer(a, 15)
-    stride_d, stride_h, stride_w = integer(a, 16), integer(a, 17), integer(a, 18)
-    pad_d, pad_h, pad_w = integer(a, 19), integer(a, 20), integer(a, 21)
+    x, y, shares, dx, scratch = volume(a, 1), volume(a, 18), vector(a, 19), volume(a, 20), vector(a, 21)
+    (in_d, in_h, in_w), (out_d, out_h, out_w), (kernel_d, kernel_h, kernel_w) = triple(a, 2), triple(a, 5), triple(a, 8)
+    (stride_d, stride_h, stride_w), (pad_d, pad_h, pad_w), c = triple(a, 11), triple(a, 14), integer(a, 17)
     row = thread_number() * in_w * c
-    first, last = share(a)
-    for task in range(first, last):
+    for task in tasks(a):
         n, d, h = task // (in_d * in_h), task // in_h % in_d, task % in_h
         start = task * in_w * c
         for q in range(in_w * c):

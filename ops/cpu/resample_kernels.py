@@ -11,7 +11,7 @@ import numpy as np
 
 from ops import backend
 from ops.cpu.arrays import empty, view
-from ops.cpu.kernels import indices, integer, kernel, load, share, store, thread_number, vector, volume
+from ops.cpu.kernels import indices, integer, kernel, load, store, tasks, thread_number, vector, volume
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ def combine(a):  # type: ignore[no-untyped-def]
     out_d, out_h, out_w, c = integer(a, 16), integer(a, 17), integer(a, 18), integer(a, 19)
     row = thread_number() * (in_w + out_w) * c  # one input row's width, then one output row's
     total = row + in_w * c
-    first, last = share(a)
-    for task in range(first, last):
+    for task in tasks(a):
         n, d, h = task // (out_d * out_h), task // out_h % out_d, task % out_h
         for q in range((in_w + out_w) * c):
             scratch[row + q] = 0
