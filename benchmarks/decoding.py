@@ -3,8 +3,6 @@
 python -m benchmarks.decoding FOLDER [--clips 20] [--short-side 128] [--json FILE]
 """
 
-import argparse
-import json
 import os
 import statistics
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 import av
 import imageio.v3 as iio
 
+from benchmarks.shared.command import make_parser, write_rows
 from data.files.videos import read_clip, read_frames
 
 Reader = Callable[[Path, int], int]  # (clip, short side) -> how many frames
@@ -81,11 +80,10 @@ def measure(paths: list[Path], short_side: int) -> list[dict[str, float | str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Reading clips against PyAV alone and imageio's plug-ins.")
+    parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, help="clips, *.mp4 at any depth")
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--short-side", type=int, default=128)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found = sorted(options.folder.rglob("*.mp4"))
     if not found:
@@ -97,8 +95,7 @@ def main() -> None:
             f"{row['reader']:16}{row['milliseconds']:12.2f}{row['cpu_milliseconds']:10.2f}{row['over_pyav']:12.2f}"
             f"{row['last_frame_milliseconds']:16.1f}"
         )
-    if options.json is not None:
-        options.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(options.json, rows)
 
 
 if __name__ == "__main__":

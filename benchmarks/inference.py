@@ -10,16 +10,14 @@ the true difference. The shipped test stands beside two others: a paired t test 
 and Dunnett's test with the noise of all cells pooled, without the shipped test's cautions.
 """
 
-import argparse
-import json
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from benchmarks.shared.command import make_parser, write_rows
 from engine.metrics.bootstrap import draw_weights
 from studies.comparison.significance import (
     Comparisons,
@@ -218,15 +216,13 @@ def format_rows(rows: list[dict[str, float | int | str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there, too")
+    parser = make_parser(__doc__)
     parser.add_argument("--studies", type=int, default=10_000, help="of each kind (default: 10000; 0: none)")
     parser.add_argument("--case-studies", type=int, default=250, help="with cases drawn, too (default: 250)")
     arguments = parser.parse_args()
     rows = measure(arguments.studies, arguments.case_studies)
     print(format_rows(rows))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

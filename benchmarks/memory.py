@@ -11,16 +11,11 @@ MLX_VOLUMES_DEVICE=cpu in the environment all of it.
 import argparse
 import sys
 
-import mlx.core as mx
 import numpy as np
 
-from configs.schema.train import OptimConfig, TrainConfig
-from engine.training.losses import StandardLossArgs, build_loss
-from engine.training.optim import build_optimizer
-from engine.training.step import StepResult, TrainStep
+from benchmarks.shared.cases import CASES, make_step, our_network
+from engine.training.step import StepResult
 from machine.resources import resident_bytes
-from models import build_model
-from models.unet3d import Dropout, UNet3dArgs
 
 WARM = 100  # steps after which memory is first read
 ALLOWED = 1.02
@@ -44,12 +39,7 @@ def main() -> None:
 
 def run(steps: int) -> tuple[list[StepResult], list[int]]:
     """Train so many steps; return what each found, and the resident memory in bytes after it."""
-    mx.random.seed(0)
-    model = build_model("unet3d", UNet3dArgs(widths=(16, 32, 64), dropout=Dropout(kind="channel", rate=0.1)), 1, 3)
-    model.train()
-    optim = OptimConfig(ema_decay=0.99)
-    train = TrainConfig(steps=steps, precision="float32")
-    step = TrainStep(model, build_optimizer(optim, steps), build_loss(StandardLossArgs(), 3), train, optim)
+    step = make_step(*our_network(CASES["unet16"]), {"steps": steps, "precision": "float32"}, {"ema_decay": 0.99})
     rng = np.random.default_rng(0)
     shapes = [(2, 40, 40, 40), *((2, *sides) for sides in 4 * rng.integers(4, 11, (11, 3)))]
     results, resident = [], []

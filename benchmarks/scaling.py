@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.shared.command import make_parser, write_rows
 from machine.resources import available_cores
 
 LINKS_GBIT = (1, 10, 40)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there, too")
+    parser = make_parser(__doc__)
     parser.add_argument("--patch", type=int, default=32, help="voxels along each axis (default: 32)")
     parser.add_argument("--samples", type=int, default=2, help="per process and step (default: 2)")
     parser.add_argument("--steps", type=int, default=8, help="timed in each run (default: 8)")
@@ -52,8 +52,7 @@ def main() -> None:
         "bytes_sent": sent(runs[2][0]["bytes"], 2),
     }
     print(format_report(row, arguments.samples, arguments.patch))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    write_rows(arguments.json, row)
 
 
 def launch(count: int, cores: list[int], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -87,12 +86,9 @@ def work(arguments: argparse.Namespace) -> None:
     import numpy as np
     from mlx.utils import tree_flatten
 
-    from benchmarks.shared.cases import CASES
-    from configs.schema.train import OptimConfig, TrainConfig
+    from benchmarks.shared.cases import CASES, make_step
     from engine.distributed.group import join_group
     from engine.training.losses import StandardLossArgs, build_loss
-    from engine.training.optim import build_optimizer
-    from engine.training.step import TrainStep
     from models import build_model
     from ops import backend
 
@@ -100,9 +96,9 @@ def work(arguments: argparse.Namespace) -> None:
     group = join_group()
     mx.random.seed(0)
     model = build_model("unet3d", CASES["unet16"].unet_args(), 1, 3)
-    optim_config, train = OptimConfig(schedule="constant"), TrainConfig(steps=arguments.steps, precision="float32")
     loss = build_loss(StandardLossArgs(), 3, group.gather if group.size > 1 else None)
-    step = TrainStep(model, build_optimizer(optim_config, arguments.steps), loss, train, optim_config, group)
+    train = {"steps": arguments.steps, "precision": "float32"}
+    step = make_step(model, loss, train, {"schedule": "constant"}, group)
     rng = np.random.default_rng(group.rank)
     shape = (arguments.samples, *[arguments.patch] * 3, 1)
     batch = {

@@ -20,13 +20,13 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from benchmarks.shared.cases import CASES, Case, our_network
+from benchmarks.shared.command import make_parser, write_rows
 from ops import backend
 
 Convolution = Callable[[mx.array, mx.array], mx.array]  # of x and weight
@@ -45,8 +45,7 @@ FULL_VOXELS = 2 * 128**3  # of a batch that the rule's bounds in bytes are made 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, as a list")
+    parser = make_parser(__doc__)
     parser.add_argument("--cases", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--row", nargs=3, metavar=("CASE", "FORM", "LIMIT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -64,8 +63,7 @@ def main() -> None:
         peaks = [row["peak_bytes"] / 1e6 for row in (onednn, mlx, free)]
         shape = "×".join(map(str, SHAPES[name]))
         print(f"{name:<10}{shape:<22}{peaks[0]:>9.1f}{peaks[1]:>9.1f}{peaks[1] / peaks[0]:>7.2f}{peaks[2]:>15.1f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write_rows(arguments.json, rows)
     sys.exit(0 if all(is_allowed(*rows[i : i + 2]) for i in range(0, len(rows), 2)) else 1)
 
 

@@ -7,8 +7,6 @@ training steps, reading data included. Both begin with the same weights; each li
 masks. Validation is the mean Dice over the validation cases.
 """
 
-import argparse
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.shared.cases import Step, TorchTrainer
+from benchmarks.shared.cases import Step
+from benchmarks.shared.command import make_parser, write_rows
 from benchmarks.shared.workers import Worker, serve
 from machine.resources import available_threads
 
@@ -33,21 +32,13 @@ OVERRIDES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="the hippocampus data set, unpacked")
+    parser = make_parser(__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="the hippocampus data set, unpacked")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--every", type=int, default=100, help="validate every so many steps")
     parser.add_argument("--memory-format", default="channels_last", help="PyTorch's: see benchmarks.train_step")
     parser.add_argument("--threads", type=int, default=available_threads())
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        work(json.loads(args.worker))
-        return
-    if args.root is None:
-        parser.error("--root is needed: the hippocampus data set")
-
     common = {"root": str(args.root), "steps": args.steps, "threads": args.threads, "format": args.memory_format}
     sides = ("ours", "torch")
     workers = {side: Worker(MODULE, {**common, "side": side}) for side in sides}
@@ -65,8 +56,7 @@ def main() -> None:
     finally:
         for worker in workers.values():
             worker.close()
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write_rows(args.json, rows)
 
 
 def work(job: dict[str, Any]) -> None:
@@ -173,7 +163,7 @@ def _torch(job: dict[str, Any], config: Any, num_outputs: int) -> tuple[Train, L
     import mlx.core as mx
     import torch
 
-    from benchmarks.shared.torch_models import UNet3d
+    from benchmarks.shared.pytorch import TorchTrainer, UNet3d
     from models import build_model
 
     torch.set_num_threads(job["threads"])

@@ -8,31 +8,18 @@ over PyTorch's, what the imports took left out; `arithmetic` the share of our ti
 need at the peak rate measured in the same run.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
+from benchmarks.shared.command import make_timing_parser, write_rows
 from benchmarks.shared.workers import Worker, ratio_interval, serve, take_turns
-from machine.resources import available_threads
 
 MODULE = "benchmarks.train_step"
-PRECISIONS = ("float32", "bfloat16")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_timing_parser(__doc__, rounds=20, warmup=3)
     parser.add_argument("--case", nargs="+", default=["unet16", "unet32", "resnet18", "r3d_18"])
-    parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
-    parser.add_argument("--rounds", type=int, default=20, help="timed pairs (at least 20 for a number to quote)")
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=available_threads())
-    parser.add_argument("--json", type=Path, help="write the rows to this file too")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        work(json.loads(args.worker))
-        return
 
     rows = []
     print(f"{'case':10}{'precision':10}{'ours s':>9}{'torch s':>9}{'ratio':>7}  95 % interval   memory  arithmetic")
@@ -47,13 +34,13 @@ def main() -> None:
                 f"{interval:15} {row['memory_ratio']:6.2f} {row['arithmetic']:9.0%}{faster}",
                 flush=True,
             )
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write_rows(args.json, rows)
 
 
 def compare(case: str, precisions: list[str], threads: int, warmup: int, rounds: int) -> list[dict[str, Any]]:
     """Return one row per precision, all of them timed in the same rounds."""
-    from benchmarks.shared.cases import CASES, count_convolution_flops
+    from benchmarks.shared.cases import CASES
+    from benchmarks.shared.pytorch import count_convolution_flops
 
     jobs = []
     for precision in precisions:
@@ -132,7 +119,7 @@ PEAK_FLOPS = 2.0 * 2 * 32**3 * 27 * 64 * 64
 
 def work(job: dict[str, Any]) -> None:
     """Run as a worker process."""
-    from benchmarks.shared.cases import CASES, Step, our_convolution, our_step, torch_step
+    from benchmarks.shared.cases import CASES, Step, our_convolution, our_step
 
     def libraries() -> None:
         if job["side"] == "torch":
@@ -149,6 +136,8 @@ def work(job: dict[str, Any]) -> None:
             return our_convolution(PEAK_SHAPE, PEAK_CHANNELS, job["precision"])
         case = CASES[job["case"]]
         if job["side"] == "torch":
+            from benchmarks.shared.pytorch import torch_step
+
             return torch_step(case, job["precision"], job["threads"], job["memory_format"])
         return our_step(case, job["precision"])
 

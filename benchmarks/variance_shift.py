@@ -11,11 +11,9 @@ import mlx.nn as nn
 import numpy as np
 
 import ops
-from configs.schema.train import OptimConfig, TrainConfig
+from benchmarks.shared.cases import make_step
 from engine.training.losses import StandardLossArgs, build_loss
-from engine.training.optim import build_optimizer
 from engine.training.recalibrate import recalibrate_norms
-from engine.training.step import TrainStep
 from models import build_model
 from models.cnn3d import CNN3dArgs
 from models.layers.heads import ClassifierDropout
@@ -52,8 +50,7 @@ def measure(rate: float, seed: int, passes: int = 60) -> tuple[np.ndarray, np.nd
     mx.random.seed(seed)
     args = CNN3dArgs(norm="batch", dropout=ClassifierDropout(rate=rate, places=("body",)))
     model = build_model("cnn3d", args, 1, 2)
-    train, optim = TrainConfig(steps=passes, compile="never"), OptimConfig()
-    step = TrainStep(model, build_optimizer(optim, passes), build_loss(StandardLossArgs(), 2), train, optim)
+    step = make_step(model, build_loss(StandardLossArgs(), 2), {"steps": passes, "compile": "never"}, {})
     model.train()
     for x in batches:
         model(x)

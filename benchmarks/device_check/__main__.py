@@ -14,7 +14,6 @@ gradients, which leap where an activation's sign or a largest voxel turns over, 
 float32 is computed without TF32, as MLX_ENABLE_TF32=0 says, unless that is set.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -29,10 +28,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.shared.command import PRECISIONS, make_parser, write_rows
+
 Size = tuple[int, int, int]
 Arrays = dict[str, np.ndarray]
 
-PRECISIONS = ("float32", "bfloat16")
 BASE_SIZE: Size = (32, 32, 32)
 QUICK_SIZE: Size = (16, 16, 16)
 TIME_LIMIT_SECONDS = 900.0
@@ -83,10 +83,9 @@ class Row:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--patch", type=int, nargs=3, metavar=("D", "H", "W"), help="check at this size, too")
     parser.add_argument("--quick", action="store_true", help="float32 at 16³ alone: 108 s on two cores of an AMD EPYC")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write device and rows there, too")
     arguments = parser.parse_args(argv)
     if arguments.patch and any(n < 4 or n % 4 for n in arguments.patch):
         parser.error(f"--patch {' '.join(map(str, arguments.patch))}: the U-Net takes multiples of 4 voxels")
@@ -103,9 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = describe_device()
     print(format_block(device, rows))
     print(verdict(rows))
-    if arguments.json:
-        facts = {"device": device, "fit": is_fit(rows), "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(without_nan(facts), indent=1) + "\n", encoding="utf-8")
+    facts = {"device": device, "fit": is_fit(rows), "rows": [asdict(row) for row in rows]}
+    write_rows(arguments.json, without_nan(facts))
     sys.exit(0 if is_fit(rows) else 1)
 
 

@@ -89,17 +89,14 @@ def step(name: str, precision: Any, size: Size) -> Callable[[], Arrays]:
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
-    from configs.schema.train import OptimConfig, TrainConfig
+    from benchmarks.shared.cases import make_step
     from engine.training.losses import StandardLossArgs, build_loss
-    from engine.training.optim import build_optimizer
-    from engine.training.step import TrainStep
 
     model, num_outputs, axes = network(name)
     model.train()
     loss = build_loss(StandardLossArgs(name="dice_ce" if axes else "cross_entropy"), num_outputs)
-    optim = OptimConfig(name="sgd", learning_rate=1.0, momentum=0, weight_decay=0, schedule="constant", clip_norm=None)
-    train = TrainConfig(steps=10**6, precision=precision)
-    do = TrainStep(model, build_optimizer(optim, 10**6), loss, train, optim)
+    optim = {"name": "sgd", "learning_rate": 1.0, "momentum": 0, "weight_decay": 0, "schedule": "constant"}
+    do = make_step(model, loss, {"steps": 10**6, "precision": precision}, {**optim, "clip_norm": None})
     rng = np.random.default_rng(0)
     shape = (2, *size, 1)
     x = rng.standard_normal(shape, dtype=np.float32)

@@ -8,44 +8,30 @@ interval. GFLOP/s stand beside the peak: the best rate that any convolution of t
 missing: then there is no ratio.
 """
 
-import argparse
 import importlib.util
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.operators.cases import OPERATORS, our_commands, torch_commands
+from benchmarks.shared.command import make_timing_parser, write_rows
 from benchmarks.shared.workers import Worker, ratio_interval, serve, take_turns
-from machine.resources import available_threads
 
-MODULE = "benchmarks.operators"
-PRECISIONS = ("float32", "bfloat16")
+MODULE = "benchmarks.operators.__main__"
 PEAK = "conv3d 3³ 2×32³ 64→64"  # timed in every run, for the peak
 FORMATS = ("contiguous", "channels_last")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_timing_parser(__doc__, rounds=15, warmup=2)
     parser.add_argument("--operator", nargs="+", default=[""], help="those whose names contain one of these")
-    parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=available_threads())
-    parser.add_argument("--json", type=Path, help="write the rows to this file too")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        work(json.loads(args.worker))
-        return
     names = [name for name in OPERATORS if any(part in name for part in args.operator)]
     rows = []
     for precision in args.precision:
         rows += compare(names, precision, args.threads, args.warmup, args.rounds)
         show(rows[-len(names) :])
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write_rows(args.json, rows)
 
 
 def compare(names: list[str], precision: str, threads: int, warmup: int, rounds: int) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ class Operator:
     """`inputs` are the shapes of its arguments in our layout; the first is the volume, the others parameters."""
 
     inputs: tuple[Shape, ...]
-    ours: Callable[..., Any]
-    torch: Callable[..., Any]
+    ours: Callable[..., Any]  # of the module `ops` and the arguments
+    torch: Callable[..., Any]  # of the module `torch` and the arguments
     flops: float = 0.0  # of the forward pass, and of each gradient. 0: bound by memory
     image: bool = False  # the volume is data: nobody needs its gradient
 
@@ -29,97 +29,61 @@ def convolution(x: Shape, channels: int, kernel: int = 3, stride: int = 1) -> Op
     padding, image = kernel // 2, x[-1] == 1
     weight = (channels, kernel, kernel, kernel, x[-1])
     voxels = x[0] * math.prod((s + 2 * padding - kernel) // stride + 1 for s in x[1:4])
-
-    def ours(x: Any, w: Any) -> Any:
-        import ops
-
-        return ops.conv3d(x, w, stride=stride, padding=padding, input_grad=not image)
-
-    def torch(x: Any, w: Any) -> Any:
-        from torch.nn import functional as F
-
-        return F.conv3d(x, w, None, stride, padding)
-
-    return Operator((x, weight), ours, torch, 2.0 * voxels * math.prod(weight), image)
+    return Operator(
+        (x, weight),
+        lambda ops, x, w: ops.conv3d(x, w, stride=stride, padding=padding, input_grad=not image),
+        lambda torch, x, w: torch.nn.functional.conv3d(x, w, None, stride, padding),
+        2.0 * voxels * math.prod(weight),
+        image,
+    )
 
 
 def transposed_convolution(x: Shape, channels: int) -> Operator:
     weight = (channels, 2, 2, 2, x[-1])
-
-    def ours(x: Any, w: Any) -> Any:
-        import ops
-
-        return ops.conv_transpose3d(x, w, stride=2)
-
-    def torch(x: Any, w: Any) -> Any:
-        from torch.nn import functional as F
-
-        return F.conv_transpose3d(x, w.transpose(0, 1), None, 2)
-
-    return Operator((x, weight), ours, torch, 2.0 * math.prod(x[:4]) * math.prod(weight))
+    return Operator(
+        (x, weight),
+        lambda ops, x, w: ops.conv_transpose3d(x, w, stride=2),
+        lambda torch, x, w: torch.nn.functional.conv_transpose3d(x, w.transpose(0, 1), None, 2),
+        2.0 * math.prod(x[:4]) * math.prod(weight),
+    )
 
 
 def norm_act_dropout(x: Shape) -> Operator:
     """Instance norm, leaky ReLU and a channel mask that is given: drawing it is not what is timed."""
     keep = (np.random.default_rng(1).random((x[0], x[-1])) < 0.9).astype(np.float32) / 0.9
 
-    def ours(x: Any, weight: Any, bias: Any) -> Any:
+    def ours(ops: Any, x: Any, weight: Any, bias: Any) -> Any:
         import mlx.core as mx
-
-        import ops
 
         return ops.norm_act_dropout(x, weight, bias, mx.array(keep), slope=0.01)[0]
 
-    def torch(x: Any, weight: Any, bias: Any) -> Any:
-        import torch
-        from torch.nn import functional as F
-
-        y = F.leaky_relu(F.instance_norm(x, None, None, weight, bias), 0.01)
+    def torch(torch: Any, x: Any, weight: Any, bias: Any) -> Any:
+        functional = torch.nn.functional
+        y = functional.leaky_relu(functional.instance_norm(x, None, None, weight, bias), 0.01)
         return y * torch.from_numpy(keep).to(y.dtype)[:, :, None, None, None]
 
     return Operator((x, x[-1:], x[-1:]), ours, torch)
 
 
 def max_pool(x: Shape) -> Operator:
-    def ours(x: Any) -> Any:
-        import ops
-
-        return ops.max_pool3d(x, 3, 2, 1)
-
-    def torch(x: Any) -> Any:
-        from torch.nn import functional as F
-
-        return F.max_pool3d(x, 3, 2, 1)
-
-    return Operator((x,), ours, torch)
+    return Operator(
+        (x,),
+        lambda ops, x: ops.max_pool3d(x, 3, 2, 1),
+        lambda torch, x: torch.nn.functional.max_pool3d(x, 3, 2, 1),
+    )
 
 
 def upsample(x: Shape, mode: str) -> Operator:
-    def ours(x: Any) -> Any:
-        import ops
-
-        return ops.upsample3d(x, 2, mode=mode)
-
-    def torch(x: Any) -> Any:
-        from torch.nn import functional as F
-
-        return F.interpolate(x, scale_factor=2, mode={"linear": "trilinear", "nearest": "nearest"}[mode])
-
-    return Operator((x,), ours, torch)
+    theirs = {"linear": "trilinear", "nearest": "nearest"}[mode]
+    return Operator(
+        (x,),
+        lambda ops, x: ops.upsample3d(x, 2, mode=mode),
+        lambda torch, x: torch.nn.functional.interpolate(x, scale_factor=2, mode=theirs),
+    )
 
 
 def concat(x: Shape) -> Operator:
-    def ours(a: Any, b: Any) -> Any:
-        import ops
-
-        return ops.concat_channels(a, b)
-
-    def torch(a: Any, b: Any) -> Any:
-        import torch
-
-        return torch.cat([a, b], 1)
-
-    return Operator((x, x), ours, torch)
+    return Operator((x, x), lambda ops, a, b: ops.concat_channels(a, b), lambda torch, a, b: torch.cat([a, b], 1))
 
 
 OPERATORS = {
@@ -160,11 +124,13 @@ def our_arrays(operator: Operator, precision: str) -> tuple[list[Any], Any]:
     """Return the operator's arguments and a cotangent of what it returns, drawn under one seed."""
     import mlx.core as mx
 
+    import ops
+
     dtype = {"float32": mx.float32, "bfloat16": mx.bfloat16}[precision]
     volumes = [_draw(shape) for shape in operator.inputs]
     # parameters stay float32: they are the masters
     inputs = [mx.array(v).astype(dtype if _is_volume(operator, i) else mx.float32) for i, v in enumerate(volumes)]
-    y = operator.ours(*inputs)
+    y = operator.ours(ops, *inputs)
     cotangent = mx.array(_draw(y.shape)).astype(y.dtype)
     mx.eval(inputs, cotangent)
     return inputs, cotangent
@@ -174,7 +140,9 @@ def our_gradients(operator: Operator, inputs: list[Any], cotangent: Any) -> tupl
     """Return the operator's value and the gradients that a network needs of it, not yet evaluated."""
     import mlx.core as mx
 
-    (value,), gradients = mx.vjp(operator.ours, inputs, [cotangent])
+    import ops
+
+    (value,), gradients = mx.vjp(functools.partial(operator.ours, ops), inputs, [cotangent])
     return value, gradients[operator.image :]
 
 
@@ -182,12 +150,14 @@ def our_commands(precision: str) -> dict[str, Command]:
     """Return "<operator> forward" and "<operator> gradients" for each operator."""
     import mlx.core as mx
 
+    import ops
+
     @functools.lru_cache(maxsize=1)  # one operator's arrays at a time
     def arrays(name: str) -> tuple[list[mx.array], mx.array]:
         return our_arrays(OPERATORS[name], precision)
 
     def forward(name: str) -> float:
-        mx.eval(OPERATORS[name].ours(*arrays(name)[0]))
+        mx.eval(OPERATORS[name].ours(ops, *arrays(name)[0]))
         return 0.0
 
     def gradients(name: str) -> float:
@@ -210,7 +180,7 @@ def torch_commands(precision: str, memory_format: str) -> dict[str, Command]:
 
     def run(name: str, inputs: list[torch.Tensor]) -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            return OPERATORS[name].torch(*inputs)
+            return OPERATORS[name].torch(torch, *inputs)
 
     @functools.lru_cache(maxsize=1)
     def arrays(name: str) -> tuple[list[torch.Tensor], torch.Tensor]:

@@ -1,8 +1,11 @@
 """Two programs timed fairly: each lives in a process of its own, and they take turns, one step at a time.
 
+`python -m benchmarks.shared.workers MODULE JOB` is such a process: it calls the module's `work` with the job, in JSON.
+
 Turns make a ratio hold where the machine's speed drifts: both sides of a pair see the same moment.
 """
 
+import importlib
 import json
 import math
 import os
@@ -18,7 +21,7 @@ from machine.resources import peak_resident_bytes
 
 
 class Worker:
-    """A child process that runs `python -m MODULE --worker JSON` and does one step each time it is asked."""
+    """A child process that runs the module's `work(job)` and does one step each time it is asked."""
 
     def __init__(self, module: str, job: dict[str, Any]) -> None:
         self.job = job
@@ -26,7 +29,7 @@ class Worker:
         # PyTorch's side is on the CPU.
         environment = {"MLX_VOLUMES_DEVICE": "cpu", **os.environ, "OMP_NUM_THREADS": str(job["threads"])}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, "--worker", json.dumps(job)],
+            [sys.executable, "-m", "benchmarks.shared.workers", module, json.dumps(job)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -108,3 +111,7 @@ def ratio_interval(above: np.ndarray, below: np.ndarray) -> tuple[float, float, 
     medians = np.median(rng.choice(ratios, (10_000, len(ratios))), axis=1)
     low, high = np.quantile(medians, (0.025, 0.975))
     return float(np.median(ratios)), float(low), float(high)
+
+
+if __name__ == "__main__":
+    importlib.import_module(sys.argv[1]).work(json.loads(sys.argv[2]))
