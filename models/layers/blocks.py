@@ -41,7 +41,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         kernel = (kernel,) * 3 if isinstance(kernel, int) else kernel
         padding = tuple(dilation * (k // 2) for k in kernel)
-        bias = norm is None if bias is None else bias  # a norm would subtract it again, with the mean
+        bias = norm is None if bias is None else bias  # a norm subtracts it again, with the mean
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, dilation, bias)
         self.norm = norm
         self.act = act
@@ -52,23 +52,20 @@ class ConvBlock(nn.Module):
     def __call__(self, x: mx.array, residual: mx.array | None = None) -> mx.array:
         """Return drop(act(norm(conv(x)))); with a residual act(drop(norm(conv(x))) + residual).
 
-        Dropout lies inside a residual branch, never behind its sum: the identity path carries signal and gradient
-        whole through all blocks, and networks with dropout on it train badly (He et al. 2016, arXiv:1603.05027).
+        Dropout is inside a residual branch, never behind its sum: the identity path carries signal and gradient
+        unchanged through all blocks, and networks with dropout on it train badly (He et al. 2016, arXiv:1603.05027).
         """
         x = apply_conv(self.conv, x, self.input_grad)
-        if self.fused:  # what follows, by one operator: two passes over the volume
+        if self.fused:  # the rest as one operator: two passes over the volume
             return norm_act_drop(self.norm, self.act, self.drop, x, residual, self.position)
-        position = "after_norm" if residual is not None and self.position == "after_activation" else self.position
-        if position == "before_norm":
-            x = apply_dropout(self.drop, x)
+        is_branch = residual is not None and self.position == "after_activation"
+        drop = {"after_norm" if is_branch else self.position: self.drop}
+        x = apply_dropout(drop.get("before_norm"), x)
         x = call(self.norm, x)
-        if position == "after_norm":
-            x = apply_dropout(self.drop, x)
+        x = apply_dropout(drop.get("after_norm"), x)
         x = x if residual is None else x + residual
         x = call(self.act, x)
-        if position == "after_activation":
-            x = apply_dropout(self.drop, x)
-        return x
+        return apply_dropout(drop.get("after_activation"), x)
 
     def split(self, x: mx.array, residual: mx.array | None = None) -> tuple[mx.array, mx.array]:
         """Return what a call returns, and the same without dropout."""
@@ -100,11 +97,11 @@ def make_activation(name: str) -> nn.Module:
 
 
 def he_normal(model: nn.Module, slope: float = 0.0, mode: str = "fan_in") -> None:
-    """Draw all convolution weights anew from He et al.'s normal distribution (2015, arXiv:1502.01852).
+    """Draw all convolution weights from He et al.'s normal distribution (2015, arXiv:1502.01852).
 
     The variance is 2 / (1 + slope²) / fan, fan being the number of weights that reach one output value
     (fan_in) or, with "fan_out", that leave one input value. MLX's own default is uniform in
-    ±1/sqrt(fan_in), six times smaller in variance. Biases stay 0. Depends on the state of `mx.random` alone.
+    ±1/sqrt(fan_in), six times smaller in variance. Biases stay 0. Depends only on the state of `mx.random`.
 
     PyTorch's kaiming_normal_, and so nnU-Net, takes outputs × taps for the fan-in of a transposed convolution.
     """
