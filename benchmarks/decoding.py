@@ -20,12 +20,12 @@ Reader = Callable[[Path, int], int]  # (clip, short side) -> how many frames
 
 
 def ours(path: Path, short_side: int) -> int:
-    """All frames, resized, with their times."""
+    """Read all frames, resized, with their times."""
     return len(read_clip(path, short_side).times_s)
 
 
 def pyav(path: Path, short_side: int) -> int:
-    """All frames at full size: what decoding takes at least."""
+    """Decode all frames at full size: the least that reading takes."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -33,24 +33,24 @@ def pyav(path: Path, short_side: int) -> int:
 
 
 def imageio_pyav(path: Path, short_side: int) -> int:
-    """All frames at full size through imageio's PyAV plug-in."""
+    """Read all frames at full size through imageio's PyAV plug-in."""
     return sum(1 for _ in iio.imiter(path, plugin="pyav", thread_count=1))
 
 
 def imageio_ffmpeg(path: Path, short_side: int) -> int:
-    """All frames at full size through imageio's ffmpeg plug-in, which pip installs as imageio-ffmpeg."""
+    """Read all frames at full size through imageio's ffmpeg plug-in, which pip installs as imageio-ffmpeg."""
     return sum(1 for _ in iio.imiter(path, plugin="FFMPEG"))
 
 
 def measure(paths: list[Path], short_side: int) -> list[dict[str, float | str]]:
-    """A row for each reader: median milliseconds a frame, of the clock and of all threads and child processes, and
-    the clock's over PyAV's; and milliseconds for the last frame of a clip alone."""
+    """Return a row per reader: median milliseconds per frame, wall-clock and of all threads and child processes; the
+    wall-clock's ratio to PyAV's; and milliseconds for only the last frame of a clip."""
     readers: dict[str, Reader] = {"pyav": pyav, "ours": ours, "imageio pyav": imageio_pyav}
     if find_spec("imageio_ffmpeg") is not None:
         readers["imageio ffmpeg"] = imageio_ffmpeg
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
     jumps: dict[str, list[float]] = {name: [] for name in readers}
-    for path in paths:  # readers take turns, so that what else the machine does falls on all of them
+    for path in paths:  # readers take turns, so that other load on the machine affects all of them
         for name, read in readers.items():
             clock, work = time.perf_counter(), sum(os.times()[:4])
             frames = read(path, short_side)

@@ -1,13 +1,13 @@
-"""What the comparison of a sweep's cells gets wrong, on made-up studies: python -m benchmarks.inference [--json FILE]
+"""Error rates of the comparison of a sweep's cells, on simulated studies: python -m benchmarks.inference [--json FILE]
 
 Scores of cells under seeds are drawn with normal errors. The «seed-sd» is the standard deviation of one cell's score
 over seeds; that of a paired difference is √2 times as large, less where all cells of a seed share a part of their
 error («shared», as a part of the variance; 0 is the worst case).
 
-Printed are the family-wise error (in which part of studies without any difference some cell is said to differ; 5 %
-are meant), the power (how often a true difference of 3 seed-sd in one cell is found), and how often intervals hold
-the true difference. The shipped test stands beside two others: a paired t test of each cell with Holm's correction,
-and Dunnett's test with the noise of all cells pooled, without the shipped test's cautions.
+It prints the family-wise error (the share of studies without any difference in which some cell is found to differ; the
+target is 5 %), the power (how often a true difference of 3 seed-sd in one cell is found), and how often intervals
+contain the true difference. The shipped test is compared with two others: a paired t test of each cell with Holm's
+correction, and Dunnett's test with the noise of all cells pooled, without the shipped test's cautions.
 """
 
 from collections.abc import Callable
@@ -55,21 +55,21 @@ def noises(num_cells: int) -> dict[str, np.ndarray]:
 def draw_scores(
     random: np.random.Generator, num_studies: int, sds: np.ndarray, num_seeds: int, shared: float = 0.0
 ) -> np.ndarray:
-    """Scores (studies, cells, seeds) in which no cell differs: over seeds, of the variances sds²."""
+    """Return scores (studies, cells, seeds) without a difference between cells: over seeds, of the variances sds²."""
     own = random.standard_normal((num_studies, len(sds), num_seeds)) * sds[:, None]
     common = random.standard_normal((num_studies, 1, num_seeds))
     return np.sqrt(1 - shared) * own + np.sqrt(shared) * common
 
 
 def shipped(scores: np.ndarray) -> np.ndarray:
-    """What `studies.comparison.significance.compare_with_baseline` finds at p < 0.05, of many studies at once."""
+    """Return what `studies.comparison.significance.compare_with_baseline` finds at p < 0.05, for many studies at once."""
     noise = estimate_noise(scores)
     errors = np.sqrt(noise.variances / scores.shape[2])
     return _mean_difference(scores) > errors * _critical(scores.shape[1] - 1, noise.degrees)
 
 
 def paired_holm(scores: np.ndarray) -> np.ndarray:
-    """A paired t test of each cell, with Holm's correction."""
+    """Return what a paired t test of each cell finds, with Holm's correction."""
     p = stats.ttest_rel(scores[:, 1:], scores[:, :1], axis=2).pvalue
     order = p.argsort(axis=1)
     corrected = np.maximum.accumulate(np.take_along_axis(p, order, 1) * np.arange(p.shape[1], 0, -1), axis=1)
@@ -79,7 +79,7 @@ def paired_holm(scores: np.ndarray) -> np.ndarray:
 
 
 def pooled_dunnett(scores: np.ndarray) -> np.ndarray:
-    """Dunnett's test with the residual variance of all cells, whatever each one's is."""
+    """Return what Dunnett's test finds with one residual variance, pooled over all cells."""
     _, cells, seeds = scores.shape
     residuals = scores - scores.mean(axis=2, keepdims=True) - scores.mean(axis=1, keepdims=True)
     residuals += scores.mean(axis=(1, 2), keepdims=True)
@@ -89,7 +89,7 @@ def pooled_dunnett(scores: np.ndarray) -> np.ndarray:
 
 
 def _mean_difference(scores: np.ndarray) -> np.ndarray:
-    """(studies, k), without its sign."""
+    """Return the absolute differences (studies, k)."""
     return abs((scores[:, 1:] - scores[:, :1]).mean(axis=2))
 
 
@@ -97,12 +97,12 @@ TESTS: dict[str, Test] = {"shipped": shipped, "paired t + Holm": paired_holm, "p
 
 
 def error_rate(test: Test, scores: np.ndarray) -> float:
-    """In which part of studies without any difference one is found."""
+    """Return the share of studies in which a difference is found."""
     return float(test(scores).any(axis=1).mean())
 
 
 def power(test: Test, scores: np.ndarray, effect: float = EFFECT) -> float:
-    """How often a cell that is `effect` better than in `scores` is found."""
+    """Return how often a cell that is `effect` better than in `scores` is found."""
     scores = scores.copy()
     scores[:, 1] += effect
     return float(test(scores)[:, 0].mean())
@@ -115,7 +115,7 @@ def _critical_table(num_comparisons: int, low: float, high: float) -> tuple[np.n
 
 
 def _critical(num_comparisons: int, degrees: np.ndarray) -> np.ndarray:
-    """Critical values for degrees of freedom (studies, k), between those of a table."""
+    """Return critical values for degrees of freedom (studies, k), interpolated in a table."""
     log_degrees, values = _critical_table(num_comparisons, float(degrees.min()), float(degrees.max()) + 1e-9)
     return np.interp(np.log(degrees), log_degrees, values)
 
@@ -128,12 +128,12 @@ def measure_cases(
     case_effect: float,
     num_groups: int = NUM_CASES,
 ) -> dict[str, float]:
-    """What p, intervals and Wilcoxon's test over cases say on made-up cases; none of the cells differs in truth.
+    """Return error rates of p, intervals and Wilcoxon's test over cases on simulated cases; no cell truly differs.
 
     Errors in seed-sd: 10 of each of NUM_CASES cases, in all cells; 1 of each trained network, and another 3 of it on
-    each case; `case_effect` of each cell on each case, whatever the seed, which over all cases there are comes to
-    nothing. Of the latter three quarters of the variance are shared by the cases of a group, which are drawn together.
-    Returns how often some p is below 0.05; how often all intervals of a study hold 0, and how often they would if
+    each case; `case_effect` of each cell on each case, the same for all seeds, of mean 0 over all cases. Three
+    quarters of the latter's variance are shared by the cases of a group, which are drawn together.
+    Returns how often some p is below 0.05; how often all intervals of a study contain 0, and how often they would if
     groups were ignored; how often one given does; how often a percentile interval of resampled seeds and cases does;
     and how often Wilcoxon's test finds a difference that only the training made.
     """
@@ -168,7 +168,7 @@ def measure_cases(
 
 
 def _test(scores: np.ndarray) -> Comparisons:
-    """`compare_with_baseline` without its p values, which take most of its time."""
+    """Return what `compare_with_baseline` does, without its p values, which take most of its time."""
     noise = estimate_noise(scores[None])
     nothing = np.zeros(len(scores) - 1)
     errors = np.sqrt(noise.variances[0] / scores.shape[1])
@@ -177,7 +177,7 @@ def _test(scores: np.ndarray) -> Comparisons:
 
 
 def measure(num_studies: int, num_case_studies: int, seed: int = 0) -> list[dict[str, float | int | str]]:
-    """Rows of {"measure", "cells", "seeds", "noise", one value of each test}."""
+    """Return rows of {"measure", "cells", "seeds", "noise", one value of each test}."""
     random = np.random.default_rng(seed)
     rows: list[dict[str, float | int | str]] = []
     for num_cells in (4, 8, 31) if num_studies else ():
@@ -196,7 +196,7 @@ def measure(num_studies: int, num_case_studies: int, seed: int = 0) -> list[dict
             rows.append({"measure": "power", **head, "noise": f"{_UNSTABLE}, of the others", **found})
     for case_effect, num_groups in product((0.0, 3.0, 6.0), (NUM_CASES, 20, 10, 5)):
         for num_seeds in (3, 5):
-            fresh = np.random.default_rng(seed)  # a kind's numbers depend on no other kind's
+            fresh = np.random.default_rng(seed)  # each kind's numbers are independent of the others'
             found = measure_cases(fresh, num_case_studies, 8, num_seeds, case_effect, num_groups)
             noise = f"effects of {case_effect:g}, {num_groups} groups"
             rows.append({"measure": "coverage", "cells": 8, "seeds": num_seeds, "noise": noise, **found})
@@ -218,7 +218,7 @@ def format_rows(rows: list[dict[str, float | int | str]]) -> str:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--studies", type=int, default=10_000, help="of each kind (default: 10000; 0: none)")
-    parser.add_argument("--case-studies", type=int, default=250, help="with cases drawn, too (default: 250)")
+    parser.add_argument("--case-studies", type=int, default=250, help="those that draw cases too (default: 250)")
     arguments = parser.parse_args()
     rows = measure(arguments.studies, arguments.case_studies)
     print(format_rows(rows))

@@ -1,9 +1,12 @@
-"""How often 95 % intervals of a mean over cases hold the true mean, on made-up Dice: python -m benchmarks.intervals
+"""How often 95 % intervals of a mean over cases contain the true mean, on simulated Dice.
+
+python -m benchmarks.intervals [--studies 2000]
 
 Cases are skewed, as Dice is: 1 less a gamma variable, or a tenth of the cases failing. Patients have one scan or five,
-which then share three quarters of their variance. Of each kind many studies are drawn, and each interval is taken of
-each: the percentile bootstrap of cases, that of whole groups, BCa of groups (Efron 1987, J. Am. Stat. Assoc. 82:171),
-and the studentised bootstrap of groups, which `engine.metrics.means` ships (here without its refusal of few groups).
+which then share three quarters of their variance. Many studies of each kind are drawn, and for each all intervals are
+computed: the percentile bootstrap of cases, that of whole groups, BCa of groups (Efron 1987, J. Am. Stat. Assoc.
+82:171), and the studentised bootstrap of groups, which `engine.metrics.means` ships (here without its refusal of few
+groups).
 """
 
 import argparse
@@ -20,12 +23,12 @@ NAMES = ("percentile, cases", "percentile, groups", "BCa, groups", "studentised,
 
 
 def skewed(random: np.random.Generator, size: int) -> np.ndarray:
-    """Dice of a task that mostly works: mean 0.88, skewness -2."""
+    """Draw Dice of a task that mostly works: mean 0.88, skewness -2."""
     return 1 - 0.12 * random.gamma(1.0, 1.0, size)
 
 
 def failing(random: np.random.Generator, size: int) -> np.ndarray:
-    """The same of which one case in ten fails: 0.90 ± 0.03, or 0.4 ± 0.2."""
+    """Draw Dice of a task where one case in ten fails: 0.90 ± 0.03, or 0.4 ± 0.2."""
     works = random.normal(0.90, 0.03, size)
     return np.where(random.random(size) < 0.1, random.normal(0.4, 0.2, size), works)
 
@@ -38,7 +41,7 @@ KINDS: dict[str, tuple[Draw, float]] = {
 
 
 def draw_study(random: np.random.Generator, kind: str, num_groups: int, scans: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values (N,) and their groups (N,): patients with `scans` scans each."""
+    """Return values (N,) and their groups (N,): patients with `scans` scans each."""
     draw, mean = KINDS[kind]
     groups = np.repeat(np.arange(num_groups), scans)
     patients = draw(random, num_groups)[groups]
@@ -49,7 +52,7 @@ def draw_study(random: np.random.Generator, kind: str, num_groups: int, scans: i
 
 
 def intervals(values: np.ndarray, groups: np.ndarray, num_samples: int, seed: int) -> list[tuple[float, float]]:
-    """The interval of each of NAMES."""
+    """Return the interval of each of NAMES."""
     num_groups = int(groups[-1]) + 1
     of_cases = draw_weights(range(len(values)), num_samples, seed) @ values / len(values)
     sums, counts = np.bincount(groups, values)[:, None], np.bincount(groups).astype(float)[:, None]
@@ -66,7 +69,7 @@ def intervals(values: np.ndarray, groups: np.ndarray, num_samples: int, seed: in
 
 
 def coverage(kind: str, num_groups: int, scans: int, num_studies: int, num_samples: int = 1000) -> np.ndarray:
-    """How often each of NAMES holds the mean: (4,)."""
+    """Return how often each of NAMES contains the mean: (4,)."""
     random, (_, mean) = np.random.default_rng([num_groups, scans]), KINDS[kind]
     holds = np.zeros(len(NAMES))
     for study in range(num_studies):

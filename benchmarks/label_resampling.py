@@ -1,4 +1,4 @@
-"""What labels keep of their volume on other grids, and what a perfect network would score when trained on them.
+"""Compare ways to resample labels: the volume they keep, and the score of a perfect network trained on them.
 
 python -m benchmarks.label_resampling shared/datasets/hippocampus
 
@@ -38,12 +38,12 @@ def _shares(label: np.ndarray, num_classes: int, source: Grid, target: Grid) -> 
 
 
 def largest_share(label: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """The label with the largest linearly interpolated share, the smaller one in a tie."""
+    """Return the label with the largest linearly interpolated share, the smaller one in a tie."""
     return _shares(label, int(label.max()) + 1, source, target).argmax(axis=-1).astype(label.dtype)
 
 
 def half_a_voxel(label: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """The highest label that has half of the voxel or more, by linear interpolation."""
+    """Return the highest label that has half of the voxel or more, by linear interpolation."""
     shares = _shares(label, int(label.max()) + 1, source, target)
     classes = np.arange(shares.shape[-1], dtype=label.dtype)
     return np.where(shares >= 0.5, classes, 0).max(axis=-1)
@@ -52,7 +52,7 @@ def half_a_voxel(label: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
 def measure(
     labels: list[tuple[np.ndarray, Grid]], spacing_mm: Spacing, resample: Resample
 ) -> tuple[list[float], float]:
-    """(volume after over before of the whole foreground and of each class, mean Dice of the restored labels)."""
+    """Return volume after over before (foreground, then each class), and the mean Dice of the restored labels."""
     num_classes = max(int(label.max()) for label, _ in labels) + 1
     before, after, scores = np.zeros(num_classes), np.zeros(num_classes), []
     for label, grid in labels:
@@ -70,7 +70,7 @@ def measure(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("root", metavar="FOLDER", help="a data set of volumes with label volumes")
-    parser.add_argument("--cases", type=int, help="only the first so many")
+    parser.add_argument("--cases", type=int, help="use only this many, from the first")
     arguments = parser.parse_args()
     cases = find_cases(DataConfig(source="msd", root=Path(arguments.root))).cases
     paths = [case.label_file for case in cases if case.label_file is not None]

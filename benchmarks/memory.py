@@ -1,11 +1,11 @@
-"""Whether training's memory stays where it is while shapes change, and whether a second run repeats the first.
+"""Check that training's memory does not grow while shapes change, and that a second run repeats the first.
 
     python -m benchmarks.memory [--steps 300]
 
 Trains a U-Net 16/32/64 with Dropout3d on volumes of 16 to 40 voxels an axis, of twelve shapes that come in random
-order, twice in one process. Prints resident memory at step 100 and at the last, and exits with 1 where it grew by more
-than 2 %, or where any loss or gradient norm of the two runs differs. On a GPU this is the host's memory alone; with
-MLX_VOLUMES_DEVICE=cpu in the environment all of it.
+order, twice in one process. Prints resident memory at step 100 and at the last step. Exits with 1 if it grew by more
+than 2 %, or if any loss or gradient norm of the two runs differs. On a GPU this is only the host's memory; set
+MLX_VOLUMES_DEVICE=cpu in the environment to measure all of it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     steps = parser.parse_args().steps
     if steps <= WARM:
-        parser.error(f"--steps {steps}: memory is first read at step {WARM}, and must be read later again")
+        parser.error(f"--steps {steps}: memory is first read at step {WARM}, and must be read again later")
     first, resident = run(steps)
     growth = resident[-1] / resident[WARM - 1]
     print(f"resident    {resident[WARM - 1] / 1e6:.1f} MB at step {WARM}, {resident[-1] / 1e6:.1f} MB at step {steps}")
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def run(steps: int) -> tuple[list[StepResult], list[int]]:
-    """Train so many steps; return what each found, and the resident memory in bytes after it."""
+    """Train that many steps; return each step's result, and the resident memory in bytes after it."""
     step = make_step(*our_network(CASES["unet16"]), {"steps": steps, "precision": "float32"}, {"ema_decay": 0.99})
     rng = np.random.default_rng(0)
     shapes = [(2, 40, 40, 40), *((2, *sides) for sides in 4 * rng.integers(4, 11, (11, 3)))]

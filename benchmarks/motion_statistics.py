@@ -1,11 +1,11 @@
-"""What five numbers on a clip's motion tell of its class: the baseline that a video network has to beat.
+"""Classify clips by five numbers on their motion: the baseline that a video network has to beat.
 
 python -m benchmarks.motion_statistics RUN [RUN ...] --output cases.csv
 python -m studies.folds RUN [RUN ...] --baseline cases.csv
 
 Each run is one fold of a classification of clips. A logistic regression is fitted to the fold's training clips and
-predicts its validation clips; it sees the means over time and space of how much successive frames differ, and neither
-the picture nor the container.
+predicts its validation clips. It sees only statistics of the differences of successive frames, neither the picture nor
+the container.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from engine.runs.run_folder import RunFolder
 
 FRAME_RATE = 10.0
 SHORT_SIDE_PIXELS = 72
-MOVING = 0.06  # a pixel that changes by more, of a range of 1, is taken to move
+MOVING = 0.06  # a pixel that changes by more, of a range of 1, counts as moving
 
 
 def motion_statistics(path: Path) -> np.ndarray:

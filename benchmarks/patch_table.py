@@ -1,12 +1,11 @@
-"""Which patch and batch of the standard U-Net fit which device: arithmetic from measured multiples.
+"""Compute which patch and batch of the standard U-Net fit which device, from measured bytes per voxel.
 
     python -m benchmarks.patch_table [--measured FLOAT32 BFLOAT16]
 
 Measures how many bytes a voxel of the batch adds to the peak of loss and gradients, in the form that GPUs run (see
 `benchmarks.step_memory`, which does it on the CPU), of a U-Net 32/64/128 at two sizes, where weights hardly count, each
-in a process of its own. From that it works out, for the widths 32 … 320, what fits the memory limit that
-`ops/memory.py` sets: weights, their gradients and Adam's moments, and the activations. `--measured` takes the bytes a
-voxel as given.
+in its own process. From that it computes, for the widths 32 … 320, what fits the memory limit that `ops/memory.py`
+sets: weights, their gradients and Adam's moments, and the activations. `--measured` gives the bytes per voxel instead.
 """
 
 import argparse
@@ -39,7 +38,7 @@ class Device:
         return GPU_SHARE * self.working_set_gb * 1e9
 
 
-# Metal recommends about two thirds of the memory up to 32 GB, three quarters beyond; mx.device_info() tells.
+# Metal recommends about two thirds of the memory up to 32 GB, three quarters beyond: see mx.device_info().
 DEVICES = (
     Device("Apple, 16 GB", 11.5),
     Device("Apple, 24 GB", 17.2),
@@ -69,7 +68,7 @@ def main() -> None:
 
 
 def measure_bytes_a_voxel(precision: str) -> float:
-    """Of a batch of the standard U-Net: the deeper levels, that are not measured, add what their maps have."""
+    """Return the bytes per voxel of a batch of the standard U-Net; the levels not measured count by their maps."""
     peaks = []
     for number in range(len(SHAPES)):
         command = [sys.executable, "-m", "benchmarks.patch_table", "--row", str(number), precision]
@@ -79,12 +78,12 @@ def measure_bytes_a_voxel(precision: str) -> float:
 
 
 def maps_a_voxel(widths: tuple[int, ...]) -> float:
-    """Channels of one map at each level, a voxel of the patch."""
+    """Return the channels of one map at each level, summed, per voxel of the patch."""
     return sum(width / 8**level for level, width in enumerate(widths))
 
 
 def count_weights(widths: tuple[int, ...]) -> int:
-    """Of two 3×3×3 convolutions at each level, down and up, and the transposed ones between."""
+    """Count the weights of two 3×3×3 convolutions at each level, down and up, and of the transposed ones."""
     total, above = 0, 1
     for level, width in enumerate(widths):
         total += 27 * width * (above + width) + (27 * above * (3 * above) + 8 * above * width if level else 0)
@@ -93,7 +92,7 @@ def count_weights(widths: tuple[int, ...]) -> int:
 
 
 def step_bytes(voxels: float, bytes_a_voxel: float) -> float:
-    """Memory of a step on so many voxels in the batch."""
+    """Return the memory in bytes of a step on that many voxels in the batch."""
     return BYTES_A_WEIGHT * count_weights(WIDTHS) + UNFOLD_BYTES + bytes_a_voxel * voxels
 
 
@@ -103,7 +102,7 @@ def fits(patch: int, batch: int, bytes_a_voxel: float, device: Device) -> bool:
 
 
 def largest_patch(batch: int, bytes_a_voxel: float, device: Device) -> int:
-    """Voxels a side, 0 where none fits."""
+    """Return the voxels per side, 0 where none fits."""
     sides = range(STEP, 1024, STEP)
     return max((side for side in sides if fits(side, batch, bytes_a_voxel, device)), default=0)
 
@@ -113,7 +112,7 @@ def largest_batch(patch: int, bytes_a_voxel: float, device: Device) -> int:
 
 
 def format_table(bytes_a_voxel: dict[str, float]) -> str:
-    """Markdown."""
+    """Return the table in Markdown."""
     lines = ["| device | limit | " + " | ".join(f"{p}: patch at batch 2, batch of 128³" for p in bytes_a_voxel) + " |"]
     lines.append("| --- | --- |" + " --- |" * len(bytes_a_voxel))
     for device in DEVICES:

@@ -1,8 +1,7 @@
 """How much faster two processes train than one: python -m benchmarks.scaling [--json FILE]
 
 Weak scaling on the CPU of this machine, under Linux: every process has a core of its own and as many samples as one
-process alone. The runs take turns. From the measured step and the bytes sent follows, by arithmetic, what slower links
-would leave.
+process alone. The runs take turns. From the measured step and the bytes sent it computes what slower links would leave.
 """
 
 import argparse
@@ -120,12 +119,12 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def sent(num_bytes: int, processes: int) -> float:
-    """Bytes that each process of a ring sends to sum an array of so many: all but one part of it, twice."""
+    """Return the bytes that each process of a ring sends to sum an array of `num_bytes`: all but one part, twice."""
     return 2 * (processes - 1) / processes * num_bytes
 
 
 def format_report(row: dict[str, Any], samples: int, patch: int) -> str:
-    """Return what was measured, and the table of what follows for links of several speeds."""
+    """Return the measured times, and a table of what follows for links of several speeds."""
     lines = [
         f"U-Net 16/32/64, {samples} patches of {patch}³ voxels a process and step, one core each",
         f"1 process    {row['seconds_1']:.3f} s a step",

@@ -1,16 +1,17 @@
-"""What one training step holds in memory: MLX's own operators, as Metal runs them, beside oneDNN's.
+"""Measure the memory of one training step: MLX's own operators, as Metal runs them, beside oneDNN's.
 
     python -m benchmarks.step_memory [--json FILE] [--cases unet16 ...]
 
 Measures the peak of loss and gradients of one float32 step on the CPU, above what was active before it, each row in a
-process of its own; prints a table, and exits with 1 where the mlx form's peak passes 1.3 times the onednn form's.
+process of its own; prints a table, and exits with 1 if the mlx form's peak exceeds 1.3 times the onednn form's.
 
-Counted is what MLX allocates, in both forms; oneDNN's and NumPy's scratch, which would add to the onednn form, is not.
+In both forms it counts what MLX allocates; oneDNN's and NumPy's scratch, which would add to the onednn form, is not
+counted.
 On the CPU MLX unfolds the input of every convolution, which Metal does not: calls that its implicit kernel takes
 (backend/metal/conv.cpp, `dispatch_conv_3D_gpu`) are replaced by the allocations it makes. Of those that stay,
 `ops/convolution/rules.py` decides, its bounds made smaller as the patches are smaller than those they are made for.
-The peaks that count are taken under `mx.set_memory_limit(1_000_000)`: it keeps MLX from starting tasks long before
-their results are used. Without it a race decides how many; one such peak is shown besides.
+The peaks that decide are measured under `mx.set_memory_limit(1_000_000)`: it keeps MLX from starting tasks long before
+their results are used. Without it their number is random; one such peak is shown too.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def _run_row(case: str, form: str, limit: int) -> dict[str, Any]:
 
 
 def small(name: str) -> Case:
-    """The benchmark's case of the name, at the shape that is measured here."""
+    """Return the benchmark's case at the shape that is measured here."""
     return dataclasses.replace(CASES[name], shape=SHAPES[name])
 
 
@@ -104,7 +105,7 @@ def measure(case: Case, form: str, limit: int, precision: str = "float32") -> di
 
 
 def stand_in_for_metal(voxels: int) -> None:
-    """Let this process's convolutions allocate what Metal's do, for a batch of so many voxels."""
+    """Make this process's convolutions allocate what Metal's do, for a batch of that many voxels."""
     from ops.convolution import rules
 
     rules.SMALL_UNFOLD_BYTES = rules.SMALL_UNFOLD_BYTES * voxels // FULL_VOXELS
@@ -123,7 +124,7 @@ def stand_in_for_metal(voxels: int) -> None:
 
 def stand_in(convolution: Convolution) -> Convolution:
     """Return a function of x (N, D, H, W, I) and weight (O, kD, kH, kW, I) that allocates what Metal's implicit
-    kernel does for it and for its gradient of stride 1 for x, holds zeros, and whose other gradients are true.
+    kernel does for it and for its gradient for x of stride 1. These are zeros; the other gradients are true.
     """
 
     @mx.custom_function
@@ -142,7 +143,7 @@ def stand_in(convolution: Convolution) -> Convolution:
 
 
 def _allocate(shape: tuple[int, ...], x: mx.array, w: mx.array) -> mx.array:
-    """Zeros that need x and w; and, where channels are no multiples of 16, Metal's padded copies."""
+    """Return zeros that depend on x and w, with Metal's padded copies where channels are no multiples of 16."""
 
     def fill(shape: tuple[int, ...], channels: int) -> mx.array:
         return mx.contiguous(mx.broadcast_to(zero, (*shape[:-1], channels)))

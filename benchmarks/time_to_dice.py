@@ -3,8 +3,8 @@
     python -m benchmarks.time_to_dice --root HIPPOCAMPUS [--steps 600] [--json FILE]
 
 Both train in float32 on fold 0, in processes that take turns step by step; a side's clock runs only in its own
-training steps, reading data included. Both begin with the same weights; each library draws its own dropout
-masks. Validation is the mean Dice over the validation cases.
+training steps, which include reading data. Both begin with the same weights; each library draws its own dropout
+masks. Validation computes the mean Dice over the validation cases.
 """
 
 import math
@@ -35,7 +35,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True, help="the hippocampus data set, unpacked")
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--every", type=int, default=100, help="validate every so many steps")
+    parser.add_argument("--every", type=int, default=100, help="steps between validations")
     parser.add_argument("--memory-format", default="channels_last", help="PyTorch's: see benchmarks.train_step")
     parser.add_argument("--threads", type=int, default=available_threads())
     args = parser.parse_args()
@@ -139,7 +139,7 @@ def _ours(job: dict[str, Any], config: Any, num_outputs: int) -> tuple[Train, Lo
 
 
 def copy_weights(ours: Any, theirs: Any) -> None:
-    """Give PyTorch's U-Net the weights of ours; both begin with norms at 1 and 0, and biases at 0."""
+    """Copy our U-Net's weights to PyTorch's; both begin with norms at 1 and 0, and biases at 0."""
     import torch
 
     def put(target: Any, weight: Any, transposed: bool = False) -> None:

@@ -4,7 +4,7 @@
 
 Per case: our step and PyTorch's (eager, the faster of its memory formats) in float32 and bfloat16, each in a process
 of its own, taking turns. `ratio` is PyTorch's time over ours, with a 95 % interval; `memory_ratio` our peak memory
-over PyTorch's, what the imports took left out; `arithmetic` the share of our time that the convolutions alone would
+over PyTorch's, without what the imports took; `arithmetic` the share of our time that the convolutions alone would
 need at the peak rate measured in the same run.
 """
 

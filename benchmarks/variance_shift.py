@@ -1,4 +1,4 @@
-"""How far batch norms behind channel dropout go astray, and what recalibration makes of it.
+"""Measure the error of batch norms' variances behind channel dropout, before and after recalibration.
 
 python -m benchmarks.variance_shift [--rate 0.5] [--seeds 3]: for each block of a new `cnn3d` with batch norm, the
 running variance after passes over noise over the variance that evaluation has, mean over the channels. 1 is right.

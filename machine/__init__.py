@@ -1,6 +1,6 @@
-"""What the machine gives: its Python, threads, memory, disk. Importing it ends a Python that lacks the packages.
+"""Facts about the machine: its Python, threads, memory, disk, CPU. Importing it ends a Python without the packages.
 
-It imports nothing of the project, and whatever can be started imports it before all else.
+It imports nothing of the project, and each script and package imports it first.
 """
 
 from machine.interpreter import require

@@ -1,4 +1,4 @@
-"""What the CPU is called, and which of its instructions results may depend on."""
+"""The CPU's name, and those of its instructions that results may depend on."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ _FEATURES = frozenset(
 
 
 def cpu_name() -> str | None:
-    """Return the name, such as "AMD EPYC 9B14", "Apple M3 Max" or "Neoverse-V2"; None where nothing tells it."""
+    """Return the name, such as "AMD EPYC 9B14", "Apple M3 Max" or "Neoverse-V2"; None where it is unknown."""
     if sys.platform == "darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or None
     text = _cpuinfo()
@@ -26,7 +26,7 @@ def cpu_name() -> str | None:
 
 
 def cpu_features() -> list[str] | None:
-    """Return those of the instruction sets that decide how sums are rounded; None where the system lists none."""
+    """Return the instruction sets that decide how sums are rounded; None where the system lists none."""
     text = _cpuinfo()
     lines = _values(text, "flags") or _values(text, "Features")
     return sorted(_FEATURES.intersection(lines[0].split())) if lines else None
@@ -40,7 +40,7 @@ def _cpuinfo() -> str:
 
 
 def _values(text: str, key: str) -> list[str]:
-    """What stands behind the key, line by line."""
+    """Return the values of the key, one per line."""
     return [value.strip() for value in re.findall(rf"^\s*{key}\s*:(.*)$", text, re.MULTILINE)]
 
 

@@ -31,7 +31,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def flush(descriptor: int) -> None:
-    """Wait until the open file or folder is on the disk, past the drive's own cache too where the system can ask."""
+    """Wait until the open file or folder is on the disk, past the drive's cache where the system supports that."""
     if sys.platform == "darwin":  # where fsync leaves it in that cache
         try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)

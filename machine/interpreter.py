@@ -1,6 +1,6 @@
-"""Whether this Python can run the project, told in one line where it cannot. Any Python from 3.7 on reads this file.
+"""Check that this Python can run the project, and say in one line why not. Any Python from 3.7 on reads this file.
 
-`python machine/interpreter.py` is what `make setup` asks a Python before it makes an environment with it.
+`make setup` runs `python machine/interpreter.py` before it makes an environment with that Python.
 """
 
 import importlib.util
@@ -55,7 +55,7 @@ def why_wrong() -> "str | None":
 
 
 def _arguments() -> str:
-    """Return what follows `python` on the command line. Of `python -m` sys.argv tells it only once all is loaded."""
+    """Return what follows `python` on the command line. Under `python -m` sys.argv is complete only after loading."""
     if sys.argv[0] == "-m":
         words = getattr(sys, "orig_argv", [])  # since 3.10
         return " ".join(words[words.index("-m") :]) if "-m" in words else "-m …"
@@ -63,7 +63,7 @@ def _arguments() -> str:
 
 
 def require() -> None:
-    """End the process, with exit code 2 and one line, where `why_wrong` has one."""
+    """End the process with exit code 2 and the line of `why_wrong`, where there is one."""
     line = why_wrong()
     if line is not None:
         sys.stderr.write(line + "\n")

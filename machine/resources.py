@@ -20,7 +20,7 @@ def available_threads() -> int:
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process holds now."""
+    """Return the memory of this process now, in bytes."""
     if sys.platform == "linux":
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     shown = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=True)
@@ -28,7 +28,7 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """Return the most memory that this process has held so far."""
+    """Return the peak memory of this process so far, in bytes."""
     if sys.platform == "linux":  # its ru_maxrss begins with what the parent held at the fork
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

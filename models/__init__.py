@@ -1,6 +1,6 @@
 """Networks of Conv3d blocks with dropout."""
 
-import machine  # noqa: F401  # first: it tells how to start where packages are missing
+import machine  # noqa: F401  # first: it says how to start where packages are missing
 
 # isort: split
 import math
@@ -38,7 +38,7 @@ MODELS = {  # by `model.name`; the first is the default
 def build_model(name: str, args: Any, in_channels: int, num_outputs: int) -> nn.Module:
     """Return the network `name` with the config's `args`, its weights drawn from the state of `mx.random`.
 
-    Under one seed the weights are the same whatever the dropout. Raises ValueError for an unknown name.
+    With one seed the weights are the same for each dropout. Raises ValueError for an unknown name.
     """
     if name not in MODELS:
         raise ValueError(f"model.name={name!r} is unknown: expected one of {', '.join(MODELS)}")

@@ -42,7 +42,7 @@ class CNN3dArgs(NetworkArgs):
         return len(self.widths)
 
     def largest_activation(self, size: Size) -> int:
-        """Elements of the largest array that one sample (D, H, W) has."""
+        """Return the elements of the largest array that one sample (D, H, W) has."""
         largest = 0
         for block, width in enumerate(self.widths):
             size = tuple(max(n // step, 1) for n, step in zip(size, self.pool, strict=True)) if block else size
@@ -90,7 +90,7 @@ class CNN3d(nn.Module):
         return self.head(self.features(x))
 
     def dropout_paths(self) -> dict[str, tuple[str, ...]]:
-        """As `dropout.kept_shares` takes it; the head's mask follows the last block's."""
+        """Return the places on each path, for `dropout.kept_shares`; the head's mask follows the last block's."""
         return {"body": ("body",), "head": ("body", "head")}
 
     def features(self, x: mx.array) -> mx.array:

@@ -52,7 +52,7 @@ class ResNet3dArgs(NetworkArgs):
         return self
 
     def largest_activation(self, size: Size) -> int:
-        """Elements of the largest array that one sample (D, H, W) has."""
+        """Return the elements of the largest array that one sample (D, H, W) has."""
         size = shrink(size, self.stem_stride)
         largest = math.prod(size) * self.width
         size = shrink(size, (2, 2, 2)) if self.max_pool else size
@@ -71,7 +71,7 @@ BLOCKS_PER_STAGE = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3
 class BasicBlock(nn.Module):
     """Two 3×3×3 convolutions and a shortcut: y = ReLU(conv2(conv1(x)) + shortcut(x)).
 
-    Dropout lies between the convolutions, as in wide ResNets (Zagoruyko and Komodakis 2016, arXiv:1605.07146):
+    Dropout is between the convolutions, as in wide ResNets (Zagoruyko and Komodakis 2016, arXiv:1605.07146):
     the shortcut keeps all channels.
     """
 
@@ -166,7 +166,7 @@ class ResNet3d(nn.Module):
         return self.head(self.features(x))
 
     def dropout_paths(self) -> dict[str, tuple[str, ...]]:
-        """As `dropout.kept_shares` takes it; the shortcuts keep all channels."""
+        """Return the places on each path, for `dropout.kept_shares`; the shortcuts keep all channels."""
         return {"body": ("body",), "head": ("head",)}
 
     def features(self, x: mx.array) -> mx.array:
@@ -180,7 +180,7 @@ class ResNet3d(nn.Module):
 
 
 def make_shortcut(in_channels: int, out_channels: int, stride: int, args: ResNet3dArgs) -> nn.Module | None:
-    """Return what brings a block's input to the shape of its output; None where it has that shape."""
+    """Return the layer that brings a block's input to its output's shape; None where the shapes agree."""
     if stride == 1 and in_channels == out_channels:
         return None
     if args.shortcut == "A":

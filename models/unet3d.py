@@ -18,11 +18,11 @@ from models.layers.norms import make_norm
 
 
 class Dropout(DropoutArgs):
-    """Dropout of a U-Net: in each block at the named places, or on the skips. docs/ablations.md tells more.
+    """Dropout of a U-Net: in each block at the named places, or on the skips. See docs/ablations.md.
 
     `channel` drops whole feature maps (`mlx.nn.Dropout3d`: what papers call spatial or channel dropout),
     `element` single voxels (`mlx.nn.Dropout`), `none` builds no dropout layer. With `skip` among the places the
-    skips leave before the encoder's last dropout, otherwise behind it.
+    skips branch off before the encoder's last dropout, otherwise after it.
     """
 
     places: tuple[Literal["encoder", "bottleneck", "decoder", "skip"], ...] = ("encoder", "bottleneck", "decoder")
@@ -99,7 +99,7 @@ class UNet3dArgs(NetworkArgs):
         return len(self.widths) * self.convolutions
 
     def largest_activation(self, size: Size) -> int:
-        """Elements of the largest array that one sample (D, H, W) has: skip and upsampled maps side by side, mostly."""
+        """Return the elements of the largest array that one sample (D, H, W) has: mostly skip and upsampled maps."""
         largest, last = 0, len(self.widths) - 1
         for level, (width, stride) in enumerate(zip(self.widths, self.level_strides(), strict=True)):
             size = shrink(size, stride)
@@ -121,9 +121,9 @@ class Level(nn.Module):
     """The convolutions at one resolution; the first one may be strided.
 
     With `residual` a shortcut leads around all of them: y = act(block(x) + shortcut(x)), the shortcut being
-    a 1×1×1 convolution where shapes differ. Dropout lies in the branch alone, see `ConvBlock`.
+    a 1×1×1 convolution where shapes differ. Dropout is only in the branch, see `ConvBlock`.
 
-    splits: whether a call returns (y, skip), the skip being y without the last block's dropout.
+    splits: whether a call returns (y, skip), where skip is y without the last block's dropout.
     """
 
     def __init__(
@@ -171,8 +171,8 @@ class Level(nn.Module):
 class Resize(nn.Module):
     """Upsampling by linear interpolation, after a 1×1×1 convolution to the new width.
 
-    Both are linear and act on different axes, so their order doesn't matter to the values; the convolution
-    costs least at the lower resolution.
+    Both are linear and act on different axes, so the values do not depend on their order; the convolution costs
+    less at the lower resolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, scale: Triple) -> None:
@@ -188,12 +188,12 @@ class UNet3d(nn.Module):
     """U-Net of Çiçek et al. (2016, arXiv:1606.06650) in the shape of nnU-Net (Isensee et al. 2021).
 
     Level 0 has the image's resolution, each further one starts with a strided convolution, and the last is
-    the bottleneck. On the way up a level is upsampled, put beside the skip from the same resolution, and
+    the bottleneck. On the way up a level is upsampled, concatenated with the skip of the same resolution, and
     convolved again. Weights are drawn as `blocks.he_normal` says: convolutions as nnU-Net's are, transposed ones with
-    4 times the variance (at half the width and stride 2), so that they keep that of what they enlarge.
+    4 times the variance (at half the width and stride 2), so that they keep their input's.
 
-    Where dropout's places name both, skips leave before the encoder's last dropout: each path from one convolution
-    to the next has one mask then. Without "skip" that dropout is on the skips too, as in nnU-Net.
+    With "encoder" and "skip" among dropout's places, skips branch off before the encoder's last dropout: each path
+    from one convolution to the next then has one mask. Without "skip" that dropout is on the skips too, as in nnU-Net.
 
     model(x) maps (N, D, H, W, in_channels), float32 or bfloat16, to logits (N, D, H, W, num_outputs) in
     float32. With deep supervision, in training, it returns a list of logits, finest first: one for each level
@@ -251,7 +251,7 @@ class UNet3d(nn.Module):
         return logits[::-1] if self.deep_supervision and self.training else logits[-1]
 
     def dropout_paths(self) -> dict[str, tuple[str, ...]]:
-        """As `dropout.kept_shares` takes it; "encoder" is the way down."""
+        """Return the places on each path, for `dropout.kept_shares`; "encoder" is the way down."""
         skip = ("skip",) if self.encoder and self.encoder[0].splits else ("encoder", "skip")
         return {"encoder": ("encoder",), "skip": skip, "bottleneck": ("bottleneck",), "decoder": ("decoder",)}
 
@@ -284,5 +284,5 @@ def make_upsampling(kind: str, in_channels: int, out_channels: int, scale: Tripl
 
 
 def upsample(layer: nn.Module, x: mx.array) -> mx.array:
-    """Return layer(x) for a layer of `make_upsampling`, or for what replaced it."""
+    """Return layer(x) for a layer of `make_upsampling`, or for its replacement."""
     return apply_conv_transpose(layer, x) if isinstance(layer, nn.ConvTranspose3d) else layer(x)

@@ -26,7 +26,7 @@ class VideoResNetArgs(NetworkArgs):
     dropout: ClassifierDropout = ClassifierDropout()
 
     def largest_activation(self, size: Size) -> int:
-        """Elements of the largest array that one sample (D, H, W) has at most, which is in the first blocks.
+        """Return the elements of the largest array that one sample (D, H, W) has at most, which is in the first blocks.
 
         r2plus1d_18's has 144 channels, between space and time; those of the others have 64.
         """
@@ -141,7 +141,7 @@ class VideoResNet(nn.Module):
         return self.head(self.features(x))
 
     def dropout_paths(self) -> dict[str, tuple[str, ...]]:
-        """As `dropout.kept_shares` takes it; the shortcuts keep all channels."""
+        """Return the places on each path, for `dropout.kept_shares`; the shortcuts keep all channels."""
         return {"body": ("body",), "head": ("head",)}
 
     def features(self, x: mx.array) -> mx.array:

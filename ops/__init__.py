@@ -1,7 +1,7 @@
-"""The networks' operators, a file each in plain MLX. `ops/cpu` has their form for a Linux x86-64 CPU.
+"""The networks' operators in plain MLX, one per file. `ops/cpu` holds their form for a Linux x86-64 CPU.
 
-`device` says what computes, `backend` which form of the operators runs there, `memory` how much it may take. Nothing
-native loads on import.
+`device` chooses what computes, `backend` which form of the operators runs there, `memory` how much it may take.
+Importing this loads nothing native.
 """
 
 from ops.adamw import adamw, global_norm, move_towards

@@ -28,8 +28,8 @@ def adamw(
     All tensors have the parameter's shape; scale, learning_rate and step are scalars. Bias-corrected, with decoupled
     weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101), towards `start` where it is given, else towards 0.
 
-    On the CPU m and v are overwritten, so that an update needs no memory but the new parameter's: go on with those
-    returned, and let no one else hold theirs.
+    On the CPU m and v are overwritten, so that an update allocates only the new parameter: use the returned arrays,
+    and keep no other reference to m and v.
     """
     tensors = (gradient, parameter, m, v) if start is None else (gradient, parameter, m, v, start)
     if _runs_on_onednn(*tensors):

@@ -25,7 +25,7 @@ _threads: int | None = None
 def choose(name: str = "auto", threads: int | None = None) -> str:
     """Decide which form runs in this process, log it in one line, and return it: "mlx" or "onednn".
 
-    name: "auto" obeys the environment variable MLX_VOLUMES_OPS where it is set; otherwise it takes MLX on a
+    name: "auto" follows the environment variable MLX_VOLUMES_OPS where it is set; otherwise it takes MLX on a
     GPU, oneDNN on a Linux x86-64 CPU, and MLX elsewhere, with a warning where oneDNN should have loaded.
     threads: of oneDNN and Numba, for the calling thread; None takes as many as the affinity mask allows.
 
@@ -58,25 +58,25 @@ def choose(name: str = "auto", threads: int | None = None) -> str:
 
 
 def active() -> str:
-    """The form that runs, "mlx" or "onednn"; decides as `choose("auto")` when nobody has."""
+    """Return the form that runs, "mlx" or "onednn"; decides as `choose("auto")` on the first call."""
     return _form or choose("auto")
 
 
 def runs_on_onednn(*arrays: mx.array) -> bool:
-    """Whether the form in `ops/cpu` takes these arrays: it is active, and they are all float32 or bfloat16."""
+    """Return whether `ops/cpu` takes these arrays: it is active, and all of them are float32 or bfloat16."""
     return all(a.dtype in (mx.float32, mx.bfloat16) for a in arrays) and active() == "onednn"
 
 
 def threads() -> int:
-    """How many threads oneDNN and Numba use."""
+    """Return how many threads oneDNN and Numba use."""
     active()
     return _threads or available_threads()
 
 
 def why_no_bfloat16() -> str | None:
-    """What keeps the operators that run here from computing bfloat16 natively; None where they do.
+    """Return why the operators that run here do not compute bfloat16 natively; None where they do.
 
-    ONEDNN_MAX_CPU_ISA=AVX512_CORE in the environment makes a CPU one without.
+    With ONEDNN_MAX_CPU_ISA=AVX512_CORE in the environment no CPU does.
     """
     if active() == "mlx":
         on_gpu = device.on_gpu()
@@ -87,7 +87,7 @@ def why_no_bfloat16() -> str | None:
 
 
 def judge_bfloat16(form: str, on_gpu: bool, facts: Mapping[str, Any]) -> str | None:
-    """What keeps a device from computing bfloat16 natively, as a clause; None where it does.
+    """Return why a device does not compute bfloat16 natively, as a clause; None where it does.
 
     facts: of a GPU those of `mx.device_info`; of oneDNN on a CPU "native_bfloat16".
     """

@@ -27,8 +27,8 @@ def class_sums(
 ) -> ClassSums:
     """Return the sums of one prediction, differentiable in the logits.
 
-    logits: (N, ..., K), any float type; (N, K) of a whole volume. y: (N, ...) integers; those of `ignore_label`
-    count nowhere.
+    logits: (N, ..., K), any float type; (N, K) of a whole volume. y: (N, ...) integers; voxels of `ignore_label` do
+    not count.
     focal_gamma: None leaves `focal` at zero, and saves a power of every probability.
 
     Raises ValueError where y does not fit the logits.
@@ -49,7 +49,7 @@ def class_sums(
 
 @functools.lru_cache(64)
 def _plain(ignore_label: int | None, focal_gamma: float | None) -> Any:
-    """Return the operator in MLX's operations; logits and y alone are kept for the gradient.
+    """Return the operator in MLX's operations; for the gradient only logits and y are kept.
 
     Within it classes come first: a GPU reduces a short first axis by a thread for each voxel, a short last axis by
     32 or more.

@@ -1,4 +1,4 @@
-"""Two volumes side by side: a U-Net's skip connection."""
+"""Concatenation of two volumes' channels: a U-Net's skip connection."""
 
 import mlx.core as mx
 

@@ -18,14 +18,14 @@ def conv3d(
     input_grad: bool = True,
     weight_grad: bool = True,
 ) -> mx.array:
-    """The convolution (cross-correlation) of x by weight, plus bias, in x's dtype.
+    """Return the convolution (cross-correlation) of x by weight, plus bias, in x's dtype.
 
     x: (N, D, H, W, I) float32 or bfloat16. weight: (O, kD, kH, kW, I) and bias: (O,), of x's dtype or
     float32; products of bfloat16 are summed in float32, and gradients have their parameter's dtype.
-    Returns (N, D', H', W', O). input_grad=False takes x for data: no gradient reaches it, or is computed;
-    weight_grad=False likewise takes the weight for a constant.
+    Returns (N, D', H', W', O). input_grad=False treats x as data: its gradient is zero and not computed;
+    weight_grad=False does the same for the weight.
 
-    Raises ValueError for shapes that do not fit, and where oneDNN runs it RuntimeError inside mx.compile.
+    Raises ValueError for shapes that do not fit, and with oneDNN RuntimeError inside mx.compile.
     """
     stride, padding, dilation = triple(stride), triple(padding), triple(dilation)
     check_channels("conv3d", x, weight, bias)

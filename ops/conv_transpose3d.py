@@ -18,14 +18,14 @@ def conv_transpose3d(
     output_padding: int | Triple = 0,
     weight_grad: bool = True,
 ) -> mx.array:
-    """The transposed convolution of x by weight, plus bias, in x's dtype.
+    """Return the transposed convolution of x by weight, plus bias, in x's dtype.
 
     x: (N, D, H, W, I) float32 or bfloat16. weight: (O, kD, kH, kW, I) and bias: (O,), of x's dtype or
     float32; gradients have their parameter's dtype. Returns (N, D', H', W', O) with
-    D' = (D - 1) stride - 2 padding + kD + output_padding. weight_grad=False takes the weight for a constant: its
-    gradient is not computed.
+    D' = (D - 1) stride - 2 padding + kD + output_padding. weight_grad=False treats the weight as a constant:
+    its gradient is not computed.
 
-    Raises ValueError for shapes that do not fit, and where oneDNN runs it RuntimeError inside mx.compile.
+    Raises ValueError for shapes that do not fit, and with oneDNN RuntimeError inside mx.compile.
     """
     stride, padding, output_padding = triple(stride), triple(padding), triple(output_padding)
     check_channels("conv_transpose3d", x, weight, bias)

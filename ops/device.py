@@ -1,4 +1,4 @@
-"""Which device everything is computed on: MLX's default one, or the one that the environment names."""
+"""The device that computes: MLX's default one, or the one that MLX_VOLUMES_DEVICE names."""
 
 import os
 
@@ -8,12 +8,12 @@ VARIABLE = "MLX_VOLUMES_DEVICE"
 
 
 def on_gpu() -> bool:
-    """Whether MLX computes on a GPU, Metal's or CUDA's."""
+    """Return whether MLX computes on a GPU, Metal's or CUDA's."""
     return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
 def obey_environment() -> None:
-    """Make `cpu` or `gpu` MLX's default device where MLX_VOLUMES_DEVICE names it. Raises ValueError for others."""
+    """Make the device that MLX_VOLUMES_DEVICE names, `cpu` or `gpu`, MLX's default. Raises ValueError for others."""
     name = os.environ.get(VARIABLE)
     if not name:
         return

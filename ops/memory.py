@@ -1,7 +1,7 @@
-"""How much memory MLX may take, one place to wait for the device, and failed allocations in words.
+"""MLX's memory limit, the one function that waits for the device, and messages for failed allocations.
 
-A GPU's work is queued. On Metal a queued command that fails for want of memory leaves zeros, and raises only where the
-queue is synchronised (ml-explore/mlx#3979), so every number that leaves the device passes through `evaluate`.
+A GPU's work is queued. On Metal a queued command that runs out of memory leaves zeros, and raises only where the queue
+is synchronised (ml-explore/mlx#3979), so every number that leaves the device passes through `evaluate`.
 """
 
 import logging
@@ -33,15 +33,15 @@ _limit = "MLX's own"
 
 
 class OutOfMemory(MemoryError):
-    """An allocation that failed; says what for, and what to make smaller."""
+    """A failed allocation; the message says what for, and what to make smaller."""
 
 
 def set_limit(memory_limit_gb: float | None = None) -> None:
-    """Tell MLX how much memory it may take, and log in one line which limit holds.
+    """Set how much memory MLX may take, and log the limit in one line.
 
     memory_limit_gb: 10^9 bytes; None takes a share of what the device recommends (Metal), has (CUDA), or of the
-    machine's or the cgroup's memory (CPU). Beyond the limit MLX waits for queued work before it queues more, and gives
-    cached buffers back; it refuses no array for it. Metal's wired limit stays as it is.
+    machine's or the cgroup's memory (CPU). Beyond the limit MLX waits for queued work before it queues more, and frees
+    cached buffers; it refuses no allocation. Metal's wired limit is unchanged.
     """
     global _limit
     default, why = default_limit()
@@ -50,26 +50,26 @@ def set_limit(memory_limit_gb: float | None = None) -> None:
         why = "memory_limit_gb"
         if on_gpu() and limit > default:
             _log.warning(
-                "memory_limit_gb=%g is more than the %.1f GB that this device takes well: arrays may be swapped, or "
-                "the run end for want of memory",
+                "memory_limit_gb=%g is more than the %.1f GB recommended for this device: arrays may be swapped, or "
+                "the run may end out of memory",
                 memory_limit_gb,
                 default / 1e9,
             )
     mx.set_memory_limit(limit)
     if on_gpu():
-        # A step's arrays are all cached after it and taken again by the next: a smaller cache would allocate anew.
+        # A step's arrays are cached and used again by the next step: a smaller cache would allocate them again.
         mx.set_cache_limit(limit)
     _limit = f"{limit / 1e9:.1f} GB ({why})"
     _log.info("memory limit: %s", _limit)
 
 
 def describe_limit() -> str:
-    """The limit that was set, and why; MLX's own where none was."""
+    """Return the limit that was set, and why; MLX's own where none was."""
     return _limit
 
 
 def default_limit() -> tuple[int, str]:
-    """The limit in bytes that holds without `memory_limit_gb`, and what it is a share of."""
+    """Return the limit in bytes without `memory_limit_gb`, and what it is a share of."""
     facts = mx.device_info()
     for key, name in (
         ("max_recommended_working_set_size", "the working set that the GPU recommends"),
@@ -83,12 +83,12 @@ def default_limit() -> tuple[int, str]:
 
 
 def physical_memory() -> int:
-    """The machine's memory in bytes."""
+    """Return the machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def cgroup_memory(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The least memory limit in bytes of this process's cgroups, of version 1 or 2; None where there is none."""
+    """Return the smallest memory limit in bytes of this process's cgroups (version 1 or 2), or None."""
     try:
         lines = proc.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -113,9 +113,9 @@ def cgroup_memory(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sy
 
 
 def evaluate(*arrays: Any) -> None:
-    """Compute the arrays, or trees of them, and wait until the device has done so.
+    """Compute the arrays, or trees of them, and wait for the device.
 
-    Raises what failed on the way: on Metal `mx.eval` alone may not.
+    Raises what failed: on Metal `mx.eval` alone may not.
     """
     mx.eval(*arrays)
     if on_gpu():
@@ -123,14 +123,14 @@ def evaluate(*arrays: Any) -> None:
 
 
 def release_cache() -> None:
-    """Give a GPU's cached buffers back: what comes next needs others. A CPU keeps its few."""
+    """Free a GPU's cached buffers: what comes next needs others. A CPU keeps its few."""
     if on_gpu():
         mx.clear_cache()
 
 
 @contextmanager
 def explained(what: str, smaller: str) -> Iterator[None]:
-    """Within, a failed allocation raises OutOfMemory, which says what for, and what to make `smaller`."""
+    """Turn a failed allocation within the context into OutOfMemory, which names `what` and what to make `smaller`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

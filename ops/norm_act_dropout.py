@@ -1,8 +1,7 @@
 """Normalisation, activation and channel dropout in one call: two passes over the volume, two more backward.
 
 A channel mask of zeros and a positive constant commutes with (leaky) ReLU, so it folds into the scale and
-shift of the normalisation, and nothing but the input is needed for the gradients. What is multiplied before a
-residual is added folds into weight and bias.
+shift of the normalisation, and the gradients need only the input. With a residual, the mask folds into weight and bias.
 """
 
 import functools
@@ -50,7 +49,7 @@ def norm_act_dropout(
     Raises ValueError for arguments that do not fit x.
     """
     _check(x, weight, bias, mask, norm, groups, residual, statistics)
-    if residual is not None and mask is not None:  # else the mask would fall on the residual too
+    if residual is not None and mask is not None:  # else the mask would apply to the residual too
         mask = mx.stop_gradient(mask)
         weight = mask if weight is None else weight * mask  # (N, C)
         bias, mask = None if bias is None else bias * mask, None
@@ -109,7 +108,7 @@ def _check(
 
 @functools.cache
 def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any:
-    """Return the operator in MLX's operations: all of it is float32, and x alone, or y, is kept for the gradients.
+    """Return the operator in MLX's operations: all in float32; only x, or y, is kept for the gradients.
 
     Between passes over the volume stands `mx.depends`. Otherwise mx.compile would share what passes have in common:
     one float32 copy of x, from the first pass to the gradient. To read x and the gradient again costs less than that.
@@ -179,7 +178,7 @@ def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any
         sum_u = total(behind(v, g))
         v, g = mx.depends([x, g], [sum_u])
         dot = total(behind(v, g) * deviation(v, centre)) * rstd
-        if not given:  # else the sums may be of no use to anyone
+        if not given:  # else the sums may be unused
             v, g = mx.depends([x, g], [dot])
         u = behind(v, g)
         dx = u * over_space(rstd * weight, x)

@@ -1,4 +1,4 @@
-"""Over which values a norm takes its statistics: each function is for NumPy arrays and MLX's alike."""
+"""The values that a norm takes its statistics over. The functions take NumPy's arrays and MLX's."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def pool_statistics(norm: str, groups: int, mean: Any, variance: Any) -> tuple[Any, Any]:
-    """Statistics of equally large parts, (N, C) -> of the sets that the norm is over."""
+    """Pool mean and variance of equally large parts, (N, C), into those of the sets that the norm is over."""
     if norm == "instance":
         return mean, variance
     axis = 0
@@ -18,7 +18,7 @@ def pool_statistics(norm: str, groups: int, mean: Any, variance: Any) -> tuple[A
 
 
 def average_over_sets(norm: str, groups: int, values: Any) -> Any:
-    """(N, C) -> the same, averaged over the sets that the norm is over."""
+    """Return values (N, C) averaged over the sets that the norm is over."""
     if norm == "instance":
         return values
     if norm == "batch":
@@ -27,12 +27,12 @@ def average_over_sets(norm: str, groups: int, values: Any) -> Any:
 
 
 def per_channel(a: Any, channels: int) -> Any:
-    """(N, groups) -> (N, C); what has a value per channel, (N, C) or (C,), as it is."""
+    """Return (N, groups) repeated to (N, C); arrays with a value per channel, (N, C) or (C,), unchanged."""
     if a.shape[-1] == channels:
         return a
     return (np if isinstance(a, np.ndarray) else mx).repeat(a, channels // a.shape[-1], axis=1)
 
 
 def gradient_of(parameter: mx.array, total: Any) -> Any:
-    """(N, C) -> the gradient of a parameter that all samples share, or that each has its own of."""
+    """Return a parameter's gradient from total (N, C): summed over samples unless the parameter is per sample."""
     return total if parameter.ndim == 2 else total.sum(axis=0)

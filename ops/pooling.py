@@ -1,7 +1,7 @@
 """Maximum and average pooling.
 
-MLX's own layers add the gradients of overlapping windows up by a scatter, whose order is not fixed on a GPU. The form
-for MLX here is made of shifted slices instead.
+MLX's own layers add the gradients of overlapping windows by a scatter, whose order is not fixed on a GPU. The plain
+form here uses shifted slices instead.
 """
 
 import functools
@@ -125,7 +125,7 @@ def _plain_average(kernel: Triple, stride: Triple, padding: Triple) -> Any:
 def _reduce_windows(
     x: mx.array, join: Callable[..., mx.array], outside: float, kernel: Triple, stride: Triple, padding: Triple
 ) -> mx.array:
-    """Join the voxels of each window of x, axis after axis; `outside` is the value of the padding."""
+    """Reduce each window of x, axis after axis; `outside` is the padding's value."""
     for axis, k, s, p in zip((3, 2, 1), kernel[::-1], stride[::-1], padding[::-1], strict=True):
         x = _pad(x, [(p, p) if i == axis else (0, 0) for i in (1, 2, 3)], outside)
         span = (x.shape[axis] - k) // s * s + 1
@@ -134,7 +134,7 @@ def _reduce_windows(
 
 
 def _grid(y: mx.array, kernel: Triple, stride: Triple) -> tuple[list[int], list[int]]:
-    """By how many windows a window overlaps those before it, and how many strides all windows together are long."""
+    """Return, per axis, how many windows before it a window overlaps, and the length of all windows in strides."""
     reach = [(k - 1) // s for k, s in zip(kernel, stride, strict=True)]
     return reach, [o + r for o, r in zip(y.shape[1:4], reach, strict=True)]
 
@@ -147,10 +147,10 @@ def _from_windows(
     stride: Triple,
     padding: Triple,
 ) -> mx.array:
-    """Return x's gradient: voxels that are a stride apart have their place in as many windows, and make a phase.
+    """Return x's gradient. Voxels that are a stride apart belong to equally many windows: they make a phase.
 
-    part(first, at): what the phase that begins at the padded voxel `first` gets from the windows that a grid padded
-    by the reach holds from `at` on.
+    part(first, at): the contribution to the phase that begins at the padded voxel `first` of the windows that begin
+    at `at` in the grid padded by the reach.
     """
     reach, grid = _grid(y, kernel, stride)
     phases = []
@@ -170,5 +170,5 @@ def _window_at(x: mx.array, at: Sequence[int], size: Sequence[int]) -> mx.array:
 
 
 def _pad(x: mx.array, widths: Sequence[tuple[int, int]], value: float) -> mx.array:
-    """x (N, D, H, W, C) with so much more space before and after it."""
+    """Pad D, H and W of x (N, D, H, W, C) by the widths before and after."""
     return mx.pad(x, [(0, 0), *widths, (0, 0)], constant_values=value) if any(map(any, widths)) else x

@@ -14,7 +14,7 @@ def upsample3d(x: mx.array, scale: int | Triple, mode: str = "nearest") -> mx.ar
     "nearest" repeats voxels; "linear" interpolates between their centres and repeats the border's
     (`align_corners=False`, as `mlx.nn.Upsample` does it).
 
-    Raises ValueError for another mode, a scale that is no positive integer, or x of other rank.
+    Raises ValueError for another mode, a scale that is not a positive integer, or x of another rank.
     """
     scale = triple(scale)
     if mode not in MODES:

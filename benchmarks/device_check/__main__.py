@@ -1,15 +1,15 @@
-"""Whether this machine's device computes what a CPU does: on a GPU, run this first.
+"""Check that this machine's device computes what a CPU does: on a GPU, run this first.
 
     python -m benchmarks.device_check [--patch D H W] [--quick] [--json FILE]
 
 Runs every operator forward and with its gradients, a training step of each network and a prediction on MLX's default
 device, in float32 and bfloat16, at 32³ voxels and at the patch given, and compares them with float32 on the CPU: with
-oneDNN's operators where they run, else MLX's own. Without a GPU it is MLX's own operators on the CPU that are checked.
+oneDNN's operators where they run, else MLX's own. Without a GPU this checks MLX's own operators on the CPU.
 
-Each row has processes of its own, so that a crash or a failed allocation is a row and not the end. Printed are the
-largest difference, milliseconds, and MLX's peak memory; then a block to paste into an issue, and one line that says
-whether the device is fit. The exit code is 0 where it is. Differences of values are relative to the largest value; of
-gradients, which leap where an activation's sign or a largest voxel turns over, it is the norm that is compared.
+Each row runs in its own processes, so that a crash or a failed allocation fails only that row. A row shows the
+largest difference, milliseconds, and MLX's peak memory. At the end come a block to paste into an issue, and one line
+that says whether the device is fit; the exit code is 0 if it is. Differences of values are relative to the largest
+value. Gradients jump where an activation's sign or a maximum's place changes: their difference is that of the norms.
 
 float32 is computed without TF32, as MLX_ENABLE_TF32=0 says, unless that is set.
 """
@@ -36,7 +36,7 @@ Arrays = dict[str, np.ndarray]
 BASE_SIZE: Size = (32, 32, 32)
 QUICK_SIZE: Size = (16, 16, 16)
 TIME_LIMIT_SECONDS = 900.0
-# What rounding explains, of values and of gradients; a wrong operator is off by more, in float32 at the least. The
+# Differences of values and of gradients that rounding explains; a wrong operator exceeds them, at least in float32. The
 # gradient of r3d_18 in bfloat16 is off by 0.28 with oneDNN's operators, too.
 ALLOWED = {"float32": (1e-3, 1e-2), "bfloat16": (1e-1, 4e-1)}
 COMMAND = (sys.executable, "-m", "benchmarks.device_check.rows")
@@ -44,7 +44,7 @@ COMMAND = (sys.executable, "-m", "benchmarks.device_check.rows")
 
 @dataclass(frozen=True)
 class Check:
-    """What one row checks: an operator, a training step or a prediction, by name."""
+    """One row's check: an operator, a training step or a prediction, by name."""
 
     kind: str
     name: str
@@ -59,7 +59,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a check. Without a `difference` it failed on the device, or there was nothing to compare with."""
+    """A check's result. Without a `difference` it failed on the device, or the CPU computed nothing to compare with."""
 
     check: Check
     verdict: str  # ok | WRONG | failed: … | unchecked: …
@@ -84,8 +84,8 @@ class Row:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--patch", type=int, nargs=3, metavar=("D", "H", "W"), help="check at this size, too")
-    parser.add_argument("--quick", action="store_true", help="float32 at 16³ alone: 108 s on two cores of an AMD EPYC")
+    parser.add_argument("--patch", type=int, nargs=3, metavar=("D", "H", "W"), help="check this size too")
+    parser.add_argument("--quick", action="store_true", help="only float32 at 16³: 108 s on two cores of an AMD EPYC")
     arguments = parser.parse_args(argv)
     if arguments.patch and any(n < 4 or n % 4 for n in arguments.patch):
         parser.error(f"--patch {' '.join(map(str, arguments.patch))}: the U-Net takes multiples of 4 voxels")
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def list_checks(sizes: Sequence[Size], precisions: Sequence[str]) -> Iterator[Check]:
-    """All rows, those of one name and size beside each other, so that they share what they are compared with."""
+    """Yield all checks; those of one name and size are adjacent, so that they share their reference."""
     from benchmarks.operators.cases import resized
     from models import MODELS
 
@@ -121,7 +121,7 @@ def list_checks(sizes: Sequence[Size], precisions: Sequence[str]) -> Iterator[Ch
 def run(check: Check, folder: Path, command: Sequence[str] = COMMAND) -> Row:
     """Compute the check on the device and on the CPU, each in a process of its own, and compare.
 
-    folder: for their arrays; what the CPU computed stays there for the row of the other precision.
+    folder: for their arrays; the CPU's result stays there for the row of the other precision.
     """
     reference, why_none = _compute_reference(check, folder, command)
     found = folder / "device.npz"
@@ -140,7 +140,7 @@ def run(check: Check, folder: Path, command: Sequence[str] = COMMAND) -> Row:
 
 
 def _compute_reference(check: Check, folder: Path, command: Sequence[str]) -> tuple[Path, str]:
-    """The file of what the CPU computes in float32, and why there is none; it is kept until another is asked for."""
+    """Return the file of the CPU's float32 result, and why there is none; the file serves until the next check."""
     job = {**asdict(check), "precision": "float32", "side": "reference"}
     file, note, asked = folder / "reference.npz", folder / "reference.json", json.dumps(job)
     if not note.exists() or json.loads(note.read_text())["asked"] != asked:
@@ -154,8 +154,8 @@ def _compute_reference(check: Check, folder: Path, command: Sequence[str]) -> tu
 
 
 def compare(expected: Arrays, actual: Arrays) -> dict[str, float]:
-    """How much each array differs: of values the largest difference, relative to the largest value, of gradients the
-    norm of the difference, relative to theirs. Infinite where shapes differ, NaN where either holds one.
+    """Return each array's difference: of values the largest, relative to the largest value; of gradients the norm of
+    the difference, relative to the gradient's norm. Infinite where shapes differ, NaN where either array has one.
     """
     differences = {}
     for name, reference in expected.items():
@@ -169,7 +169,7 @@ def compare(expected: Arrays, actual: Arrays) -> dict[str, float]:
 
 
 def _execute(command: Sequence[str], job: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Run a row's process: what it measured, or None and why it failed."""
+    """Run a row's process; return what it measured, or None and why it failed."""
     environment = {"MLX_ENABLE_TF32": "0", **os.environ}
     try:
         done = subprocess.run(
@@ -192,7 +192,7 @@ def _execute(command: Sequence[str], job: dict[str, Any]) -> tuple[dict[str, Any
 
 
 def describe_device() -> dict[str, Any]:
-    """What an issue has to say of the machine."""
+    """Return the facts about the machine that an issue needs."""
     from engine.runs.environment import describe_environment
     from ops import backend, memory
 
@@ -217,7 +217,7 @@ def describe_device() -> dict[str, Any]:
 
 
 def format_block(device: dict[str, Any], rows: Sequence[Row]) -> str:
-    """What to paste into an issue."""
+    """Return the text to paste into an issue."""
     facts = [f"{name:<14}{value}" for name, value in device.items() if value is not None]
     return "\n".join(["```", *facts, *(row.text() for row in rows), verdict(rows), "```"])
 
@@ -227,7 +227,7 @@ def is_fit(rows: Sequence[Row]) -> bool:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """One line: fit or not, and why not."""
+    """Return one line: fit or not, and why not."""
     wrong = [row for row in rows if not row.is_fit]
     if wrong:
         names = ", ".join(dict.fromkeys(f"{row.check.title} {row.check.precision}" for row in wrong))

@@ -1,4 +1,4 @@
-"""What a row of the check computes, in a process of its own: python -m benchmarks.device_check.rows JOB
+"""Computes a row of the check in its own process: python -m benchmarks.device_check.rows JOB
 
 JOB is JSON: kind, name, precision and size of the check; side, "device" or "reference"; form, of the operators; and
 file, where the arrays go.
@@ -49,7 +49,7 @@ def compute_row(job: dict[str, Any]) -> None:
 
 
 def operator(name: str, precision: str, size: Size) -> Callable[[], Arrays]:
-    """The operator's value and gradients."""
+    """Return what computes the operator's value and gradients."""
     import mlx.core as mx
 
     from benchmarks.operators.cases import our_arrays, our_gradients, resized
@@ -67,40 +67,40 @@ def operator(name: str, precision: str, size: Size) -> Callable[[], Arrays]:
     return compute
 
 
-def network(name: str) -> tuple[Any, int, tuple[int, ...]]:
-    """A network with the config's default arguments, its number of outputs, and a label's axes in space."""
+def network(name: str) -> tuple[Any, int, bool]:
+    """Return a network with default arguments, its number of outputs, and whether its label is a volume."""
     import mlx.core as mx
 
-    from models import build_model
+    from models import MODELS, build_model
     from models.cnn3d import CNN3dArgs
     from models.resnet3d import ResNet3dArgs
     from models.unet3d import UNet3dArgs
     from models.video_resnet import VideoResNetArgs
 
     mx.random.seed(0)
-    # As for small volumes: batch norm over two voxels would make noise of its gradient.
+    # As for small volumes: batch norm over two voxels gives a noisy gradient.
     small = ResNet3dArgs(depth=10, width=16, stem_kernel=(3, 3, 3), stem_stride=(1, 1, 1), max_pool=False)
     args = {"unet3d": UNet3dArgs(), "cnn3d": CNN3dArgs(), "resnet3d": small}.get(name, VideoResNetArgs())
-    return build_model(name, args, 1, 3), 3, (1, 2, 3) if name == "unet3d" else ()
+    return build_model(name, args, 1, 3), 3, MODELS[name].args.segments
 
 
 def step(name: str, precision: Any, size: Size) -> Callable[[], Arrays]:
-    """Loss and gradients of one training step, which are told from what plain SGD makes of the weights."""
+    """Return what computes a training step's loss and gradients, these as plain SGD's change of the weights."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
     from benchmarks.shared.cases import make_step
     from engine.training.losses import StandardLossArgs, build_loss
 
-    model, num_outputs, axes = network(name)
+    model, num_outputs, segments = network(name)
     model.train()
-    loss = build_loss(StandardLossArgs(name="dice_ce" if axes else "cross_entropy"), num_outputs)
+    loss = build_loss(StandardLossArgs(name="dice_ce" if segments else "cross_entropy"), num_outputs)
     optim = {"name": "sgd", "learning_rate": 1.0, "momentum": 0, "weight_decay": 0, "schedule": "constant"}
     do = make_step(model, loss, {"steps": 10**6, "precision": precision}, {**optim, "clip_norm": None})
     rng = np.random.default_rng(0)
     shape = (2, *size, 1)
     x = rng.standard_normal(shape, dtype=np.float32)
-    y = rng.integers(0, num_outputs, shape[:4] if axes else shape[:1], dtype=np.int32)
+    y = rng.integers(0, num_outputs, shape[:4] if segments else shape[:1], dtype=np.int32)
 
     def weights() -> np.ndarray:
         flat = tree_flatten(model.trainable_parameters())
@@ -116,17 +116,17 @@ def step(name: str, precision: Any, size: Size) -> Callable[[], Arrays]:
 
 
 def prediction(name: str, precision: str, size: Size) -> Callable[[], Arrays]:
-    """Class probabilities of a volume that takes several windows, or of a batch of two."""
+    """Return what computes class probabilities of a volume in several windows, or of a batch of two."""
     from engine.evaluation.cases import make_predict
     from engine.evaluation.classification import predict_cases
     from engine.evaluation.sliding_window import predict_probabilities
 
-    model, _, axes = network(name)
+    model, _, segments = network(name)
     predict = make_predict(model.eval(), precision)
     rng = np.random.default_rng(0)
 
     def compute() -> Arrays:
-        if axes:
+        if segments:
             volume = rng.standard_normal((size[0] + size[0] // 2, *size[1:], 1), dtype=np.float32)
             return {"probabilities": predict_probabilities(predict, volume, size)}
         views = rng.standard_normal((2, *size, 1), dtype=np.float32)

@@ -22,7 +22,7 @@ class Operator:
     ours: Callable[..., Any]  # of the module `ops` and the arguments
     torch: Callable[..., Any]  # of the module `torch` and the arguments
     flops: float = 0.0  # of the forward pass, and of each gradient. 0: bound by memory
-    image: bool = False  # the volume is data: nobody needs its gradient
+    image: bool = False  # the volume is data and needs no gradient
 
 
 def convolution(x: Shape, channels: int, kernel: int = 3, stride: int = 1) -> Operator:
@@ -109,7 +109,7 @@ OPERATORS = {
 
 
 def resized(size: tuple[int, int, int]) -> dict[str, Operator]:
-    """The same operators on volumes of another size: what works at 48³ above gets `size`, the rest its share of it."""
+    """Return the same operators on volumes of another size: those at 48³ get `size`, the others are scaled with it."""
     operators = {}
     for name, operator in OPERATORS.items():
         n, side, *_, channels = operator.inputs[0]
@@ -137,7 +137,7 @@ def our_arrays(operator: Operator, precision: str) -> tuple[list[Any], Any]:
 
 
 def our_gradients(operator: Operator, inputs: list[Any], cotangent: Any) -> tuple[Any, list[Any]]:
-    """Return the operator's value and the gradients that a network needs of it, not yet evaluated."""
+    """Return the operator's value and the gradients that a network needs, not yet evaluated."""
     import mlx.core as mx
 
     import ops
@@ -216,7 +216,7 @@ def _commands(forward: Callable[[str], float], gradients: Callable[[str], float]
 
 
 def _is_volume(operator: Operator, i: int) -> bool:
-    """Whether input i holds activations: the first, and any other of its shape."""
+    """Return whether input i is an activation: the first, and others of its shape."""
     return operator.inputs[i] == operator.inputs[0]
 
 

@@ -116,7 +116,7 @@ class TorchTrainer:
         self.optimizer = torch.optim.AdamW(groups, LEARNING_RATE)
 
     def tensor(self, x: np.ndarray) -> Any:
-        """Channels-last NumPy (N, D, H, W, C) as a tensor (N, C, D, H, W) in the memory format."""
+        """Return channels-last NumPy (N, D, H, W, C) as a tensor (N, C, D, H, W) in the memory format."""
         return torch.from_numpy(x).movedim(-1, 1).contiguous(memory_format=self.format)
 
     def logits(self, x: Any) -> Any:
@@ -124,7 +124,7 @@ class TorchTrainer:
             return self.model(x)
 
     def step(self, x: Any, y: Any, learning_rate: float = LEARNING_RATE) -> float:
-        """One training step on x (N, C, D, H, W) and int64 y; returns the loss."""
+        """Run one training step on x (N, C, D, H, W) and int64 y; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         loss = _torch_loss(self.logits(x).float(), y)
@@ -136,7 +136,7 @@ class TorchTrainer:
 
 
 def _torch_loss(logits: Any, y: Any) -> Any:
-    """Cross-entropy for y (N,); for y (N, D, H, W) soft Dice without background, per sample, besides."""
+    """Return cross-entropy for y (N,); for y (N, D, H, W) plus soft Dice without background, per sample."""
     cross_entropy = F.cross_entropy(logits, y)
     if y.ndim == 1:
         return cross_entropy

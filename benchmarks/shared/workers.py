@@ -2,7 +2,7 @@
 
 `python -m benchmarks.shared.workers MODULE JOB` is such a process: it calls the module's `work` with the job, in JSON.
 
-Turns make a ratio hold where the machine's speed drifts: both sides of a pair see the same moment.
+Turns keep a ratio right where the machine's speed drifts: both sides of a pair run at the same moment.
 """
 
 import importlib
@@ -25,7 +25,7 @@ class Worker:
 
     def __init__(self, module: str, job: dict[str, Any]) -> None:
         self.job = job
-        self.finite = True  # whether all that it computed were numbers
+        self.finite = True  # whether all its results were finite
         # PyTorch's side is on the CPU.
         environment = {"MLX_VOLUMES_DEVICE": "cpu", **os.environ, "OMP_NUM_THREADS": str(job["threads"])}
         self._process = subprocess.Popen(
@@ -69,12 +69,12 @@ class Worker:
 
 
 def serve(build: Callable[[], dict[str, Callable[[], float]]], import_libraries: Callable[[], None]) -> None:
-    """The worker's side: import, build, then run the built commands by name until the pipe closes.
+    """Run the worker's side: import, build, then run the built commands by name until the pipe closes.
 
-    A command returns a number, such as the loss. `memory` is always there.
+    A command returns a number, such as the loss. `memory` always exists.
     """
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints goes to stderr, not into the answers
+    os.dup2(2, 1)  # libraries print to stderr, not into the answers
     import_libraries()
     before = peak_resident_bytes()
     commands = build()
@@ -91,7 +91,7 @@ def serve(build: Callable[[], dict[str, Callable[[], float]]], import_libraries:
 
 
 def take_turns(workers: list[Worker], warmup: int, rounds: int, command: str = "step") -> np.ndarray:
-    """Return seconds (rounds, workers); the order within a round rotates, so that no one always comes first."""
+    """Return seconds (rounds, workers); the order within a round rotates, so that none is always first."""
     for _ in range(warmup):
         for worker in workers:
             worker.do(command)

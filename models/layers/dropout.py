@@ -19,7 +19,7 @@ _KINDS = {nn.Dropout: "element", nn.Dropout2d: "channel", nn.Dropout3d: "channel
 
 
 def make_dropout(dropout: DropoutArgs, place: str) -> nn.Module | None:
-    """Return the layer that the config wants at `place`, or None where it wants none."""
+    """Return the config's dropout layer for `place`, or None where it has none."""
     if dropout.kind == "none" or place not in dropout.places:
         return None
     return nn.Dropout3d(dropout.rate) if dropout.kind == "channel" else nn.Dropout(dropout.rate)
@@ -55,7 +55,7 @@ def apply_dropout(drop: nn.Module | None, x: mx.array) -> mx.array:
         return x * (mask * (1 / drop._p_1)).astype(x.dtype)
     if is_recomputing() and drop.training and not isinstance(drop, nn.Identity):
         raise ValueError(
-            f"recompute runs a block twice and can repeat the masks of nn.Dropout and nn.Dropout3d alone; "
+            f"recompute runs a block twice and can repeat only the masks of nn.Dropout and nn.Dropout3d; "
             f"got {type(drop).__name__}: set model.args.recompute=false"
         )
     return drop(x)
@@ -91,11 +91,11 @@ def set_rate(model: nn.Module, rate: float) -> None:
 
 @contextmanager
 def held_masks(model: nn.Module, seed: int) -> Iterator[None]:
-    """Within the context the dropout layers drop, each by one mask that it holds, and nothing else trains.
+    """Let the dropout layers drop within the context, each with one fixed mask; nothing else is in training mode.
 
     The mask is drawn from the seed, for one sample, and serves all samples and calls, so that the network is one
     draw of those that dropout trained (Gal and Ghahramani 2016, arXiv:1506.02142). Element-wise masks are as
-    large as the layer's input: inputs of one size share them. `mx.random`'s state is left alone. Raises
+    large as the layer's input: inputs of one size share them. `mx.random`'s state does not change. Raises
     ValueError where no layer drops anything, or one is neither nn.Dropout nor nn.Dropout3d.
     """
     layers = [(path, layer) for path, layer in dropout_layers(model) if float(layer._p_1) < 1]
@@ -129,7 +129,7 @@ class DropoutRow:
 
 
 def dropout_table(model: nn.Module) -> list[DropoutRow]:
-    """List the dropout layers that the model really has, whatever its config said.
+    """List the dropout layers that the built model has.
 
     The kind is that of the layer's class, the place that of its path, where the model names it (`dropout_paths`).
     """
@@ -146,7 +146,7 @@ def dropout_table(model: nn.Module) -> list[DropoutRow]:
 def kept_shares(model: nn.Module) -> dict[str, float]:
     """Return the expected share of channels kept on each path from one convolution to the next.
 
-    model.dropout_paths(), where it has that, names for each path the places whose masks lie on it; a place has one
+    model.dropout_paths(), where it has that, names for each path the places whose masks are on it; a place has one
     rate.
     """
     kept = {row.place: 1 - row.rate for row in dropout_table(model)}
@@ -170,20 +170,20 @@ def format_table(rows: list[DropoutRow]) -> str:
 
 
 def check_norms(model: nn.Module, recalibrates: bool) -> None:
-    """Warn of dropout before batch norms, and of a recalibration that has nothing to do.
+    """Warn of dropout before batch norms, and of a recalibration without batch norms.
 
-    In training such a norm measures the variance that the masks bring along; in evaluation they are gone, and it
-    divides by too much (Li et al. 2019, arXiv:1801.05134).
+    In training such a norm's variance includes that of the masks; in evaluation there are none, and it divides by
+    too much (Li et al. 2019, arXiv:1801.05134).
     """
     has_batch_norm = any(isinstance(layer, nn.BatchNorm) for layer in model.modules())
     if recalibrates and not has_batch_norm:
-        _log.warning("train.recalibrate_norms=true: this network has no batch norm, so nothing will be taken anew")
+        _log.warning("train.recalibrate_norms=true: this network has no batch norm, so there is nothing to recalibrate")
     before = [row for row in dropout_table(model) if row.rate > 0 and row.place != "head"]
     if has_batch_norm and before and not recalibrates:
         _log.warning(
-            "%d dropout layers (%s, rate %g) lie before batch norms, whose statistics from training, masks and all, do "
-            "not fit evaluation, which has none (Li et al. 2019, arXiv:1801.05134); set model.args.norm to instance or "
-            "group, keep dropout to the head of a classifier, or set train.recalibrate_norms=true",
+            "%d dropout layers (%s, rate %g) are before batch norms, whose statistics from training include the masks "
+            "and do not fit evaluation, which has none (Li et al. 2019, arXiv:1801.05134); set model.args.norm to "
+            "instance or group, keep dropout to the head of a classifier, or set train.recalibrate_norms=true",
             *(len(before), ", ".join(dict.fromkeys(row.place for row in before)), max(row.rate for row in before)),
         )
 

@@ -1,7 +1,7 @@
-"""Ordinary layers run by faster operators, wherever they are exactly the layers that those know.
+"""MLX's layers run by the faster operators of `ops`, where these support exactly those layers.
 
-Each function takes MLX layers and returns what calling them one after the other returns. A layer of any
-other type, a subclass included, is called as it is: whoever replaces a layer of a block gets the replacement.
+Each function takes MLX layers and returns what calling them one after the other returns. A layer of another type, a
+subclass included, is called as it is: a block whose layer was replaced runs the replacement.
 """
 
 import mlx.core as mx
@@ -16,8 +16,7 @@ from models.layers.norms import BatchNorm3d
 def apply_conv(conv: nn.Module, x: mx.array, input_grad: bool = True) -> mx.array:
     """Return conv(x) in x's dtype; float32 weights are cast to it.
 
-    input_grad=False, for a network's first layer: the gradient with respect to x is not computed. Nor is that of
-    a frozen weight.
+    input_grad=False, for a network's first layer, computes no gradient for x. A frozen weight gets none either.
     """
     if type(conv) is not nn.Conv3d:
         return conv(x).astype(x.dtype)
@@ -58,13 +57,12 @@ def norm_act_drop(
 ) -> mx.array:
     """Return act(norm(x) + residual) with dropout, in x's dtype, as one operator where the layers' types allow.
 
-    Dropout lies where `position` says, and before the sum where there is a residual, which keeps all channels:
+    Dropout is where `position` says, and before the sum where there is a residual, which keeps all channels:
     act(drop(norm(x)) + residual), or act(norm(drop(x)) + residual) with before_norm.
 
-    Instance, batch and group norm are known, with ReLU and leaky ReLU, and `nn.Dropout3d`; each of the three
-    may be None. Another activation runs after the fused norm, another norm before the rest. Before a norm,
-    channels' masks fold on the CPU into instance norm's weight alone: the others' statistics are over several
-    channels or samples.
+    Supported are instance, batch and group norm, ReLU and leaky ReLU, and `nn.Dropout3d`; each may be None. Another
+    activation runs after the fused norm, another norm before the rest. Before a norm, channels' masks fold, on the CPU,
+    only into instance norm's weight: other norms' statistics are over several channels or samples.
     """
     position, slope = effective_position(norm, act, position), _slope(act)
     if position == "before_norm":
@@ -96,7 +94,7 @@ def norm_act_split(
 ) -> tuple[mx.array, mx.array]:
     """Return what `norm_act_drop` returns, and what it returns without dropout, of one normalisation if it can be.
 
-    Before a norm dropout changes what is normalised, so that it runs twice.
+    Dropout before a norm changes what is normalised: the norm then runs twice.
     """
     if residual is None and effective_position(norm, act, position) == "after_activation":
         y = norm_act_drop(norm, act, None, x)
@@ -114,7 +112,7 @@ def effective_position(norm: nn.Module | None, act: nn.Module | None, position: 
 
 
 def _slope(act: nn.Module | None) -> float | None:
-    """Slope below zero of a piecewise linear activation; None for any other."""
+    """Return the slope below zero of a piecewise linear activation; None for others."""
     if act is None:
         return 1.0
     if type(act) is nn.ReLU:
@@ -126,7 +124,7 @@ def _slope(act: nn.Module | None) -> float | None:
 
 def _is_known(norm: nn.Module | None) -> bool:
     if norm is not None and type(norm) is nn.GroupNorm:
-        return norm.pytorch_compatible  # MLX's other grouping is a different function
+        return norm.pytorch_compatible  # MLX's other grouping is another function
     return type(norm) in (nn.InstanceNorm, BatchNorm3d)
 
 
@@ -140,8 +138,8 @@ def _normalise_kept(
 ) -> mx.array:
     """Return act(norm(drop(x)) + residual) without a pass for the mask.
 
-    A channel scaled by 1/(1-p) is normalised as it is without, against an eps of (1-p)² its own; of one that is
-    dropped the bias is left.
+    A channel scaled by 1/(1-p) is normalised as it is without, against an eps of (1-p)² its own; a dropped one
+    keeps only the bias.
     """
     weight, eps, mask = norm.get("weight"), norm.eps, channel_mask(drop, x)
     if mask is not None:

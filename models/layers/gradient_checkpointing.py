@@ -1,7 +1,7 @@
 """Gradient checkpointing that keeps dropout masks and running statistics right.
 
-A checkpointed block is called a second time in the backward pass. Left alone, that second run draws other
-dropout masks (wrong gradients, no error) and moves batch-norm statistics twice.
+A checkpointed block is called a second time in the backward pass. Without care that second run draws
+other dropout masks (wrong gradients, no error) and updates batch-norm statistics twice.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _tape: "_Tape | None" = None
 
 
 class _Tape:
-    """Random arrays of a block's first run, handed out again in each later one."""
+    """Random arrays of a block's first run, returned again in each later run."""
 
     def __init__(self) -> None:
         self.arrays: list[mx.array] = []
@@ -39,7 +39,7 @@ def draw_once(draw: Callable[[], mx.array]) -> mx.array:
 
 
 def is_recomputing() -> bool:
-    """Whether a recomputed block is running: random numbers must then come through `draw_once`."""
+    """Return whether a recomputed block is running: random numbers must then come through `draw_once`."""
     return _tape is not None
 
 
@@ -66,8 +66,8 @@ def recomputed(block: nn.Module, x: mx.array) -> mx.array:
             tape.rewind()
             _tape = outside
 
-    # mx.checkpoint would do but for the order: MLX computes parameters' gradients last and, until then, keeps all
-    # that blocks have recomputed for them.
+    # Not mx.checkpoint: with it MLX computes parameters' gradients last and, until then, keeps all that blocks have
+    # recomputed for them.
     function = mx.custom_function(run)
 
     @function.vjp

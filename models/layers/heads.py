@@ -1,4 +1,4 @@
-"""What all classifiers share: the head, and the way through the network."""
+"""What all classifiers share: dropout's places, the head, the run through the blocks, the input's check."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,8 +15,8 @@ class ClassifierDropout(DropoutArgs):
     """Dropout of a classifier: in each block of the body, or on the pooled features before the last layer.
 
     Kinds and position, which is the body's, as in `Dropout`. Pooled features have one value a channel, so both kinds
-    are the same in the head. The body is no default: dropout before batch norm makes training's variance another than
-    evaluation's, see `train.recalibrate_norms`.
+    are the same in the head. The body is not a default place: dropout before batch norm makes variances in training and
+    evaluation differ, see `train.recalibrate_norms`.
     """
 
     places: tuple[Literal["body", "head"], ...] = ("head",)

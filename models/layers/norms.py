@@ -9,7 +9,7 @@ import ops
 
 
 class BatchNorm3d(nn.BatchNorm):
-    """Batch norm over all axes but the last of (N, D, H, W, C); `mlx.nn.BatchNorm` refuses five axes.
+    """Batch norm over all axes but the last of (N, D, H, W, C); `mlx.nn.BatchNorm` does not accept five axes.
 
     Parameters, statistics and their names are those of `mlx.nn.BatchNorm` and of PyTorch's BatchNorm3d:
     the biased variance normalises, the unbiased one goes into `running_var`. Ioffe and Szegedy 2015,
@@ -55,7 +55,7 @@ class BatchNorm3d(nn.BatchNorm):
         slope: float,
         residual: mx.array | None,
     ) -> mx.array:
-        """In MLX's own operations: gradients flow through the statistics to the other processes."""
+        """Normalise in MLX's own operations: gradients flow through the statistics to the other processes."""
         axes = tuple(range(x.ndim - 1))
         x32 = x.astype(mx.float32)
         own = mx.stack([x32.mean(axes), x32.var(axes)])[None]  # (1, 2, C)
@@ -82,7 +82,7 @@ class BatchNorm3d(nn.BatchNorm):
 
 
 def synchronise_batch_norms(model: nn.Module, gather: Callable[[mx.array], mx.array]) -> None:
-    """Let all batch norms of the model take their statistics over all processes; see `BatchNorm3d`."""
+    """Make all batch norms of the model take their statistics over all processes; see `BatchNorm3d`."""
     for layer in model.modules():
         if isinstance(layer, BatchNorm3d):
             layer.gather = gather

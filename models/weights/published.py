@@ -1,4 +1,4 @@
-"""Networks of other libraries whose published weights fit ours, and how ours is built to be the same."""
+"""Networks of other libraries whose published weights fit ours, and the arguments that build ours alike."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Published:
     args: dict[str, Any]
     name_there: Callable[[str], str]
     stem: str  # the first convolution's weight there, (out, in, kD, kH, kW)
-    ignored: tuple[str, ...] = ()  # prefixes of a head of another kind, which has no place here
-    variable: bool = False  # whether users build it with several kernels and shortcuts, which the weights tell
+    ignored: tuple[str, ...] = ()  # prefixes of a head that has no counterpart here
+    variable: bool = False  # whether its kernel and shortcuts vary, and are read from the weights
 
 
 def _medicalnet(depth: int) -> Published:

@@ -1,4 +1,4 @@
-"""What the parameters of these networks are called in other libraries, whose weights fit them.
+"""The names of these networks' parameters in other libraries, whose weights fit them.
 
 Convolution weights are (out, in, kD, kH, kW) there and (out, kD, kH, kW, in) here; transposed ones are
 (in, out, kD, kH, kW) there. Everything else has the same shape.

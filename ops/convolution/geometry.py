@@ -1,4 +1,4 @@
-"""What a convolution is, whatever computes it: its operator, shapes, strides and dtype."""
+"""The description of a convolution for all its forms: operator, shapes, strides and dtype."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ Triple = tuple[int, int, int]  # (D, H, W)
 class Geometry:
     """One convolution: operator (conv3d or conv_transpose3d), shapes as MLX lays them out, and strides.
 
-    Hashable, so that forms and oneDNN's plans are kept by it; as text it is the words of messages.
+    Hashable: the key of oneDNN's cached plans. Its text is used in messages.
     """
 
     operator: str

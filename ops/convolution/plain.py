@@ -1,7 +1,7 @@
 """Convolutions and their gradients in plain MLX, without unfolding the input. `ops/convolution/rules.py` chooses.
 
-A layer's gradients are ordered: bias, weight, input. Left to itself MLX computes the weights' gradients of all
-layers last, and keeps all that they need until then.
+A layer's gradients are computed in this order: bias, weight, input. Without that MLX computes the weights' gradients
+of all layers last, and keeps what they need until then.
 """
 
 import functools
@@ -29,10 +29,10 @@ def convolve(
     input_grad: bool,
     weight_grad: bool,
 ) -> mx.array:
-    """Run the convolution whose shapes `g` holds, differentiable in bias and, unless told not to, x and weight.
+    """Run the convolution whose shapes `g` holds, differentiable in bias and, if asked for, x and weight.
 
-    forward(x, weight) is MLX's own. The result has x's dtype, gradients that of what they belong to. Asking for x's
-    gradient computes the weight's too, unless weight_grad is False.
+    forward(x, weight) is MLX's own. The result has x's dtype, each gradient that of its array. Asking for x's gradient
+    computes the weight's too, unless weight_grad is False.
     """
     forms = rules.choose(g, x.dtype.size, rules.device())
     parameters = [p for p in (weight, bias) if p is not None]
@@ -58,7 +58,7 @@ def _function(g: Geometry, forms: Forms, forward: Function, input_grad: bool, we
         w = weight.astype(x.dtype)
         # MLX sums bfloat16 in bfloat16
         dbias = [dy.astype(mx.float32).sum((0, 1, 2, 3)).astype(b.dtype) for b in bias]
-        dweight, dx = mx.zeros_like(weight), mx.zeros(g.x_shape, x.dtype)  # lazy: nobody asks for those that are off
+        dweight, dx = mx.zeros_like(weight), mx.zeros(g.x_shape, x.dtype)  # lazy: never evaluated where off
         if weight_grad and dbias:
             dy = mx.depends([dy], dbias)[0]
         if forms.weight_gradient == "tiles":
@@ -95,7 +95,7 @@ def _input_gradient(g: Geometry, forms: Forms, forward: Function, x: mx.array, d
 
 
 def _matrix(w: mx.array) -> mx.array:
-    """(O, kD, kH, kW, I) as (kD kH kW O, I): a tile's channels lie together."""
+    """Return (O, kD, kH, kW, I) as (kD kH kW O, I): a tile's channels are adjacent."""
     return w.transpose(1, 2, 3, 0, 4).reshape(-1, w.shape[-1])
 
 
@@ -115,7 +115,7 @@ def _gather(y: mx.array, kernel: Sequence[int]) -> mx.array:
 
 
 def by_unfolding(g: Geometry, x: mx.array, dy: mx.array, w: mx.array) -> mx.array:
-    """Weight gradient by MLX's own, in slabs whose unfolded input is small, one after the other."""
+    """Return the weight gradient by MLX's own, in slabs whose unfolded input is small, one after the other."""
     unfold = rules.weight_unfold_bytes(g, x.dtype.size)
     depth, (stride, padding, dilation) = g.y_shape[1], (p[0] for p in (g.stride, g.padding, g.dilation))
     slabs = min(depth, math.ceil(unfold / rules.SMALL_UNFOLD_BYTES))
@@ -133,7 +133,10 @@ def by_unfolding(g: Geometry, x: mx.array, dy: mx.array, w: mx.array) -> mx.arra
 
 
 def by_cudnn(g: Geometry, x: mx.array, dy: mx.array) -> mx.array:
-    """Weight gradient as the convolution of x by dy, batch and channels exchanged: MLX asks cuDNN for `wgrad`."""
+    """Return the weight gradient as the convolution of x by dy, batch and channels exchanged.
+
+    For it MLX calls cuDNN's `wgrad`.
+    """
     ends = [
         (o - 1) * s + 1 + d * (k - 1) - size - p
         for size, o, k, s, p, d in zip(
@@ -151,7 +154,7 @@ def by_cudnn(g: Geometry, x: mx.array, dy: mx.array) -> mx.array:
 
 
 def by_rows(g: Geometry, x: mx.array, dy: mx.array) -> mx.array:
-    """Weight gradient as one matrix product per kernel position (tap), on contiguous views of rows of channels.
+    """Return the weight gradient as one matrix product per kernel position (tap), on views of rows of channels.
 
     x is padded and split into stride phases, dy padded with zeros to a phase's grid: flattened, a tap shifts one
     against the other by a constant. Rows that wrap round an edge meet dy's zeros. Separate products, not a batch:
@@ -195,7 +198,7 @@ def _pad(x: mx.array, pads: Sequence[tuple[int, int]]) -> mx.array:
 
 
 def by_phases(g: Geometry, dy: mx.array, w: mx.array) -> mx.array:
-    """Input gradient as convolutions with stride 1 of dy, one for every stride-th voxel of x, interleaved.
+    """Return the input gradient as convolutions with stride 1 of dy, one for every stride-th voxel of x, interleaved.
 
     A voxel i of the padded x takes part in y's voxel j by the tap t with i = stride j + dilation t: those whose i
     has one remainder meet the same taps, which are a convolution's kernel.

@@ -1,7 +1,7 @@
-"""Which form of a convolution and of its gradients runs in plain MLX: the one rule, by device, shape and dtype.
+"""Rules that choose, by device, shape and dtype, the form of a convolution and of its gradients in plain MLX.
 
-The forms are in `ops/convolution/plain.py`; what each becomes on a GPU is in `docs/gpu.md`, whose lines of MLX's source
-are the reasons here.
+The forms are in `ops/convolution/plain.py`. `docs/gpu.md` says what each becomes on a GPU, with the lines of MLX's
+source that are the reasons here.
 """
 
 import math
@@ -15,7 +15,7 @@ from ops.convolution.geometry import Geometry
 Device = Literal["metal", "cuda", "cpu"]
 
 IMAGE_CHANNELS = 4
-# An unfolded input below this is no burden, and one product beats many small calls. Tests and benchmarks lower it.
+# Below this an unfolded input costs little, and one product beats many small calls. Tests and benchmarks lower it.
 SMALL_UNFOLD_BYTES = 64 << 20
 
 
@@ -29,7 +29,7 @@ class Forms:
 
 
 def device() -> Device:
-    """The kind of MLX's default device."""
+    """Return the kind of MLX's default device."""
     if mx.default_device().type == mx.DeviceType.cpu:
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
@@ -38,11 +38,11 @@ def device() -> Device:
 def choose(g: Geometry, itemsize: int, on: Device) -> Forms:
     """Return the forms of a convolution with activations of `itemsize` bytes a number.
 
-    A plain CPU runs Metal's forms, so that their values and memory are settled where no GPU is at hand.
+    A plain CPU runs Metal's forms, so that tests without a GPU check their values and memory.
     """
     if g.operator == "conv_transpose3d":
         # MLX dilates the input, unfolds it and multiplies by 8 times as many numbers, 7 in 8 of them zeros.
-        # Other transposed convolutions are rare here and stay MLX's.
+        # Other transposed convolutions are rare here: MLX's own.
         return Forms("tiles", "tiles", "tiles") if _tiles_exactly(g) else Forms("mlx", "mlx", "mlx")
     if math.prod(g.weight_shape[1:4]) == 1 and not any(g.padding):
         # Metal: the implicit kernel takes no matrix units (M5) and pads channels to 16, the three classes of a head
@@ -53,7 +53,7 @@ def choose(g: Geometry, itemsize: int, on: Device) -> Forms:
 
 
 def _tiles_exactly(g: Geometry) -> bool:
-    """Whether each voxel of x becomes a tile of y, next to the others' (kernel = stride, nothing cut or added)."""
+    """Return whether voxels of x become adjacent tiles of y (kernel = stride, nothing cut or added)."""
     kernel = g.weight_shape[1:4]
     grown = tuple(s * k for s, k in zip(g.x_shape[1:4], kernel, strict=True))
     return kernel == g.stride and g.y_shape[1:4] == grown and not any(g.padding)
@@ -72,15 +72,15 @@ def _weight_gradient(g: Geometry, itemsize: int, on: Device) -> Literal["mlx", "
     if g.x_shape[-1] <= IMAGE_CHANNELS or weight_unfold_bytes(g, itemsize) < SMALL_UNFOLD_BYTES:
         return "mlx"  # by rows a stem of 7×7×7 would read the gradient 343 times
     # On CUDA MLX's own unfolds too, except with dilation, where it makes the call that "cudnn" makes. That needs no
-    # memory and is what PyTorch runs; not measured yet.
+    # memory, and PyTorch does it so; not measured yet.
     return "cudnn" if on == "cuda" else "rows"
 
 
 def weight_unfold_bytes(g: Geometry, itemsize: int) -> int:
-    """Bytes of x unfolded for the weight's gradient: a row of kernel × channels for each voxel of y."""
+    """Return the bytes of x unfolded for the weight's gradient: a row of kernel × channels for each voxel of y."""
     return math.prod(g.y_shape[:4]) * math.prod(g.weight_shape[1:]) * itemsize
 
 
 def _input_unfold_bytes(g: Geometry, itemsize: int) -> int:
-    """Bytes of y's gradient, dilated by the stride and unfolded for x's: kernel × channels for each voxel of x."""
+    """Return the bytes of y's gradient, dilated and unfolded for x's: kernel × channels for each voxel of x."""
     return math.prod(g.x_shape[:4]) * math.prod(g.weight_shape[:4]) * itemsize

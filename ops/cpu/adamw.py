@@ -75,7 +75,7 @@ def update(a):  # type: ignore[no-untyped-def]
 
 @kernel
 def squares(a):  # type: ignore[no-untyped-def]
-    """partial[task] = the sum of the task's squares: the same whatever thread runs it"""
+    """partial[task] = the sum of the task's squares: the same on each thread"""
     x, partial, size = volume(a, 1), doubles(a, 2), integer(a, 3)
     first, last = share(a)
     for task in range(first, last):

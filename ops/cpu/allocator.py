@@ -20,7 +20,7 @@ _SETTINGS = (
 
 
 def keep_pages() -> bool:
-    """Tell glibc to keep freed pages; returns whether it was told.
+    """Make glibc keep freed pages; return whether it does.
 
     Call it before other threads start: a thread that has already allocated keeps its own arena.
     `MLX_VOLUMES_ALLOCATOR=default` turns it off, and so does a C library other than glibc. Calling it

@@ -23,9 +23,9 @@ def view(a: mx.array) -> np.ndarray:
 
 
 def writable(a: mx.array) -> np.ndarray:
-    """Return the memory of `a`, evaluated, to write to: whoever shares it sees the change.
+    """Return the memory of `a`, evaluated, to write to: all arrays that share it change.
 
-    For arrays of one owner, such as an optimiser's state. Raises ValueError where `a` is strided.
+    For arrays with one owner, such as an optimiser's state. Raises ValueError where `a` is strided.
     """
     array = _memory(a)
     if not array.flags.c_contiguous:

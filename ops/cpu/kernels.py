@@ -4,7 +4,7 @@ A kernel is a function of one argument block, compiled once for float32 and once
 its first call. Raw pointers are what LLVM vectorises (array indexing checks for negative indices), and a
 kernel that takes its own share of the tasks compiles in 0.3 s, where `prange` needs seconds.
 
-Imported lazily, by the operators' CPU forms alone: it loads Numba and libgomp.
+Imported lazily, and only by the operators' CPU forms: it loads Numba and libgomp.
 """
 
 import ctypes
@@ -62,7 +62,7 @@ class Kernel:
         if num_tasks == 1:  # the other threads would only be waited for
             _ALONE(self._compiled[first.dtype].address)(block.ctypes.data)
             return
-        # Always all of them: libgomp ends the threads that a smaller team leaves over, and starts them anew.
+        # Always all threads: libgomp ends those that a smaller team does not use, and must start them again.
         _gomp.GOMP_parallel(self._compiled[first.dtype].address, block.ctypes.data, backend.threads(), 0)
 
 

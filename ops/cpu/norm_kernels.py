@@ -2,7 +2,7 @@
 
 A volume is (N, S, C) in memory, S voxels. Kernels see each sample as one run of S * C numbers, cut into
 rows of whole voxels, wide enough to vectorise, and chunks of rows, which are the tasks. Per-channel vectors
-come repeated to a row's width. Chunks depend on the shape alone, so sums do not depend on the threads.
+come repeated to a row's width. Chunks depend only on the shape, so sums do not depend on the threads.
 
 Of a kernel the first argument is a volume, the next four are `Layout.arguments`.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from ops.cpu.kernels import integer, kernel, load, number, store, tasks, vector, volume
 
 ROW = 256  # numbers at least: 16 AVX-512 registers
-ROWS = 256  # at most in a chunk: float32 sums of so few terms lose nothing that matters
+ROWS = 256  # at most in a chunk: float32 sums of so few terms are exact enough
 CHUNKS = 8  # a sample at least, where it is large enough
 
 

@@ -1,6 +1,6 @@
-"""Linear operators that treat D, H and W apart: upsampling, average pooling. Imported lazily (Numba).
+"""Linear operators that treat D, H and W separately: upsampling, average pooling. Imported lazily (Numba).
 
-Each is one small matrix per axis, whose rows have their non-zeros side by side, and so is its gradient.
+Each is one small matrix per axis, whose rows have adjacent non-zeros, and so is its gradient.
 """
 
 from collections.abc import Sequence

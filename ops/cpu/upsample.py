@@ -22,7 +22,7 @@ def _operator(size: Shape, scale: Triple, mode: str) -> Any:
 
 
 def _matrix(size: int, factor: int, mode: str) -> np.ndarray:
-    """(size * factor, size): the weights of an axis' voxels in the enlarged one's."""
+    """Return (size * factor, size): the weights of an axis' voxels in those of the enlarged axis."""
     if mode == "nearest":
         return np.repeat(np.eye(size), factor, axis=0)
     position = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)

@@ -1,4 +1,4 @@
-"""The verdict on memory, for runs that are made up."""
+"""The verdict on memory, for simulated runs."""
 
 import sys
 
@@ -25,4 +25,4 @@ def test_too_few_steps_are_refused(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         memory.main()
     assert ended.value.code == 2
-    assert "memory is first read at step 100, and must be read later again" in capsys.readouterr().err
+    assert "memory is first read at step 100, and must be read again later" in capsys.readouterr().err

@@ -74,8 +74,8 @@ def test_the_config_overrides_with_a_warning_beyond_what_the_gpu_takes_well(devi
     assert told["set_memory_limit"] == 20 * GB
     assert caplog.messages == [
         "memory limit: 10.0 GB (memory_limit_gb)",
-        "memory_limit_gb=20 is more than the 16.2 GB that this device takes well: arrays may be swapped, or the run "
-        "end for want of memory",
+        "memory_limit_gb=20 is more than the 16.2 GB recommended for this device: arrays may be swapped, or the run "
+        "may end out of memory",
         "memory limit: 20.0 GB (memory_limit_gb)",
     ]
 

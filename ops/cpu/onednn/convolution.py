@@ -1,7 +1,7 @@
 """Convolution and transposed convolution, with their gradients, by oneDNN on channels-last arrays.
 
-Activations are read and written where they lie. Weights are reordered, on every call, into the blocked
-layout that the kernel wants: that costs the weights' size, and a cached copy would go stale at each step.
+Activations are read and written in place. Weights are reordered, on every call, into the blocked layout that the
+kernel expects: that costs the weights' size, and a cached copy would be outdated after each step.
 """
 
 from dataclasses import replace
@@ -39,9 +39,9 @@ def backward_weights(g: Geometry, x: np.ndarray, dy: np.ndarray, dweight: np.nda
 
 
 def _is_shallow(g: Geometry) -> bool:
-    """Whether several windows follow each other in a depth that is less than a window's.
+    """Return whether the input is less deep than a window, and the output has several planes.
 
-    There oneDNN 3.2's bfloat16 kernel returns what lay in its scratchpad, and may write beyond it.
+    There oneDNN 3.2's bfloat16 kernel returns uninitialised scratch memory, and may write beyond it.
     """
     wide, narrow = (g.y_shape, g.x_shape) if g.operator == "conv_transpose3d" else (g.x_shape, g.y_shape)
     return wide[1] < g.dilation[0] * (g.weight_shape[1] - 1) + 1 and narrow[1] > 1
@@ -66,7 +66,7 @@ class _Layouts:
         self.any_dweight = onednn.descriptor((o, i, *kernel), dnnl.F32)
         self.bias = onednn.descriptor((o,), dnnl.F32, (1,)) if g.bias else None
         before = dims(g.padding)
-        # oneDNN counts a dilation's holes, and wants no more padding behind than the output needs
+        # oneDNN counts a dilation's holes, and accepts no more padding behind than the output needs
         self._window = (dims(g.stride), dims([d - 1 for d in g.dilation]), before, before)
         deconvolution = g.operator == "conv_transpose3d"
         self._name = "deconvolution" if deconvolution else "convolution"
@@ -119,14 +119,14 @@ class _Plan:
         return self._compile(description, {dnnl.SRC: source, dnnl.DST: target})
 
     def _weights(self, description: Handle, what: int) -> Any:
-        """The layout that the kernel chose for the weights; sets the bytes that they take."""
+        """Return the layout that the kernel chose for the weights, and keep their size in bytes."""
         layout = self._onednn.library.dnnl_primitive_desc_query_md(description.pointer, what, 0)
         num_bytes = self._onednn.library.dnnl_memory_desc_get_size(layout)
         self._weight_bytes = num_bytes + -num_bytes % 64
         return layout
 
     def _scratch(self, *primitives: Primitive) -> tuple[int, int]:
-        """Addresses of the reordered weights and of the scratchpad."""
+        """Return the addresses of the reordered weights and of the scratchpad."""
         base = self._onednn.workspace(self._weight_bytes + max(p.scratch_bytes for p in primitives))
         return base, base + self._weight_bytes
 
@@ -186,6 +186,6 @@ class _BackwardWeights(_Plan):
 
 
 def _channels_last(onednn: Runtime, shape: Shape, data_type: int) -> Handle:
-    """A (N, D, H, W, C) array as oneDNN's logical (N, C, D, H, W)."""
+    """Describe an array (N, D, H, W, C) as oneDNN's logical (N, C, D, H, W)."""
     n, d, h, w, c = shape
     return onednn.descriptor((n, c, d, h, w), data_type, (d * h * w * c, 1, h * w * c, w * c, c))

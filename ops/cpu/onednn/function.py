@@ -16,10 +16,10 @@ from ops.cpu.onednn.primitives import runtime
 def convolve(
     g: Geometry, x: mx.array, weight: mx.array, bias: mx.array | None, input_grad: bool, weight_grad: bool
 ) -> mx.array:
-    """Run the convolution whose shapes `g` holds, differentiable in bias and, unless told not to, x and weight.
+    """Run the convolution whose shapes `g` holds, differentiable in bias and, if asked for, x and weight.
 
-    x is float32 or bfloat16, and y is alike; bfloat16 is computed in float32 where the CPU has no such
-    arithmetic. Weight and bias are taken as float32. Raises RuntimeError inside mx.compile and mx.vmap.
+    x is float32 or bfloat16, and y has its dtype; bfloat16 is computed in float32 where the CPU has no such
+    arithmetic. Weight and bias are cast to float32. Raises RuntimeError inside mx.compile and mx.vmap.
     """
     dtype = x.dtype
     if dtype == mx.bfloat16 and not runtime().native_bfloat16:
@@ -44,7 +44,7 @@ def _function(g: Geometry, input_grad: bool, weight_grad: bool) -> Callable[...,
             dweight, dweight_target = empty(g.weight_shape, mx.float32)
             convolution.backward_weights(g, view(x), cotangent, dweight_target)
         else:
-            dweight = mx.zeros(g.weight_shape)  # lazy: nobody asks for it
+            dweight = mx.zeros(g.weight_shape)  # lazy: never evaluated
         if input_grad:
             dx, dx_target = empty(g.x_shape, x.dtype)
             convolution.backward_data(g, cotangent, view(weight), dx_target)
@@ -56,7 +56,7 @@ def _function(g: Geometry, input_grad: bool, weight_grad: bool) -> Callable[...,
 
 
 def _sum_voxels(dy: np.ndarray) -> np.ndarray:
-    """The sum over all but the last axis, float32. oneDNN sums in float32 alone, and loses four digits."""
+    """Return the sum over all but the last axis, float32. oneDNN's own float32 sum loses four digits."""
     from ops.cpu import norm_kernels  # loads Numba
 
     cut = norm_kernels.layout(1, dy.size // dy.shape[-1], dy.shape[-1])

@@ -1,4 +1,4 @@
-"""oneDNN's shared library: where it lies, how it is loaded, and the C functions that are called (API of v3)."""
+"""oneDNN's shared library: finding it, loading it, and the C functions that are called (API of v3)."""
 
 import ctypes
 import importlib.metadata
@@ -97,7 +97,7 @@ _RESULTS: dict[str, type] = {
 def open_library() -> ctypes.CDLL:
     """Load libdnnl with every function that is used here declared.
 
-    Raises OSError naming the missing library and the package that holds it, or the version found.
+    Raises OSError naming the missing library and its package, or the version found.
     """
     path = _find()
     try:
@@ -127,7 +127,7 @@ _INSTALL = f"pip install '{DISTRIBUTION}>=2023.2,<2025'"
 
 
 def _find() -> str:
-    """The wheel's library, which lies outside site-packages, or else the system's."""
+    """Return the path of the wheel's library, which is outside site-packages, or else the system's."""
     try:
         files = importlib.metadata.distribution(DISTRIBUTION).files or []
     except importlib.metadata.PackageNotFoundError:
@@ -138,14 +138,14 @@ def _find() -> str:
     try:
         ctypes.CDLL(SONAME)
     except OSError as error:
-        if SONAME not in str(error):  # it is there, and something that it needs is not
+        if SONAME not in str(error):  # found, but a library that it needs is missing
             raise OSError(f"cannot load oneDNN: {_explain(error)}") from error
         raise OSError(f"oneDNN ({SONAME}) is not installed: {_INSTALL}") from error
     return SONAME
 
 
 def _explain(error: OSError) -> str:
-    """The loader's message, with the package that holds the library that it misses."""
+    """Return the loader's message, with the package of the missing library."""
     missing = re.match(r"([\w+.-]+?\.so)[.\d]*: cannot open shared object file", str(error))
     package = _PACKAGES.get(missing[1]) if missing else None
     return f"{error}; on Debian and Ubuntu: apt-get install {package}" if package else str(error)

@@ -17,7 +17,7 @@ MIN_CHANNEL_PAIRS = 128 * 128
 
 
 def suits(g: Geometry) -> bool:
-    """Whether the product is faster than the direct kernel."""
+    """Return whether the product is faster than the direct kernel."""
     *y, o = g.y_shape
     return g.operator == "conv3d" and math.prod(y) <= MAX_VOXELS and o * g.x_shape[-1] >= MIN_CHANNEL_PAIRS
 
@@ -52,7 +52,7 @@ class WeightGradient:
 
 
 def _windows(g: Geometry, x: np.ndarray) -> np.ndarray:
-    """What each output voxel sees of x, (N, D', H', W', kD, kH, kW, I), contiguous."""
+    """Return the part of x that each output voxel reads, (N, D', H', W', kD, kH, kW, I), contiguous."""
     padded = np.pad(x, [(0, 0), *((p, p) for p in g.padding), (0, 0)])
     spans = [d * (k - 1) + 1 for k, d in zip(g.weight_shape[1:4], g.dilation, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(1, 2, 3))

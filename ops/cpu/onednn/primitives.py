@@ -21,11 +21,11 @@ Plan = TypeVar("Plan")
 
 
 class OneDNNError(RuntimeError):
-    """oneDNN refused a call; the message holds its status, the operator and the shapes."""
+    """oneDNN refused a call; the message has its status, the operator and the shapes."""
 
 
 class Handle:
-    """A pointer that oneDNN gave out, given back to it when nobody holds this object any more."""
+    """A pointer from oneDNN, destroyed with this object."""
 
     def __init__(self, pointer: ctypes.c_void_p, destroy: Callable[[ctypes.c_void_p], int]) -> None:
         self.pointer = pointer
@@ -59,7 +59,7 @@ class Runtime:
         return Handle(pointer, getattr(self.library, f"dnnl_{kind}_destroy"))
 
     def descriptor(self, shape: Sequence[int], data_type: int, strides: Sequence[int] | None = None) -> Handle:
-        """Describe an array; without strides a primitive picks the layout that it likes best."""
+        """Describe an array; without strides a primitive chooses the layout."""
         head = (len(shape), dims(shape), data_type)
         doing = f"describing an array of {tuple(shape)}"
         if strides is None:
@@ -67,14 +67,14 @@ class Runtime:
         return self.create("memory_desc_create_with_strides", *head, dims(strides), doing=doing)
 
     def workspace(self, num_bytes: int) -> int:
-        """The address of at least `num_bytes` of scratch memory, valid until the next call."""
+        """Return the address of at least `num_bytes` of scratch memory, valid until the next call."""
         if num_bytes + _ALIGNMENT > self._workspace.size:
             self._workspace = np.empty(num_bytes + _ALIGNMENT, np.uint8)
         address = self._workspace.ctypes.data
         return address + -address % _ALIGNMENT
 
     def plan(self, key: Hashable, build: Callable[[], Plan]) -> Plan:
-        """The plan under `key`, built when it is not among the last CACHE_SIZE that were used."""
+        """Return the plan under `key`; build it unless it is among the last CACHE_SIZE used."""
         if key in self._plans:
             self._plans.move_to_end(key)
             return self._plans[key]
@@ -85,7 +85,7 @@ class Runtime:
         return plan
 
     def set_threads(self, threads: int) -> None:
-        """Use so many threads from now on; kernels are compiled for their number, so all plans go."""
+        """Use this many threads from now on; kernels are compiled for that number, so all plans are dropped."""
         self.openmp.omp_set_num_threads(threads)
         self._plans.clear()
 
@@ -128,7 +128,7 @@ def load(threads: int) -> None:
 
 
 def runtime() -> Runtime:
-    """The process's one runtime, loaded on the first call."""
+    """Return the process's one runtime, loaded on the first call."""
     global _runtime
     if _runtime is None:
         _runtime = Runtime()

@@ -218,12 +218,12 @@ def test_dropout_before_batch_norms_is_warned_of_with_the_ways_out(caplog) -> No
         return build_model("cnn3d", CNN3dArgs(widths=(4, 8), **args), 1, 2)
 
     text = said(cnn(dropout=body))
-    assert "2 dropout layers (body, rate 0.5) lie before batch norms" in text
+    assert "2 dropout layers (body, rate 0.5) are before batch norms" in text
     assert "set model.args.norm to instance or group, keep dropout to the head" in text
     assert "train.recalibrate_norms=true" in text
     assert said(cnn(dropout=body), recalibrates=True) == ""
     assert said(cnn(dropout=body, norm="group", groups=4)) == said(cnn()) == ""
     assert said(cnn(dropout=ClassifierDropout(rate=0.0, places=("body",)))) == ""
     assert "encoder, bottleneck, decoder" in said(build_model("unet3d", UNet3dArgs(widths=(4, 8), norm="batch"), 1, 2))
-    nothing = "train.recalibrate_norms=true: this network has no batch norm, so nothing will be taken anew"
+    nothing = "train.recalibrate_norms=true: this network has no batch norm, so there is nothing to recalibrate"
     assert nothing in said(build_model("unet3d", UNet3dArgs(widths=(4, 8)), 1, 2), recalibrates=True)
