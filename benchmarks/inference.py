@@ -62,7 +62,7 @@ def draw_scores(
 
 
 def shipped(scores: np.ndarray) -> np.ndarray:
-    """Return what `studies.comparison.significance.compare_with_baseline` finds at p < 0.05, for many studies at once."""
+    """Return what `studies.comparison.significance.compare_with_baseline` finds at p < 0.05 in many studies."""
     noise = estimate_noise(scores)
     errors = np.sqrt(noise.variances / scores.shape[2])
     return _mean_difference(scores) > errors * _critical(scores.shape[1] - 1, noise.degrees)
