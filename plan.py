@@ -69,9 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     print(plan.text(), end="")
     for problem in survey.problems:
         say(f"plan.py: left out {problem.case_id}: {problem.path}: {problem.reason}", sys.stderr)
-    if survey.remarks:
+    if survey.findings:
         hint = f"python -m planning.inspect {arguments.path} names them"
-        count = f"{len(survey.remarks)} {'thing is' if len(survey.remarks) == 1 else 'things are'}"
+        count = f"{len(survey.findings)} {'thing is' if len(survey.findings) == 1 else 'things are'}"
         say(f"plan.py: {count} worth checking: {hint}", sys.stderr)
     return 0
 

@@ -19,6 +19,11 @@ Result = TypeVar("Result")
 _MEMORY_BYTES = 3 << 30  # that cases worked on at a time may take
 
 
+def count_threads(bytes_each: int) -> int:
+    """Return how many threads may work on cases at a time, by cores and by the memory that each takes."""
+    return max(1, min(available_threads(), _MEMORY_BYTES // max(bytes_each, 1)))
+
+
 class Roster:
     """The usable cases by id, the splits made of them, and those skipped.
 
@@ -93,8 +98,7 @@ class Roster:
         """
         results: dict[str, Result] = {}
         problems = []
-        cores = available_threads()
-        pool = ThreadPoolExecutor(max(1, min(cores, _MEMORY_BYTES // max(bytes_each, 1))))
+        pool = ThreadPoolExecutor(count_threads(bytes_each))
         try:
             futures = {case_id: pool.submit(work, self.cases[case_id]) for case_id in ids}
             for done, (case_id, future) in enumerate(futures.items(), 1):

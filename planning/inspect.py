@@ -34,9 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
             write_page(options.html, survey)
             say(f"page: {options.html}")
     except (ValueError, OSError) as problem:
-        say(f"data.inspect: {problem}", sys.stderr)
+        say(f"planning.inspect: {problem}", sys.stderr)
         return 2
-    return 1 if survey.problems or survey.remarks else 0
+    return 1 if survey.problems or survey.findings else 0
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:

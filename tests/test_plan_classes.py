@@ -98,7 +98,7 @@ def test_directions_are_not_flipped(tmp_path: Path, capsys: Capture) -> None:
     file = planned(write_clips(tmp_path / "data", clips=20, names=("turn_left", "turnRight")), capsys)
     clip = load_config(file).data.clip
     assert clip.augment.flip == 0
-    assert "# off: turnRight, turn_left tell a side or a direction" in file.read_text()
+    assert "# off: turnRight, turn_left name a side or a direction" in file.read_text()
 
 
 def test_classes_that_may_coincide(tmp_path: Path, capsys: Capture) -> None:
@@ -168,7 +168,7 @@ def test_fine_tuning_takes_over_classes_and_channels(tmp_path: Path, capsys: Cap
     file = planned(root / "cases.csv", capsys, *columns, "--from", str(first.run_folder))
     config = trains(file, tmp_path)
     assert (config.init.input, config.init.head) == ("repeat", "by_name")
-    assert "# outputs of background, class_1 are taken over, others drawn anew" in file.read_text()
+    assert "# outputs of background, class_1 are taken over, others drawn" in file.read_text()
 
 
 def test_fine_tuning_clips(tmp_path: Path, capsys: Capture) -> None:

@@ -15,7 +15,7 @@ from planning.survey.survey import Survey
 LEAST_CASES = 4
 WARMUP_STEPS = 50
 EVEN = 1.5  # of the commonest class over the rarest: up to there, cases are drawn as they are
-INPUTS = {"volumes": choose_volume_input, "clips": choose_clip_input}  # by what the survey's input is
+INPUTS = {"volumes": choose_volume_input, "clips": choose_clip_input}  # by the kind of cases
 
 
 def plan_classes(survey: Survey, memory_gb: float) -> Plan:
@@ -25,7 +25,7 @@ def plan_classes(survey: Survey, memory_gb: float) -> Plan:
     if sum(count > 0 for count in counts) < 2 and not survey.target.multi_label:
         root = survey.config.data.root
         raise ValueError(f"{root}: training would see one class alone, {tuple(counts)} cases of each")
-    chosen = INPUTS[survey.input.what](cohort, memory_gb)
+    chosen = INPUTS[survey.kind.name](cohort, memory_gb)
     step_gb = chosen.network.training_gb(chosen.batch_size)
     rest = [
         _balance(survey, counts),
@@ -36,7 +36,7 @@ def plan_classes(survey: Survey, memory_gb: float) -> Plan:
         mirror(chosen.flipped),
     ]
     memory = f"{step_gb:.1f} GB for a training step by estimate, of the {memory_gb:g}"
-    counted = f"{len(survey.cases)} {survey.input.what}"
+    counted = f"{len(survey.cases)} {survey.kind.name}"
     return make_plan(cohort, counted, memory, chosen.num_channels, [Decision("task", "classification")], rest)
 
 

@@ -23,7 +23,7 @@ def make_plan(
         "  python train.py --config FILE",
         f"  python evaluate.py --run runs/{name}",
         f"Memory: about {memory} GB allowed.",
-        *(f"To beat: {remark.brief}." for remark in survey.remarks if remark.brief and not remark.case_ids),
+        *(f"To beat: {finding.brief}." for finding in survey.findings if finding.brief and not finding.case_ids),
         "Result: not yet measured.",
     )
     named = Decision("name", name, "the run's folder is runs/NAME")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from machine import disk
 from planning.report.text import facts_table
-from planning.survey.facts import Facts, Input
+from planning.survey.facts import Facts, Kind
 from planning.survey.survey import Survey
 from planning.survey.thumbnails import COLOURS
 
@@ -38,7 +38,7 @@ def write_page(path: Path, survey: Survey) -> None:
     """Write the page; slices need a survey taken with thumbnails."""
     root = survey.config.data.root.resolve()
     title = f"{root.parent.name}/{root.name}" if root.is_file() else root.name
-    found = len(survey.problems) + len(survey.remarks)
+    found = len(survey.problems) + len(survey.findings)
     summary = f"{len(survey.cases)} cases · " + (
         f"{found} {'thing' if found == 1 else 'things'} to look at" if found else "no problems found"
     )
@@ -77,8 +77,8 @@ def _classes(survey: Survey) -> list[str]:
 def _found(survey: Survey) -> list[str]:
     body = []
     problems = [f"{problem.case_id}: {problem.path}: {problem.reason}" for problem in survey.problems]
-    remarks = [str(remark) for remark in survey.remarks]
-    for heading, lines in (("Cases that cannot be used", problems), ("Worth a look", remarks)):
+    findings = [str(finding) for finding in survey.findings]
+    for heading, lines in (("Cases that cannot be used", problems), ("Worth a look", findings)):
         if lines:
             items = [f"<li>{escape(line)}</li>" for line in lines]
             body += [f"<h2>{heading}</h2>", '<ul class="warning">', *items, "</ul>"]
@@ -90,11 +90,11 @@ def _cases(survey: Survey) -> list[str]:
     reasons: dict[str, list[str]] = defaultdict(list)
     for problem in survey.problems:
         reasons[problem.case_id].append(problem.reason)
-    for remark in survey.remarks:
-        for case_id in remark.case_ids:
-            reasons[case_id].append(remark.brief or remark.text)
+    for finding in survey.findings:
+        for case_id in finding.case_ids:
+            reasons[case_id].append(finding.brief or finding.text)
     bad = {problem.case_id for problem in survey.problems}
-    note = survey.target.view or survey.input.view
+    note = survey.target.view or survey.kind.view
     by_class: dict[str, list[Facts]] = defaultdict(list)
     for facts in survey.cases:
         by_class[_class_name(survey, facts)].append(facts)
@@ -106,12 +106,12 @@ def _cases(survey: Survey) -> list[str]:
     for name in sorted(shown, key=lambda name: (not name, name)):
         if len(shown) > 1 or name:
             body.append(f"<h3>{escape(name or 'no label')}</h3>")
-        tiles = [_tile(survey.input, facts, facts.case.id in bad, reasons[facts.case.id]) for facts in shown[name]]
+        tiles = [_tile(survey.kind, facts, facts.case.id in bad, reasons[facts.case.id]) for facts in shown[name]]
         body += ['<div class="cases">', *tiles, "</div>"]
     return body
 
 
-def _tile(kind: Input, facts: Facts, bad: bool, reasons: Sequence[str]) -> str:
+def _tile(kind: Kind, facts: Facts, bad: bool, reasons: Sequence[str]) -> str:
     case_id = facts.case.id
     picture = "cannot be shown"
     if facts.thumbnail is not None:
@@ -121,7 +121,7 @@ def _tile(kind: Input, facts: Facts, bad: bool, reasons: Sequence[str]) -> str:
     label = "" if facts.case.label is not None else "<small>no label</small>"
     where = [f"{key} {value}" for key, value in (("split", facts.case.split), ("group", facts.case.group)) if value]
     where = [f"<small>{escape(', '.join(where))}</small>"] if where else []
-    caption = f"<b>{escape(case_id)}</b><small>{escape(kind.describe(facts))}</small>{''.join(where)}{label}{why}"
+    caption = f"<b>{escape(case_id)}</b><small>{escape(facts.describe())}</small>{''.join(where)}{label}{why}"
     style = ' class="bad"' if bad else ""
     return f'<figure{style}><div class="slice">{picture}</div><figcaption>{caption}</figcaption></figure>'
 

@@ -12,14 +12,14 @@ def facts_table(survey: Survey) -> list[tuple[str, str]]:
     labelled = sum(case.label is not None for case in cases)
     bad = len({problem.case_id for problem in survey.problems})
     rows = [
-        ("layout", survey.target.layout(survey.config.data, survey.input)),
+        ("layout", survey.target.describe_layout(survey.config.data, survey.kind)),
         ("cases", f"{len(cases)}, {labelled} labelled, {bad} that cannot be used"),
     ]
     if splits := Counter(case.split for case in cases if case.split):
         rows.append(("splits", counted(splits)))
     if groups := Counter(case.group for case in cases if case.group):
-        rows.append(("groups", survey.target.groups(list(groups.values()))))
-    return rows + survey.input.rows(survey.cases, survey.channel_names)
+        rows.append(("groups", survey.target.describe_groups(list(groups.values()))))
+    return rows + survey.kind.table(survey.cases, survey.channel_names)
 
 
 def survey_text(survey: Survey) -> str:
@@ -30,10 +30,10 @@ def survey_text(survey: Survey) -> str:
     if survey.problems:
         lines.append("problems (these cases cannot be used)")
         lines += [f"  {problem.case_id}: {problem.path}: {problem.reason}" for problem in survey.problems]
-    if survey.remarks:
+    if survey.findings:
         lines.append("worth a look")
-        lines += [f"  {remark}" for remark in survey.remarks]
-    if not survey.problems and not survey.remarks:
+        lines += [f"  {finding}" for finding in survey.findings]
+    if not survey.problems and not survey.findings:
         lines.append("no problems found")
     return "\n".join(lines)
 

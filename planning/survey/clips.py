@@ -1,7 +1,7 @@
 """Cases that are clips: what their files hold, and what is wrong with them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b, file_digest
@@ -13,7 +13,7 @@ from data.files.videos import Footage, read_clip, read_frames, read_header
 from data.layouts.cases import Case
 from data.prepare.case_checks import Problem
 from data.prepare.copies import voxel_digest
-from planning.survey.facts import Facts, Input, Metadata, Reading, Remark, ids_of
+from planning.survey.facts import Facts, Finding, Kind, Metadata, Reading, ids_of
 from planning.survey.format import counted, span
 from planning.survey.thumbnails import LONG_SIDE, draw_frame
 
@@ -21,7 +21,7 @@ SHORT_SIDE = 48  # pixels of the frames that are looked at
 _STEADY = 0.25  # a step between frames may differ by this share of the usual one
 _NOISE = 4  # grey levels that compression adds
 _SHORT = 0.5  # of the usual length
-_CLIP_BYTES = 1 << 29  # that looking at one clip may take: longer ones are not held
+_CLIP_BYTES = 1 << 29  # that looking at one clip may take: the frames of longer ones are not kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +51,40 @@ class ClipFacts(Facts):
         """Decoded frames a second."""
         return self.num_frames / self.duration_s if self.duration_s else 0.0
 
-    @property
-    def constant(self) -> bool:
-        """Whether all pixels of all frames are alike."""
-        return self.high - self.low <= _NOISE
+    def describe(self) -> str:
+        """Return a line on the clip: size, length, frame rate, codec."""
+        if not self.codec:
+            return "no video that can be opened"
+        size = f"{self.width}×{self.height}{', turned upright' if self.turned else ''}"
+        if not self.num_frames:
+            return f"{size}, {self.codec}"
+        rate = f"{self.frame_rate:.3g} fps{' (variable)' if self.variable else ''}"
+        return f"{size}, {self.num_frames} frames, {self.duration_s:.3g} s, {rate}, {self.codec}"
 
-    @property
-    def still(self) -> bool:
-        """Whether all frames are alike."""
-        return self.change <= _NOISE
+    def oddities(self) -> list[str]:
+        if not self.digest or self.change > _NOISE:
+            return []
+        if self.high - self.low <= _NOISE:
+            return ["every frame is of one colour; is it the right file?"]
+        return ["a single frame" if self.num_frames == 1 else "nothing moves: frames differ by no more than noise"]
+
+    def metadata(self) -> Metadata:
+        if not self.digest:
+            return {}
+        return {
+            "frame rate": round(self.frame_rate, 1),
+            "frame size": float(self.width * self.height),
+            "width over height": self.width / self.height,
+            "length": round(self.duration_s, 2),
+            "bytes a second": self.num_bytes / max(self.duration_s, 1e-3),
+            "codec": self.codec,
+            "container": self.container,
+            "pixel format": self.pixels,
+        }
 
 
 def read_clips(cases: Sequence[Case], how: Reading) -> list[ClipFacts]:
-    """Decode each clip once; what keeps it from being decoded is among its problems."""
+    """Decode each clip once; what is wrong with it is among its problems."""
     return how.each(partial(_read_clip, thumbnail=how.thumbnails), cases, _CLIP_BYTES)
 
 
@@ -73,15 +94,8 @@ def _read_clip(case: Case, thumbnail: bool) -> ClipFacts:
     try:
         with fault_of(path):
             header = read_header(path)
-            facts = replace(
-                facts,
-                container=header.container,
-                codec=header.codec,
-                pixels=header.pixels,
-                width=header.width,
-                height=header.height,
-                turned=header.turned,
-            )
+            known = ("container", "codec", "pixels", "width", "height", "turned")
+            facts = replace(facts, **{key: getattr(header, key) for key in known})
             footage = read_clip(path, SHORT_SIDE, grey=True)
             if thumbnail:
                 middle = [len(footage.times_s) // 2]
@@ -93,7 +107,7 @@ def _read_clip(case: Case, thumbnail: bool) -> ClipFacts:
 
 
 def _measure(facts: ClipFacts, footage: Footage) -> ClipFacts:
-    """The facts with what the frames tell; of a clip too long to be held, the times alone."""
+    """The facts with what the frames show; of a clip too long to be kept in memory, the times alone."""
     steps, frames = np.diff(footage.times_s), footage.frames
     usual = float(np.median(steps)) if len(steps) else 0.0
     facts = replace(
@@ -111,19 +125,8 @@ def _measure(facts: ClipFacts, footage: Footage) -> ClipFacts:
     return replace(facts, low=low, high=high, change=change, digest=voxel_digest(frames))
 
 
-def describe(facts: ClipFacts) -> str:
-    """A line on one clip: size, length, frame rate, codec."""
-    if not facts.codec:
-        return "no video that can be opened"
-    size = f"{facts.width}×{facts.height}{', turned upright' if facts.turned else ''}"
-    if not facts.num_frames:
-        return f"{size}, {facts.codec}"
-    rate = f"{facts.frame_rate:.3g} fps{' (variable)' if facts.variable else ''}"
-    return f"{size}, {facts.num_frames} frames, {facts.duration_s:.3g} s, {rate}, {facts.codec}"
-
-
-def rows(clips: Sequence[ClipFacts], _: Sequence[str] | None) -> list[tuple[str, str]]:
-    """(what, value) rows on the whole data set."""
+def tabulate(clips: Sequence[ClipFacts], _: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Return (what, value) rows on the whole data set."""
     opened = [facts for facts in clips if facts.codec]
     read = [facts for facts in opened if facts.num_frames]
     if not read:
@@ -147,53 +150,27 @@ def rows(clips: Sequence[ClipFacts], _: Sequence[str] | None) -> list[tuple[str,
     ]
 
 
-def _featureless(facts: ClipFacts) -> list[str]:
-    if not facts.digest or not facts.still:
-        return []
-    if facts.constant:
-        return ["every frame is of one colour; is it the right file?"]
-    return ["a single frame" if facts.num_frames == 1 else "nothing moves: frames differ by no more than noise"]
-
-
-def _metadata(facts: ClipFacts) -> Metadata:
-    if not facts.digest:
-        return {}
-    return {
-        "frame rate": round(facts.frame_rate, 1),
-        "frame size": float(facts.width * facts.height),
-        "width over height": facts.width / facts.height,
-        "length": round(facts.duration_s, 2),
-        "bytes a second": facts.num_bytes / max(facts.duration_s, 1e-3),
-        "codec": facts.codec,
-        "container": facts.container,
-        "pixel format": facts.pixels,
-    }
-
-
-def _warnings(clips: Sequence[ClipFacts]) -> list[Remark]:
-    """Short clips, and mixed frame rates and shapes."""
+def _find_differences(clips: Sequence[ClipFacts]) -> Iterator[Finding]:
+    """Find short clips, and mixed frame rates and shapes."""
     read = [facts for facts in clips if facts.digest]
     usual = float(np.median([facts.duration_s for facts in read])) if read else 0.0
-    fill = f"less than half of the usual {usual:.2g} s: data.clip.short decides how it is filled up"
-    short = [facts for facts in read if facts.duration_s < _SHORT * usual]
-    remarks = [Remark(f"lasts {facts.duration_s:.2g} s, {fill}", (facts.case.id,)) for facts in short]
+    advice = f"less than half of the usual {usual:.2g} s: data.clip.short decides how it is filled up"
+    for facts in read:
+        if facts.duration_s < _SHORT * usual:
+            yield Finding(f"lasts {facts.duration_s:.2g} s, {advice}", (facts.case.id,))
     rates = [facts.frame_rate for facts in clips if facts.frame_rate]
     if rates and max(rates) > 1.1 * min(rates):
         text = f"mixed frame rates ({min(rates):.3g}–{max(rates):.3g} a second, median {np.median(rates):.3g})"
-        remarks.append(Remark(f"{text}: set data.clip.frame_rate, so that all are read at one"))
+        yield Finding(f"{text}: set data.clip.frame_rate, so that all are read at one")
     if variable := ids_of(facts for facts in clips if facts.variable):
         text = "variable frame rate: set data.clip.frame_rate, so that frames are taken by their times"
-        remarks.append(Remark(text, variable, "variable frame rate"))
+        yield Finding(text, variable, "variable frame rate")
     sizes = {(facts.width, facts.height) for facts in clips if facts.width}
     shapes = [width / height for width, height in sizes]
     if shapes and max(shapes) > 1.1 * min(shapes):
         text = f"mixed shapes of frames (width over height {min(shapes):.3g}–{max(shapes):.3g}, {len(sizes)} sizes)"
         advice = "a crop shows more of some than of others; data.clip.crops=3 sees all of the long side"
-        remarks.append(Remark(f"{text}: {advice}"))
-    return remarks
+        yield Finding(f"{text}: {advice}")
 
 
-CLIPS = Input(
-    "clips", "frames", "frame", "The middle frame, upright.",
-    read_clips, describe, rows, _featureless, _metadata, _warnings,
-)  # fmt: skip
+CLIPS = Kind("clips", "frames", "frame", "The middle frame, upright.", read_clips, tabulate, _find_differences)

@@ -1,25 +1,25 @@
-"""What is known of a case, and what an input makes of it: volumes or clips are told apart by their `Input` alone."""
+"""What a survey knows of a case, and how it reads and compares cases of one kind: volumes or clips."""
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from data.layouts.cases import Case, some
 from data.prepare.case_checks import Problem
-from machine.resources import available_threads
+from data.usable_cases import Progress, count_threads
 
 Metadata = dict[str, float | str]
-Progress = Callable[[int, int], None]  # (cases done, cases in all)
 Read = TypeVar("Read")
-
-_MEMORY_BYTES = 3 << 30  # that cases read at a time may take
 
 
 @dataclass(frozen=True)
-class Remark:
-    """One line on the cases that it names, or on the data set; `brief` is what stands beside each of them,
-    or, of the data set, what a result is to be set against."""
+class Finding:
+    """A line on something worth a look: in the cases that it names or, without names, in the whole data set.
+
+    `brief` stands beside each of the cases; of the whole data set it is the score that a network has to beat.
+    """
 
     text: str
     case_ids: tuple[str, ...] = ()
@@ -30,10 +30,10 @@ class Remark:
 
 
 @dataclass(frozen=True, eq=False)
-class Facts:
-    """What a case's files hold; each input adds its own.
+class Facts(ABC):
+    """What a case's files hold; volumes and clips add their own.
 
-    `digest` is of its contents, empty where they cannot be read; `thumbnail` a JPEG.
+    `digest` is a hash of its contents, empty where they cannot be read; `thumbnail` is a JPEG.
     """
 
     case: Case
@@ -51,23 +51,34 @@ class Facts:
         """The numbers of the classes that the case is of; none where its label is a volume, or unknown."""
         return self.case.classes
 
+    @abstractmethod
+    def describe(self) -> str:
+        """Return a line on the case: size, type and range."""
+
+    @abstractmethod
+    def oddities(self) -> list[str]:
+        """Return what is odd about the contents: that they hold no information."""
+
+    @abstractmethod
+    def metadata(self) -> Metadata:
+        """Return how the files were made; empty where that is unknown."""
+
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read: with pictures or not, in up to `threads` threads, or four, telling `progress`."""
+    """How files are read: with thumbnails or not, in up to `threads` threads (None: four), with `progress` called."""
 
     thumbnails: bool = False
     threads: int | None = None
     progress: Progress | None = None
 
     def each(self, read: Callable[[Any], Read], cases: Sequence[Any], bytes_each: int) -> list[Read]:
-        """Read the cases, as many at a time as cores and memory allow; in their order."""
-        most = max(1, min(self.threads or 4, available_threads(), _MEMORY_BYTES // bytes_each))
-        with ThreadPoolExecutor(most) as pool:
+        """Read the cases, as many at a time as cores and memory allow; the results are in the cases' order."""
+        with ThreadPoolExecutor(min(self.threads or 4, count_threads(bytes_each))) as pool:
             return self.count(pool.map(read, cases), len(cases))
 
     def count(self, found: Iterable[Read], total: int) -> list[Read]:
-        """All that is found, telling of each."""
+        """Return the `total` results as a list, with `progress` called after each."""
         facts = []
         for done, one in enumerate(found, 1):
             facts.append(one)
@@ -78,7 +89,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """(label value or None, class, its numbers) rows below the numbers' headings, these as wide as in a text."""
+    """Rows of (label value or None, class, its numbers) below `headings`, which are as wide as a text's columns."""
 
     what: str  # "label" or "class"
     headings: tuple[str, ...]
@@ -86,19 +97,16 @@ class ClassTable:
 
 
 @dataclass(frozen=True)
-class Input:
-    """How the cases of one kind are read and described: `describe`, `odd` and `metadata` take one's facts."""
+class Kind:
+    """Volumes or clips: the words for them, and the functions that take facts of all cases."""
 
-    what: str  # in the plural
+    name: str  # "volumes" or "clips"
     contents: str
     picture: str
-    view: str  # what pictures show
+    view: str  # what thumbnails show
     read: Callable[[Sequence[Any], Reading], Sequence[Any]]
-    describe: Callable[[Any], str]
-    rows: Callable[[Sequence[Any], Sequence[str] | None], list[tuple[str, str]]]  # (facts, channel names) -> a table
-    odd: Callable[[Any], list[str]]  # contents without information
-    metadata: Callable[[Any], Metadata]  # how the files were made; empty where that is unknown
-    warnings: Callable[[Sequence[Any]], list[Remark]]  # on differences among the cases
+    table: Callable[[Sequence[Any], Sequence[str] | None], list[tuple[str, str]]]  # (facts, channel names) -> rows
+    find_differences: Callable[[Sequence[Any]], Iterator[Finding]]
 
 
 def ids_of(cases: Iterable[Facts]) -> tuple[str, ...]:

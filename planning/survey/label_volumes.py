@@ -1,12 +1,12 @@
-"""Cases whose labels are volumes: their classes, what is told of them, and what is worth a look."""
+"""Cases whose labels are volumes: their classes, and what is worth a look in the labels."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from configs.schema.data import DataConfig
 from data.layouts.cases import some
-from planning.survey.facts import ClassTable, Input, Remark
+from planning.survey.facts import ClassTable, Finding, Kind
 from planning.survey.volumes import VolumeFacts
 
 
@@ -25,16 +25,14 @@ class LabelVolumes:
     unnamed = "made up from the label values found"
     view = "The axial slice with the most labelled voxels, or the middle one. Anterior is up, left is left."
 
-    def layout(self, data: DataConfig, kind: Input) -> str:
-        """The layout in words."""
+    def describe_layout(self, data: DataConfig, kind: Kind) -> str:
         return data.source
 
-    def groups(self, sizes: Sequence[int]) -> str:
-        """How many groups there are, by their sizes."""
+    def describe_groups(self, sizes: Sequence[int]) -> str:
         return str(len(sizes))
 
     def class_table(self, cases: Sequence[VolumeFacts], percent: Callable[[float], str]) -> ClassTable:
-        """Every class, and every label value without one, with its share of all voxels and its cases, by value."""
+        """Return each class, and each label value without one, with its share of the voxels and its cases."""
         voxels = count_voxels(cases)
         total = sum(voxels.values())
         names = dict(enumerate(self.class_names))
@@ -50,29 +48,29 @@ class LabelVolumes:
         ]
         return ClassTable("label", (f"{'voxels':>11}", f"{'cases':>6}"), rows)
 
-    def conflict(self, copies: Sequence[VolumeFacts]) -> tuple[str, str]:
-        """Whether cases of the same contents are labelled otherwise, and what to do with them."""
+    def compare(self, copies: Sequence[VolumeFacts]) -> tuple[str, str]:
+        """Return how the labels of cases with the same contents differ, and what to do with the cases."""
         differ = any(facts.labels != copies[0].labels for facts in copies)
         return ", with different labels" if differ else "", "; keep one of them"
 
-    def warnings(self, cases: Sequence[VolumeFacts]) -> list[Remark]:
-        """Labels and classes without a voxel."""
-        ignored = {self.ignore_label}
-        empty = [facts for facts in cases if facts.labels is not None and not set(facts.labels) - {0} - ignored]
-        remarks = [Remark("the label touches no voxel: all are background", (facts.case.id,)) for facts in empty]
+    def find_oddities(self, cases: Sequence[VolumeFacts]) -> Iterator[Finding]:
+        """Find labels and classes without a voxel, and values with gaps."""
+        for facts in cases:
+            if facts.labels is not None and not set(facts.labels) - {0, self.ignore_label}:
+                yield Finding("the label touches no voxel: all are background", (facts.case.id,))
         found = set(count_voxels(cases))
-        values = sorted(found - ignored)
+        values = sorted(found - {self.ignore_label})
         if self.named and found:
-            absent = [(value, name) for value, name in enumerate(self.class_names) if value and value not in found]
-            remarks += [Remark(f"no label has a voxel of class {value} ({name})") for value, name in absent]
+            for value, name in enumerate(self.class_names):
+                if value and value not in found:
+                    yield Finding(f"no label has a voxel of class {value} ({name})")
         elif values and not self.named and (values != [*range(values[0], values[-1] + 1)] or values[0] not in (0, 1)):
             advice = "number the classes 1, 2, 3 … without gaps, 0 is the background"
-            remarks.append(Remark(f"label values {some(values)}: {advice}"))
-        return remarks
+            yield Finding(f"label values {some(values)}: {advice}")
 
 
 def count_voxels(cases: Sequence[VolumeFacts]) -> Counter[int]:
-    """Voxels by label value, over all cases."""
+    """Return the voxels of each label value, over all cases."""
     total: Counter[int] = Counter()
     for facts in cases:
         total.update(facts.labels or {})
@@ -80,7 +78,7 @@ def count_voxels(cases: Sequence[VolumeFacts]) -> Counter[int]:
 
 
 def make_up_names(cases: Sequence[VolumeFacts], ignore_label: int | None) -> tuple[str, ...]:
-    """Names for the label values found, 0 up to the highest one: no more than those found, twice over."""
+    """Return names for the label values 0 to the highest; none where values are negative or mostly gaps."""
     values = set(count_voxels(cases)) - {ignore_label}
     highest = max(values, default=0)
     if min(values, default=0) < 0 or highest > 2 * len(values):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planning.survey.facts import Facts, Input, Remark
+from planning.survey.facts import Facts, Finding, Kind
 
 FEWEST = 20  # units, of a group's cases of one class each: below, chance looks like a rule
 TELLING = 0.2  # Cramér's V, or 2 × AUC - 1: facts that reach it are named
@@ -12,13 +12,13 @@ GAIN = 0.05  # of balanced accuracy over guessing, at least
 FOLDS = 5
 
 
-def find_shortcuts(surveyed: Sequence[Facts], kind: Input) -> list[Remark]:
-    """One remark where metadata alone predict the class, naming the facts that do most.
+def find_shortcuts(surveyed: Sequence[Facts], kind: Kind) -> list[Finding]:
+    """Find out whether metadata alone predict the class; return one finding, which names the metadata that do, or none.
 
-    They predict it if a small decision tree, scored on folds that keep groups whole, is right more often than
-    guessing by over two standard errors. Cases of one group and class count as one there: they are alike.
+    They predict it if a small decision tree, scored on folds that keep groups whole, beats guessing by more than two
+    standard errors. Cases of one group and class count as one there: they are alike.
     """
-    found = [(facts, kind.metadata(facts)) for facts in surveyed if len(facts.classes) == 1]
+    found = [(facts, facts.metadata()) for facts in surveyed if len(facts.classes) == 1]
     cases = [(facts, metadata) for facts, metadata in found if metadata]
     labels = np.array([facts.classes[0] for facts, _ in cases], int)
     groups = [f"group {facts.case.group}" if facts.case.group else facts.case.id for facts, _ in cases]
@@ -37,9 +37,9 @@ def find_shortcuts(surveyed: Sequence[Facts], kind: Input) -> list[Remark]:
     named = [f"{name} ({said})" for strength, said, name in ranked if strength >= TELLING] or [ranked[0][2]]
     others = "groups" if len(set(groups)) < len(groups) else "cases"
     gain = f"metadata alone give a balanced accuracy of {score:.2f} on other {others}, guessing gives {guess:.2f}"
-    text = f"how the {kind.what} were made tells their class: {', '.join(named)}; {gain}"
-    mend = "A network can learn that instead of what they show: only what it does better counts"
-    return [Remark(f"{text}. {mend}", brief=gain)]
+    text = f"how the {kind.name} were made tells their class: {', '.join(named)}; {gain}"
+    advice = "A network can learn that instead of what they show: only what it does better counts"
+    return [Finding(f"{text}. {advice}", brief=gain)]
 
 
 def _numbers(values: Sequence[float | str]) -> np.ndarray:
@@ -48,7 +48,7 @@ def _numbers(values: Sequence[float | str]) -> np.ndarray:
 
 
 def _associate(values: Sequence[float | str], labels: np.ndarray) -> tuple[float, str]:
-    """How far one fact by itself tells the classes apart, 0 … 1, and that in words."""
+    """How well one kind of metadata by itself tells the classes apart, 0 … 1, and that in words."""
     from scipy.stats.contingency import association  # costs half a second, and only classification needs it
     from sklearn.metrics import roc_auc_score
 

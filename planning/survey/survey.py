@@ -1,7 +1,7 @@
 """A data set measured, case by case: what its files hold, and what is wrong with them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +11,8 @@ from data.layouts.registry import find_cases, find_labelled
 from data.prepare.case_checks import Problem
 from planning.survey.classes import Classes, find_ignored_files
 from planning.survey.clips import CLIPS
-from planning.survey.facts import Input, Progress, Reading, Remark
-from planning.survey.findings import find_warnings
+from planning.survey.facts import Finding, Kind, Progress, Reading
+from planning.survey.findings import Target, find_all
 from planning.survey.label_volumes import LabelVolumes, make_up_names
 from planning.survey.volumes import ROWS, VOLUMES, read_volumes
 
@@ -21,17 +21,17 @@ log = logging.getLogger("mlx_volumes")
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """All that was found at a path: facts of each case, as its `input` reads them, and classes, as its `target` is.
+    """All that was found at a path: the facts of each case, which are of one `kind`, and its classes, the `target`.
 
-    `problems` keep their case from being used; `remarks` are worth a look.
+    A case with `problems` cannot be used; `findings` are worth a look.
     """
 
     config: Config
-    input: Input
-    target: Any  # LabelVolumes or Classes: who plans for one of them knows which
+    kind: Kind
+    target: Any  # LabelVolumes or Classes, by config.task
     cases: tuple[Any, ...]  # VolumeFacts or ClipFacts
     channel_names: tuple[str, ...] | None
-    remarks: tuple[Remark, ...]
+    findings: tuple[Finding, ...]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -55,40 +55,36 @@ def take_survey(
     `threads` is at most 4 and the cores there are, where None. Raises ValueError where the layout itself
     is broken; a bad case is a problem in the result.
     """
-    take = {"segmentation": _take_label_volumes, "classification": _take_classes}[config.task]  # asked here alone
-    return take(config, Reading(thumbnails, threads, progress))
-
-
-def _take_label_volumes(config: Config, how: Reading) -> Survey:
-    with _collected_warnings() as remarks:
-        listing = find_cases(config.data)
-    names, ignore = listing.class_names, config.loss.ignore_label
-    cases = read_volumes(listing.cases, how, names, ignore)
-    target = LabelVolumes(names or make_up_names(cases, ignore), names is not None, ignore)
-    remarks += find_warnings(cases, VOLUMES, target)
-    return Survey(config, VOLUMES, target, tuple(cases), listing.channel_names, tuple(remarks))
-
-
-def _take_classes(config: Config, how: Reading) -> Survey:
-    with _collected_warnings() as remarks:
-        listing = find_labelled(config.data)
-    kind = CLIPS if config.data.clip is not None else ROWS if config.data.source == "medmnist" else VOLUMES
-    cases = kind.read(listing.cases, how)
-    target = Classes(listing.class_names or (), listing.multi_label)
-    remarks += [*find_ignored_files(config.data, cases), *find_warnings(cases, kind, target)]
-    return Survey(config, kind, target, tuple(cases), None, tuple(remarks))
+    how = Reading(thumbnails, threads, progress)
+    with _collected_warnings() as findings:
+        listing = {"segmentation": find_cases, "classification": find_labelled}[config.task](config.data)
+    kind: Kind
+    target: Target
+    cases: Sequence[Any]
+    if config.task == "segmentation":
+        names, ignore = listing.class_names, config.loss.ignore_label
+        kind = VOLUMES
+        cases = read_volumes(listing.cases, how, names, ignore)
+        target = LabelVolumes(names or make_up_names(cases, ignore), names is not None, ignore)
+    else:
+        kind = CLIPS if config.data.clip is not None else ROWS if config.data.source == "medmnist" else VOLUMES
+        cases = kind.read(listing.cases, how)
+        target = Classes(listing.class_names or (), listing.multi_label)
+        findings += find_ignored_files(config.data, cases)
+    findings += find_all(cases, kind, target)
+    return Survey(config, kind, target, tuple(cases), listing.channel_names, tuple(findings))
 
 
 @contextmanager
-def _collected_warnings() -> Iterator[list[Remark]]:
-    """What finding the cases warns of, instead of printing it."""
-    remarks: list[Remark] = []
+def _collected_warnings() -> Iterator[list[Finding]]:
+    """Collect what finding the cases warns of, instead of printing it."""
+    findings: list[Finding] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: remarks.append(Remark(record.getMessage()))  # type: ignore[method-assign]
+    handler.emit = lambda record: findings.append(Finding(record.getMessage()))  # type: ignore[method-assign]
     propagates, log.propagate = log.propagate, False
     log.addHandler(handler)
     try:
-        yield remarks
+        yield findings
     finally:
         log.removeHandler(handler)
         log.propagate = propagates

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -18,7 +18,7 @@ from data.layouts.cases import Case
 from data.prepare.case_checks import Problem, check_case
 from data.prepare.copies import voxel_digest
 from data.prepare.volumes import nonzero_box
-from planning.survey.facts import Facts, Input, Metadata, Reading, Remark, ids_of
+from planning.survey.facts import Facts, Finding, Kind, Metadata, Reading, ids_of
 from planning.survey.format import axes, counted, times
 from planning.survey.slabs import SAMPLE, Channel, Measured, count_label, measure_image
 from planning.survey.thumbnails import draw_thumbnail
@@ -29,9 +29,9 @@ _WHOLE_BYTES = 1 << 28  # of float32 voxels: a larger volume is never held whole
 
 @dataclass(frozen=True, eq=False)
 class VolumeFacts(Facts):
-    """What a case's volumes hold. `grid` is None where no header could be read, `voxels` where no voxel could.
+    """What a case's volumes hold. `grid` is None where no header can be read, `voxels` where an image cannot.
 
-    `labels` are the voxels of each value of its label volume; None without one, or for one that cannot be used.
+    `labels` are the voxels of each value of its label volume; None where there is none that can be read.
     """
 
     grid: Grid | None = None  # in RAS+
@@ -55,13 +55,40 @@ class VolumeFacts(Facts):
         assert self.grid is not None
         return self.grid.spacing_mm
 
+    def describe(self) -> str:
+        """Return a line on the case: shape, spacing, orientation, type and intensities."""
+        if self.grid is None:
+            return "no header that can be read"
+        parts = [f"{times(self.shape)} voxels"]
+        if self.orientation:
+            parts += [f"{times(self.spacing_mm)} mm", self.orientation]
+        parts.append(self.dtype)
+        if self.voxels:
+            low, high = min(channel.low for channel in self.voxels), max(channel.high for channel in self.voxels)
+            parts.append(f"{low:.4g} … {high:.4g}")
+        return ", ".join(parts)
+
+    def oddities(self) -> list[str]:
+        return [
+            f"channel {number} is constant ({channel.low:g}); is it the right file?"
+            for number, channel in enumerate(self.voxels or ())
+            if channel.low == channel.high
+        ]
+
+    def metadata(self) -> Metadata:
+        if not self.orientation:
+            return {}
+        sizes = {f"size along {axis}": float(n) for axis, n in zip("DHW", self.shape, strict=True)}
+        spacings = {f"spacing along {axis}": round(mm, 3) for axis, mm in zip("DHW", self.spacing_mm, strict=True)}
+        return {**sizes, **spacings, "orientation": self.orientation, "stored type": self.dtype}
+
 
 def read_volumes(
     cases: Sequence[Case], how: Reading, class_names: Sequence[str] | None = None, ignore_label: int | None = None
 ) -> list[VolumeFacts]:
-    """What the cases' files hold; all must have as many channels as most have.
+    """Read what the cases' files hold; a case with another number of channels than most has a problem.
 
-    Label values must be those of `class_names`, where these are known, or `ignore_label`.
+    So has one with label values other than those of `class_names`, where these are known, and `ignore_label`.
     """
     found = {case.id: _read_headers(case) for case in cases}
     usual = Counter(facts.num_channels for facts in found.values() if not facts.problems).most_common(1)
@@ -70,13 +97,13 @@ def read_volumes(
             found[case_id] = replace(facts, problems=tuple(check_case(facts.case, usual[0][0])))
     sound = [facts for facts in found.values() if not facts.problems]
     largest = max((4 * int(np.prod(facts.shape)) * (facts.num_channels + 2) for facts in sound), default=1)
-    read = partial(_read_voxels, class_names=class_names, ignore_label=ignore_label, thumbnail=how.thumbnails)
+    read = partial(_read_case, class_names=class_names, ignore_label=ignore_label, thumbnail=how.thumbnails)
     found |= {facts.case.id: facts for facts in how.each(read, sound, min(largest, 3 * _WHOLE_BYTES))}
     return list(found.values())
 
 
 def read_rows(cases: Sequence[Case], how: Reading) -> list[VolumeFacts]:
-    """What an archive's rows hold, without a place in space; one array of it in memory at a time."""
+    """Read what an archive's rows (D, H, W) or (D, H, W, C) hold, with one of its arrays in memory at a time."""
 
     def read() -> Iterator[VolumeFacts]:
         for (path, name), members in groupby(cases, key=lambda case: (case.images[0], (case.member or ("", 0))[0])):
@@ -89,7 +116,7 @@ def read_rows(cases: Sequence[Case], how: Reading) -> list[VolumeFacts]:
 
 
 def _read_headers(case: Case) -> VolumeFacts:
-    """What the headers say, as far as they can be read, and what is wrong with them."""
+    """The case's facts from its headers, as far as these can be read, with what is wrong with them."""
     facts = VolumeFacts(case, tuple(check_case(case)))
     try:
         headers = [read_header(path) for path in case.images]
@@ -107,59 +134,79 @@ def _read_headers(case: Case) -> VolumeFacts:
     )
 
 
-def _read_voxels(
+def _read_case(
     facts: VolumeFacts, class_names: Sequence[str] | None, ignore_label: int | None, thumbnail: bool
 ) -> VolumeFacts:
-    """The facts with what the voxels tell, each file's first fault among the problems."""
-    case, problems = facts.case, list(facts.problems)
-    images: list[Measured] = []
-    label: np.ndarray | None = None
-    counts: dict[int, int] | None = None
+    """The facts with what the voxels of label and images show."""
+    case, label = facts.case, None
     try:
         if case.label_file is not None:
             with fault_of(case.label_file):
                 counts, label = _read_label(case.label_file)
+                facts = replace(facts, labels=counts)
                 if class_names is not None:
                     require_counted(counts, len(class_names), case.label_file, ignore_label)
     except FileProblem as problem:
-        problems.append(Problem.of(case.id, problem))
-    picture = None
-    for number, path in enumerate(case.images):
+        facts = replace(facts, problems=(*facts.problems, Problem.of(case.id, problem)))
+    return _measure_images(facts, _read_image, label, thumbnail)
+
+
+def _read_row(case: Case, row: np.ndarray, thumbnail: bool) -> VolumeFacts:
+    """The facts of a row (D, H, W) or (D, H, W, C) of an array, which has no place in space."""
+    (d, h, w), num_channels = row.shape[:3], math.prod(row.shape[3:])
+    facts = VolumeFacts(case, grid=Grid((d, h, w), np.eye(4)), dtype=row.dtype.name, num_channels=num_channels)
+
+    def read(path: Path) -> tuple[Measured, np.ndarray]:
+        return _measure_volume(row.reshape(d, h, w, num_channels).astype(np.float32), path)
+
+    return _measure_images(facts, read, None, thumbnail)
+
+
+def _measure_images(
+    facts: VolumeFacts, read: Callable[[Path], tuple[Measured, np.ndarray]], label: np.ndarray | None, thumbnail: bool
+) -> VolumeFacts:
+    """The facts with what `read` returns of each of the case's images.
+
+    The first fault of each image is among the problems; with one, there are no `voxels`, `box` and `digest`.
+    """
+    problems, images = list(facts.problems), []
+    for path in facts.case.images:
         try:
             with fault_of(path):
-                image, shown = _read_image(path)
-                if thumbnail and number == 0:
-                    picture = draw_thumbnail(shown, label, facts.spacing_mm)
+                image, shown = read(path)
+                if thumbnail and path == facts.case.images[0]:
+                    facts = replace(facts, thumbnail=draw_thumbnail(shown, label, facts.spacing_mm))
                 del shown  # before the next channel is read
                 images.append(image)
         except FileProblem as problem:
-            problems.append(Problem.of(case.id, problem))
-    complete = len(images) == len(case.images)
-    d, h, w = np.max([image.box for image in images], axis=0).tolist() if images else (0, 0, 0)
+            problems.append(Problem.of(facts.case.id, problem))
+    facts = replace(facts, problems=tuple(problems))
+    if len(images) < len(facts.case.images):
+        return facts
+    d, h, w = np.max([image.box for image in images], axis=0).tolist()
     return replace(
         facts,
-        voxels=tuple(channel for image in images for channel in image.channels) if complete else None,
-        box=(d, h, w) if complete else None,
-        digest=" ".join(image.digest for image in images) if complete else "",
-        labels=counts,
-        thumbnail=picture,
-        problems=tuple(problems),
+        voxels=tuple(channel for image in images for channel in image.channels),
+        box=(d, h, w),
+        digest=" ".join(image.digest for image in images),
     )
 
 
 def _read_image(path: Path) -> tuple[Measured, np.ndarray]:
-    """What an image's voxels tell, and its first channel (D, H, W), or, of one too large, a slice of that."""
+    """What an image's voxels show, and its first channel (D, H, W), or, of a large one, a slice (1, H, W) of that."""
     header = read_header(path)
-    if _is_large(header):
-        return measure_image(header)
-    volume, _, _ = read_image(path)
+    return measure_image(header) if _is_large(header) else _measure_volume(read_image(path)[0], path)
+
+
+def _measure_volume(volume: np.ndarray, path: Path) -> tuple[Measured, np.ndarray]:
+    """What an image's voxels (D, H, W, C) show, and its first channel (D, H, W)."""
     require_finite(volume, path)
     channels = tuple(_measure(volume[..., channel]) for channel in range(volume.shape[-1]))
     return Measured(channels, nonzero_box(volume)[1], voxel_digest(volume)), volume[..., 0]
 
 
 def _read_label(path: Path) -> tuple[dict[int, int], np.ndarray]:
-    """Voxels of each value of a label, and the label (D, H, W), or, of one too large, a slice."""
+    """Voxels of each value of a label, and the label (D, H, W), or, of a large one, a slice (1, H, W)."""
     header = read_header(path)
     if _is_large(header) and header.channels == 1:
         return count_label(header)
@@ -171,42 +218,8 @@ def _is_large(header: Header) -> bool:
     return header.source.format != "numpy" and 4 * math.prod(header.shape) * header.channels > _WHOLE_BYTES
 
 
-def _read_row(case: Case, row: np.ndarray, thumbnail: bool) -> VolumeFacts:
-    """The facts of a row (D, H, W) or (D, H, W, C) of an array."""
-    d, h, w = row.shape[:3]
-    facts = VolumeFacts(case, grid=Grid((d, h, w), np.eye(4)), dtype=row.dtype.name)
-    try:
-        with fault_of(case.images[0]):
-            volume = row.reshape(d, h, w, -1).astype(np.float32)
-            facts = replace(facts, num_channels=volume.shape[-1])
-            require_finite(volume, case.images[0])
-            return replace(
-                facts,
-                voxels=tuple(_measure(volume[..., channel]) for channel in range(volume.shape[-1])),
-                box=nonzero_box(volume)[1],
-                digest=voxel_digest(volume),
-                thumbnail=draw_thumbnail(volume[..., 0], None, facts.spacing_mm) if thumbnail else None,
-            )
-    except FileProblem as problem:
-        return replace(facts, problems=(Problem.of(case.id, problem),))
-
-
-def describe(facts: VolumeFacts) -> str:
-    """A line on one case: shape, spacing, orientation, type and intensities."""
-    if facts.grid is None:
-        return "no header that can be read"
-    parts = [f"{times(facts.shape)} voxels"]
-    if facts.orientation:
-        parts += [f"{times(facts.spacing_mm)} mm", facts.orientation]
-    parts.append(facts.dtype)
-    if facts.voxels:
-        low, high = min(channel.low for channel in facts.voxels), max(channel.high for channel in facts.voxels)
-        parts.append(f"{low:.4g} … {high:.4g}")
-    return ", ".join(parts)
-
-
-def rows(cases: Sequence[VolumeFacts], channel_names: Sequence[str] | None) -> list[tuple[str, str]]:
-    """(what, value) rows on the whole data set; shapes and spacings are along (D, H, W) in RAS+."""
+def tabulate(cases: Sequence[VolumeFacts], channel_names: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Return (what, value) rows on the whole data set; shapes and spacings are along (D, H, W) in RAS+."""
     cases = [facts for facts in cases if facts.grid is not None]
     if not cases:
         return []
@@ -237,32 +250,15 @@ def _intensities(read: Sequence[tuple[Channel, ...]]) -> list[tuple[str, str]]:
     return found
 
 
-def _constant(facts: VolumeFacts) -> list[str]:
-    return [
-        f"channel {number} is constant ({channel.low:g}); is it the right file?"
-        for number, channel in enumerate(facts.voxels or ())
-        if channel.low == channel.high
-    ]
-
-
-def _metadata(facts: VolumeFacts) -> Metadata:
-    if not facts.orientation:
-        return {}
-    sizes = {f"size along {axis}": float(n) for axis, n in zip("DHW", facts.shape, strict=True)}
-    spacings = {f"spacing along {axis}": round(mm, 3) for axis, mm in zip("DHW", facts.spacing_mm, strict=True)}
-    return {**sizes, **spacings, "orientation": facts.orientation, "stored type": facts.dtype}
-
-
-def _warnings(cases: Sequence[VolumeFacts]) -> list[Remark]:
-    """Mixed orientations and spacings."""
+def _find_differences(cases: Sequence[VolumeFacts]) -> Iterator[Finding]:
+    """Find mixed orientations and spacings."""
     readable = [facts for facts in cases if facts.grid is not None]
-    remarks = []
     counts = Counter(facts.orientation for facts in readable).most_common()
     if len(counts) > 1:
         said = ", ".join(f"{orientation} {count}" for orientation, count in counts)
         odd = [facts for facts in readable if facts.orientation != counts[0][0]]
-        text = f"mixed orientations ({said}): all are read as RAS+, so see that these headers are true"
-        remarks.append(Remark(text, ids_of(odd), "other cases are oriented otherwise"))
+        text = f"mixed orientations ({said}): all are read as RAS+, so check that these headers are right"
+        yield Finding(text, ids_of(odd), "most cases have another orientation")
     spacings = [facts.spacing_mm for facts in readable]
     usual = np.median(spacings, axis=0) if readable else np.ones(3)
     differ = [facts for facts in readable if np.any(np.abs(facts.spacing_mm / usual - 1) > SPACING_TOLERANCE)]
@@ -271,8 +267,7 @@ def _warnings(cases: Sequence[VolumeFacts]) -> list[Remark]:
         wide = [(axis, low, high) for axis, low, high in ranges if high > low * (1 + SPACING_TOLERANCE)]
         said = ", ".join(f"{axis} {low:.3g}–{high:.3g} mm" for axis, low, high in wide)
         text = f"mixed spacings ({said}): set data.spacing_mm, so that all are resampled to one"
-        remarks.append(Remark(text, ids_of(differ), f"the median spacing is {times(usual)} mm"))
-    return remarks
+        yield Finding(text, ids_of(differ), f"the median spacing is {times(usual)} mm")
 
 
 def _measure(voxels: np.ndarray) -> Channel:
@@ -293,8 +288,8 @@ def _count(label: np.ndarray) -> dict[int, int]:
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
-VOLUMES = Input(
+VOLUMES = Kind(
     "volumes", "voxels", "axial slice", "The middle axial slice. Anterior is up, left is left.",
-    read_volumes, describe, rows, _constant, _metadata, _warnings,
+    read_volumes, tabulate, _find_differences,
 )  # fmt: skip
 ROWS = replace(VOLUMES, view="The middle plane along D; H runs upwards, W to the right.", read=read_rows)

@@ -299,7 +299,7 @@ class TestMedMnist:
     ) -> None:
         with caplog.at_level(logging.WARNING, "mlx_volumes"):
             open_data(make_config(root=archive.parent, source="medmnist", patch_size_voxels=(6, 7, 8)))
-        assert "the source's own split needs data.split.kind=given" in caplog.text
+        assert "the source's own needs data.split.kind=given" in caplog.text
 
     def test_no_spacing(self, make_config: Any, archive: Path) -> None:
         with pytest.raises(ValueError, match=r"data\.spacing_mm: MedMNIST's volumes have no spacing"):

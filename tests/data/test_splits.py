@@ -103,7 +103,7 @@ def test_a_split_of_the_source_that_is_not_used_is_said(caplog: pytest.LogCaptur
     listing = [Case(f"c{n}", (Path("i"),), Path("l"), split="train") for n in range(5)]
     with caplog.at_level(logging.WARNING, "mlx_volumes"):
         make_splits(listing, Split(), 0, seed=0)
-    assert "the source's own split needs data.split.kind=given" in caplog.text
+    assert "the source's own needs data.split.kind=given" in caplog.text
 
 
 def test_lists_or_given(caplog: pytest.LogCaptureFixture) -> None:

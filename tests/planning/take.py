@@ -15,8 +15,8 @@ def survey(path: Path, *overrides: str) -> Survey:
     return take_survey(read_settings(path, overrides), threads=1)
 
 
-def remarks(path: Path, *overrides: str) -> list[str]:
-    return [str(remark) for remark in survey(path, *overrides).remarks]
+def findings(path: Path, *overrides: str) -> list[str]:
+    return [str(finding) for finding in survey(path, *overrides).findings]
 
 
 def planned(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> Path:

@@ -16,7 +16,7 @@ from planning.report.text import facts_table
 from planning.survey.survey import Survey
 from planning.survey.thumbnails import colour_of, draw_thumbnail
 from tests.data.write_layouts import write_folders, write_layout, write_volume
-from tests.planning.take import remarks, survey
+from tests.planning.take import findings, survey
 
 
 def image(root: Path, case: int) -> Path:
@@ -122,7 +122,7 @@ def test_labels_outside_the_classes(root: Path) -> None:
 def test_duplicates_are_found_in_any_orientation(root: Path) -> None:
     copy = nibabel.load(image(root, 0)).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
     nibabel.save(copy, image(root, 2))
-    lines = remarks(root)
+    lines = findings(root)
     assert lines[0] == "case0, case2: the same voxels; keep one of them"
     assert lines[1].startswith("case2: mixed orientations (RAS 3, AIL 1): ")
 
@@ -130,30 +130,30 @@ def test_duplicates_are_found_in_any_orientation(root: Path) -> None:
 def test_constant_volumes_and_labels_without_a_voxel(root: Path) -> None:
     replace(image(root, 1), np.full((10, 8, 8), 7, np.uint8))
     replace(label(root, 2), np.zeros((10, 8, 8), np.uint8))
-    assert remarks(root) == [
+    assert findings(root) == [
         "case1: channel 0 is constant (7); is it the right file?",
-        "case2: the label touches no voxel: all are background",
+        "case2: the label is empty: all voxels are background",
     ]
     names = "data.class_names=[background,organ,lesion]"
-    assert remarks(root, names)[2:] == ["no label has a voxel of class 2 (lesion)"]
+    assert findings(root, names)[2:] == ["no label has a voxel of class 2 (lesion)"]
 
 
 def test_another_spacing_another_number_of_channels_and_a_label_alone(root: Path) -> None:
     write_volume(image(root, 3), np.arange(640, dtype=np.uint16).reshape(8, 8, 10), (4, 1, 0.5))
     write_volume(label(root, 3), np.ones((8, 8, 10), np.uint8), (4, 1, 0.5))
-    (line,) = remarks(root)
+    (line,) = findings(root)
     assert line.startswith("case3: mixed spacings (D 3–4 mm): set data.spacing_mm")
     replace(image(root, 3), np.ones((10, 8, 8, 2), np.uint8))
     (line,) = problems(survey(root))
     assert line.startswith("case3: case3.nii.gz: 2 channels, expected 1 as in the other cases")
     image(root, 3).unlink()
-    assert remarks(root) == [f"{root / 'labels'}: no image for case3"]
+    assert findings(root) == [f"{root / 'labels'}: no image for case3"]
 
 
 def test_label_values_with_gaps(root: Path) -> None:
     replace(label(root, 0), np.full((10, 8, 8), 255, np.uint8))
     found = survey(root)
-    assert str(found.remarks[0]).startswith("label values 0, 1, 255: number the classes 1, 2, 3 … without gaps")
+    assert str(found.findings[0]).startswith("label values 0, 1, 255: number the classes 1, 2, 3 … without gaps")
     assert found.class_names == ()
 
 
@@ -162,7 +162,7 @@ def test_groups_and_copies_that_leak(root: Path) -> None:
     rows = zip((0, 1, 2, 3), ("train", "train", "val", "test"), ("a", "b", "b", "c"), strict=True)
     lines = [f"images/case{n}.nii.gz,labels/case{n}.nii.gz,{split},{group}" for n, split, group in rows]
     (root / "cases.csv").write_text("\n".join(["image,label,split,patient", *lines]))
-    assert remarks(root / "cases.csv") == [
+    assert findings(root / "cases.csv") == [
         "case0, case3: the same voxels, in the splits test and train; keep one of them",
         "case1, case2: group b leaks: it is in the splits train and val; keep a group in one split",
     ]
@@ -194,7 +194,7 @@ def test_the_page_holds_a_slice_of_every_case(root: Path, tmp_path: Path) -> Non
     assert page.count("<figure") == 4
     assert page.count('<figure class="bad">') == 1
     assert "<b>a_b</b>" in page
-    assert "the label touches no voxel" in page
+    assert "the label is empty" in page
     shapes = [imread(BytesIO(base64.b64decode(picture))).shape for picture in pictures]
     assert shapes == [(180, 112, 3)] * 3  # 8 × 1 mm high, 10 × 0.5 mm wide
 

@@ -114,7 +114,7 @@ def test_a_table_of_classes(tmp_path: Path) -> None:
 
 def test_what_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(ValueError, match=r"no layout that is known here, found notes\.txt; expected one of msd: "):
+    with pytest.raises(ValueError, match=r"no known layout, found notes\.txt; expected one of msd: "):
         recognise(tmp_path)
     with pytest.raises(ValueError, match=r"nowhere: no such file or folder"):
         read_settings(tmp_path / "nowhere")

@@ -11,7 +11,7 @@ from planning.inspect import main
 from planning.report.text import facts_table
 from tests.data.clip_files import numbered, write_clip
 from tests.data.write_layouts import write_volume
-from tests.planning.take import remarks, survey
+from tests.planning.take import findings, survey
 
 
 def write_volumes(root: Path, cases: int = 10) -> Path:
@@ -76,7 +76,7 @@ def test_an_archive(tmp_path: Path) -> None:
     assert (first.case.id, first.shape, first.num_channels) == ("train_00", (8, 8, 8), 1)
     expected = np.random.default_rng(0).integers(1, 99, (30, 8, 8, 8))[0]
     assert (first.voxels[0].low, first.voxels[0].mean) == (expected.min(), expected.mean())
-    assert found.remarks == ()
+    assert found.findings == ()
 
 
 def test_an_archive_that_leaks_and_lacks(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_an_archive_that_leaks_and_lacks(tmp_path: Path) -> None:
     val[0] = np.random.default_rng(0).integers(1, 99, (30, 8, 8, 8))[0]
     val[1] = 7
     path = write_archive(tmp_path, val_images=val, val_labels=np.array([[1], [1], [1], [1]]))
-    assert remarks(path) == [
+    assert findings(path) == [
         "train_00, val_0: the same voxels labelled 0 and 1, in the splits train and val: a label is wrong; correct "
         "it, and keep one of them",
         "val_1: channel 0 is constant (7); is it the right file?",
@@ -99,15 +99,15 @@ def test_classes_that_may_coincide(tmp_path: Path) -> None:
     np.savez(tmp_path / "organ.npz", train_images=images, train_labels=labels)
     found = survey(tmp_path)
     assert (found.target.multi_label, found.target.counts(found.cases)) == (True, [10, 20, 0])
-    assert remarks(tmp_path) == ["no case of 2"]
+    assert findings(tmp_path) == ["no case of 2"]
 
 
 def test_rare_classes(tmp_path: Path) -> None:
     root = write_volumes(tmp_path)
     for number in (1, 3, 5, 7, 9, 11, 13):
         (root / "ill" / f"case{number:02d}.nii.gz").unlink()
-    assert remarks(root) == [
-        "classes of fewer than 10 cases: ill (3); folds and scores will tell little",
+    assert findings(root) == [
+        "classes of fewer than 10 cases: ill (3); folds and scores will not be reliable",
         "imbalanced classes: 10 cases of 'healthy', 3 of 'ill'; set data.balance=classes or "
         "loss.class_weights=balanced, and judge by AUC",
     ]
@@ -173,22 +173,22 @@ def test_a_table_beside_class_folders(tmp_path: Path) -> None:
     assert rows["layout"] == "csv, volumes: the table groups.csv, preferred to the folders beside it (healthy, ill)"
     assert rows["groups"] == "5, of 4 to 4 cases"
     write_volume(root / "ill" / "new.nii.gz", np.arange(640, dtype=np.uint16).reshape(8, 8, 10), (3, 1, 0.5))
-    assert remarks(root) == ["1 files that the table does not list: ill/new.nii.gz"]
-    (line,) = remarks(root, "data.source=classes")
+    assert findings(root) == ["1 files that the table does not list: ill/new.nii.gz"]
+    (line,) = findings(root, "data.source=classes")
     assert line.startswith(f"{root / 'groups.csv'} has a column of groups, which data.source=classes ignores")
 
 
 def test_groups_that_leak_and_copies_in_two_groups(tmp_path: Path) -> None:
     root = write_volumes(tmp_path / "data")
     write_table(root, groups=5, splits=True)
-    lines = remarks(root)
+    lines = findings(root)
     assert len(lines) == 5
     leaks = "group 0 leaks: it is in the splits train and val; keep a group in one split"
     assert lines[0] == f"case00, case01, case10, case11: {leaks}"
     (root / "healthy" / "case02.nii.gz").write_bytes((root / "healthy" / "case00.nii.gz").read_bytes())
     write_table(root, groups=5)
-    (line,) = remarks(root)
-    copies = "the same voxels, in the groups 0, 1: one may train and one validate; keep one of them"
+    (line,) = findings(root)
+    copies = "the same voxels, in the groups 0, 1: one may train and the other validate; keep one of them"
     assert line == f"case00, case02: {copies}"
 
 

@@ -28,17 +28,17 @@ def make(rng: np.random.Generator, number: int, telling: bool, groups: int | Non
 
 
 def test_a_frame_rate_that_is_the_class() -> None:
-    (remark,) = find_shortcuts(make(np.random.default_rng(0), 40, telling=True), CLIPS)
-    assert "frame rate (AUC 1.00)" in remark.text
-    assert remark.brief == "metadata alone give a balanced accuracy of 1.00 on other cases, guessing gives 0.50"
+    (finding,) = find_shortcuts(make(np.random.default_rng(0), 40, telling=True), CLIPS)
+    assert "frame rate (AUC 1.00)" in finding.text
+    assert finding.brief == "metadata alone give a balanced accuracy of 1.00 on other cases, guessing gives 0.50"
 
 
 def test_texts_count_too() -> None:
     labels = [n % 3 for n in range(60)]
     found = clips([25.0] * 60, labels, [None] * 60, [("h264", "mpeg4", "vp9")[k] for k in labels])
-    (remark,) = find_shortcuts(found, CLIPS)
-    assert remark.text.startswith("how the clips were made tells their class: codec (Cramér's V 1.00)")
-    assert "balanced accuracy of 1.00 on other cases, guessing gives 0.33" in remark.text
+    (finding,) = find_shortcuts(found, CLIPS)
+    assert finding.text.startswith("how the clips were made predicts their class: codec (Cramér's V 1.00)")
+    assert "balanced accuracy of 1.00 on other cases, guessing gives 0.33" in finding.text
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -97,7 +97,7 @@ def test_a_survey_of_large_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     large = survey(root)
     assert [facts.labels for facts in large.cases] == [facts.labels for facts in small.cases]
     assert [facts.voxels for facts in large.cases] == [facts.voxels for facts in small.cases]
-    assert (large.problems, large.remarks) == (small.problems, small.remarks)
+    assert (large.problems, large.findings) == (small.problems, small.findings)
 
 
 @pytest.mark.slow
