@@ -1,9 +1,13 @@
-"""Batches through mlx-data, in the order asked for: the same whatever the number of threads."""
+"""Batches through mlx-data, in the order asked for: the same whatever the number of threads.
+
+The guards of the pipeline are in `data/guarded_stream.py`; `data/plain_threads.py` stands in for mlx-data.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data.guarded_stream import Item, Sample, Stream, Threads
+from data.guarded_stream import Item, Sample, Stream
+from data.plain_threads import ThreadBuffer
 
 
 def make_stream(
@@ -14,27 +18,30 @@ def make_stream(
     prefetch: int = 4,
     describe: Callable[[int], str] = str,
 ) -> Stream:
-    """A Stream over `sample(position)` for each position of the order, `batch_size` at a time; close it after use.
+    """Return a Stream over `sample(position)` for each position of the order, `batch_size` at a time.
 
     `sample` runs in `workers` threads, at most `prefetch` batches ahead; it returns arrays of the same shapes
     and dtypes each time (of int8, uint8, int32, int64, float32, float64) and must depend on its argument
-    alone. The last batch may be short. `describe(position)` names the sample in an error.
+    alone. The last batch may be short. `describe(position)` names the sample in an error. Close the Stream after use.
     """
     items = [{"position": position, "batch": i // batch_size} for i, position in enumerate(order)]
     num_batches = -(-len(order) // batch_size)
 
-    def start(make: Callable[[Item], Sample]) -> Any:
-        """make: what `sample` returns for an item; `Stream` guards it, as no error may leave mlx-data's threads."""
-        try:
-            import mlx.data
-        except ModuleNotFoundError:  # no wheel, as for Linux on Arm: plain threads make the same batches
-            return Threads(items, make, batch_size, prefetch, workers)
+    def pipeline(guarded_sample: Callable[[Item], Sample]) -> Any:
         return (
-            mlx.data.buffer_from_vector(items)
-            .sample_transform(make)
+            _buffer(items)
+            .sample_transform(guarded_sample)
             .batch(batch_size)
-            # A depth beyond the number of batches would compute samples twice.
-            .ordered_prefetch(min(prefetch, num_batches), workers)
+            .ordered_prefetch(min(prefetch, num_batches), workers)  # further ahead, samples are computed twice
         )
 
-    return Stream(start, sample, num_batches, describe)
+    return Stream(pipeline, sample, num_batches, describe)
+
+
+def _buffer(items: Sequence[Item]) -> Any:
+    """Return mlx-data's buffer of the items; where it has no wheel, as for Linux on Arm, one of plain threads."""
+    try:
+        from mlx.data import buffer_from_vector
+    except ModuleNotFoundError:
+        return ThreadBuffer(items)
+    return buffer_from_vector(items)

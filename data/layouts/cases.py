@@ -121,6 +121,17 @@ def some(names: Iterable[object]) -> str:
     return ", ".join(listed[:SHOWN]) + more
 
 
+def only_file(root: Path, ending: str) -> Path:
+    """Return the file that `data.root` is, or the only one with that ending in the folder. Raises ValueError."""
+    if not root.is_dir():
+        return root
+    files = sorted(root.glob(f"*{ending}"))
+    if len(files) != 1:
+        found = some(path.name for path in files) if files else describe_folder(root)
+        raise ValueError(f"data.root={root}: expected exactly one {ending} in it, found {found}; name the file itself")
+    return files[0]
+
+
 def describe_folder(folder: Path) -> str:
     """What lies in a folder, in a few words, for messages."""
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))

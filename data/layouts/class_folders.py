@@ -20,13 +20,7 @@ def find_classes(config: DataConfig, class_names: Sequence[str] | None) -> Listi
     Each file is a case: a volume, or with `data.clip` a clip. Classes are the folders' names in alphabetical
     order, or in that of `class_names`. Raises ValueError.
     """
-    root = config.root
-    folders = _subfolders(root)
-    splits = {folder: SPLITS.get(folder.name.lower()) for folder in folders}
-    if folders and all(splits.values()):
-        places = [(split, folder) for parent, split in splits.items() for folder in _subfolders(parent)]
-    else:
-        places = [(None, folder) for folder in folders]
+    root, places = config.root, list_class_folders(config.root)
     if not places:
         raise ValueError(
             f"data.root={root}: data.source=classes needs a folder for each class; found {describe_folder(root)}"
@@ -36,7 +30,7 @@ def find_classes(config: DataConfig, class_names: Sequence[str] | None) -> Listi
     for split, folder in places:
         if folder.name not in names:
             raise ValueError(f"{folder}: not one of the classes {', '.join(names)}; rename it, or set data.class_names")
-        files = _list_clips(folder) if config.clip is not None else list_volumes(folder)
+        files = list_clips(folder) if config.clip is not None else list_volumes(folder)
         if not files:
             kind = "clips" if config.clip is not None else "volumes (for video, set data.clip)"
             raise ValueError(f"{folder}: no {kind}; found {describe_folder(folder)}")
@@ -72,18 +66,6 @@ def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -
         Case(row.id, row.images, label, row.split, row.group) for row, label in zip(table.rows, labels, strict=True)
     ]
     return Listing(tuple(cases), names, labels="classes" if len(table.labels) > 1 else "class")
-
-
-def find_unlabelled(folder: Path, clips: bool) -> tuple[Case, ...]:
-    """The volumes or clips right in a folder, or one file, without labels. Raises ValueError where there are none."""
-    if folder.is_file():
-        return (Case(stem(folder), (folder,)),)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder, and no such file")
-    files = _list_clips(folder) if clips else list_volumes(folder)
-    if not files:
-        raise ValueError(f"{folder}: no {'clips' if clips else 'volumes'}; found {describe_folder(folder)}")
-    return tuple(Case(stem(path), (path,)) for path in files)
 
 
 def class_names_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
@@ -127,7 +109,17 @@ def _told_apart(cases: list[Case]) -> tuple[Case, ...]:
     )
 
 
-def _list_clips(folder: Path) -> list[Path]:
+def list_class_folders(root: Path) -> list[tuple[str | None, Path]]:
+    """Return (split or None, folder) of the folders in `root`, or of those below it where it holds those of splits."""
+    folders = _subfolders(root)
+    splits = {folder: SPLITS.get(folder.name.lower()) for folder in folders}
+    if all(splits.values()):
+        return [(split, folder) for parent, split in splits.items() for folder in _subfolders(parent)]
+    return [(None, folder) for folder in folders]
+
+
+def list_clips(folder: Path) -> list[Path]:
+    """Return the files right in a folder that may be clips, sorted; hidden ones and NOT_CLIPS are left out."""
     return sorted(
         path
         for path in folder.iterdir()

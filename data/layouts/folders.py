@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 from configs.schema.data import DataConfig
-from data.layouts.cases import Case, Listing, describe_folder, list_volumes, some, strip_suffix
-from data.layouts.msd_nnunet import group_channels
+from data.layouts.cases import Case, Listing, describe_folder, list_volumes, some, stem, strip_suffix
+from data.layouts.class_folders import list_clips
+from data.layouts.msd_nnunet import group_channels, warn_of_unmatched
 from data.layouts.table import read_table
 
 LOG = logging.getLogger("mlx_volumes")
@@ -32,37 +33,34 @@ def find_folders(config: DataConfig) -> Listing:
     labels = _by_name(labels_folder, LABEL_WORDS) if labels_folder.is_dir() else {}
     if not images:
         raise ValueError(f"{images_folder}: no volumes; found {describe_folder(images_folder)}")
-    unlabelled, orphans = sorted(set(images) - set(labels)), sorted(set(labels) - set(images))
-    if labels and len(unlabelled) == len(images):
+    if labels and not set(images) & set(labels):
         raise ValueError(
             f"no image of {images_folder} ({some(p.name for p in images.values())}) has the name of a label of "
             f"{labels_folder} ({some(p.name for p in labels.values())}); rename them, or list them in a CSV"
         )
     if not labels:
         LOG.warning("%s: no labels, all %d cases are unlabelled", labels_folder, len(images))
-    elif unlabelled:
-        LOG.warning("%s: no label for %s", images_folder, some(unlabelled))
-    if orphans:
-        LOG.warning("%s: no image for %s", labels_folder, some(orphans))
+    warn_of_unmatched(images_folder, images, labels_folder, labels)
     return Listing(tuple(Case(name, (path,), labels.get(name)) for name, path in images.items()))
 
 
-def find_images(folder: Path) -> tuple[Case, ...]:
-    """Unlabelled cases of a folder of volumes: case_0000, case_0001 ... are channels, else a file is a case.
+def find_images(folder: Path, clips: bool = False, grouped: bool = True) -> tuple[Case, ...]:
+    """Return unlabelled cases: each volume or clip right in a folder, or one file.
 
-    Of a file, that one. Raises ValueError.
+    With `grouped`, volumes named case_0000, case_0001 … are the channels of one case. Raises ValueError where there
+    are none.
     """
     if folder.is_file():
-        return (Case(strip_suffix(folder.name), (folder,)),)
+        return (Case(stem(folder), (folder,)),)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of images, and no such file")
-    volumes = list_volumes(folder)
-    if not volumes:
-        raise ValueError(f"{folder}: no volumes; found {describe_folder(folder)}")
-    grouped = group_channels(folder)
-    if sum(map(len, grouped.values())) == len(volumes):
-        return tuple(Case(name, files) for name, files in grouped.items())
-    return tuple(Case(strip_suffix(path.name), (path,)) for path in volumes)
+        raise ValueError(f"{folder}: no such file or folder")
+    files = list_clips(folder) if clips else list_volumes(folder)
+    if not files:
+        raise ValueError(f"{folder}: no {'clips' if clips else 'volumes'}; found {describe_folder(folder)}")
+    channels = group_channels(folder) if grouped and not clips else {}
+    if sum(map(len, channels.values())) == len(files):
+        return tuple(Case(name, paths) for name, paths in channels.items())
+    return tuple(Case(stem(path), (path,)) for path in files)
 
 
 def find_csv(config: DataConfig) -> Listing:
@@ -81,10 +79,10 @@ def _by_name(folder: Path, words: str) -> dict[str, Path]:
     """Volumes by the part of their names that images and labels share."""
     named: dict[str, Path] = {}
     for path in list_volumes(folder):
-        stem = strip_suffix(path.name)
-        bare = re.sub(rf"[-_.]({words})$", "", stem, flags=re.IGNORECASE)
-        if bare == stem:
-            bare = re.sub(rf"^({words})([-_.]|(?=\d))", "", stem, flags=re.IGNORECASE) or stem
+        name = strip_suffix(path.name)
+        bare = re.sub(rf"[-_.]({words})$", "", name, flags=re.IGNORECASE)
+        if bare == name:
+            bare = re.sub(rf"^({words})([-_.]|(?=\d))", "", name, flags=re.IGNORECASE) or name
         if bare in named:
             raise ValueError(f"{folder}: {named[bare].name} and {path.name} are both case {bare!r}; rename one")
         named[bare] = path

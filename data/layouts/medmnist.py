@@ -7,7 +7,7 @@ import numpy as np
 from configs.schema.data import DataConfig
 from data.files.errors import FileProblem
 from data.files.npy import read_member, read_member_headers
-from data.layouts.cases import Case, Listing, describe_folder, some
+from data.layouts.cases import Case, Listing, only_file, some
 from data.layouts.class_folders import class_names_of
 
 SPLITS = ("train", "val", "test")
@@ -19,7 +19,7 @@ def find_medmnist(config: DataConfig, class_names: tuple[str, ...] | None) -> Li
     A case is a row, `train_0007`. Labels of several columns are classes that may coincide. The split is what
     `data.split.kind=given` keeps. Raises ValueError for arrays that do not fit together.
     """
-    path = _archive(config.root)
+    path = only_file(config.root, ".npz")
     found = _headers(path)
     shapes = {name: found[f"{name}_images"] for name in SPLITS if f"{name}_images" in found}
     if not shapes:
@@ -70,13 +70,3 @@ def _headers(path: Path) -> dict[str, tuple[int, ...]]:
         if name.endswith("_images") and dtype.kind not in "biuf":
             raise FileProblem(path, f"{name} of {dtype}, expected real numbers", "save it as such")
     return {name: shape for name, (shape, _) in found.items()}
-
-
-def _archive(root: Path) -> Path:
-    if not root.is_dir():
-        return root
-    archives = sorted(root.glob("*.npz"))
-    if len(archives) != 1:
-        found = some(path.name for path in archives) if archives else describe_folder(root)
-        raise ValueError(f"data.root={root}: expected exactly one .npz in it, found {found}; name the file itself")
-    return archives[0]

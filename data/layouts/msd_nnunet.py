@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,7 @@ def find_nnunet(config: DataConfig) -> Listing:
             found = some(volume.name for volume in list_volumes(root / f"images{part}"))
             hint = "; set data.source=msd" if "training" in facts else ""
             raise ValueError(f"{root}/images{part}: expected names like case_0000.nii.gz, found {found}{hint}")
-        missing = sorted(set(images) - set(labels)) if labels else []
-        _report(f"{root}/images{part}: no label for", missing)
-        _report(f"{root}/labels{part}: no image for", sorted(set(labels) - set(images)))
+        warn_of_unmatched(root / f"images{part}", images, root / f"labels{part}", labels)
         cases += [Case(name, files, labels.get(name), split) for name, files in images.items()]
     class_names = _classes(facts["labels"], f"{path}: 'labels'") if "labels" in facts else None
     return Listing(tuple(cases), class_names, channels)
@@ -108,9 +107,13 @@ def _labels(folder: Path, ending: str | None) -> dict[str, Path]:
     return {strip_suffix(path.name): path for path in paths if ending is None or path.name.endswith(ending)}
 
 
-def _report(what: str, names: list[str]) -> None:
-    if names:
-        LOG.warning("%s %s", what, some(names))
+def warn_of_unmatched(images: Path, named_images: Iterable[str], labels: Path, named_labels: Iterable[str]) -> None:
+    """Warn of images without a label, where there are labels at all, and of labels without an image, by their names."""
+    known_images, known_labels = set(named_images), set(named_labels)
+    if known_labels and (missing := sorted(known_images - known_labels)):
+        LOG.warning("%s: no label for %s", images, some(missing))
+    if missing := sorted(known_labels - known_images):
+        LOG.warning("%s: no image for %s", labels, some(missing))
 
 
 def read_json(root: Path) -> dict[str, Any]:

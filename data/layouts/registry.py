@@ -7,25 +7,11 @@ from typing import NamedTuple
 
 from configs import Config
 from configs.schema.data import DataConfig
-from data.layouts.cases import Case, Listing, describe_folder, with_safe_ids
-from data.layouts.class_folders import find_classes, find_labelled_table, find_unlabelled
-from data.layouts.folders import find_csv, find_folders
-from data.layouts.folders import find_images as _find_images
+from data.layouts.cases import Listing, describe_folder, with_safe_ids
+from data.layouts.class_folders import find_classes, find_labelled_table
+from data.layouts.folders import find_csv, find_folders, find_images
 from data.layouts.medmnist import find_medmnist
 from data.layouts.msd_nnunet import find_msd, find_nnunet
-
-__all__ = [
-    "SOURCES",
-    "Case",
-    "Layout",
-    "Listing",
-    "find_cases",
-    "find_images",
-    "find_labelled",
-    "list_cases",
-    "list_images",
-    "volume_layouts",
-]
 
 
 class Layout(NamedTuple):
@@ -68,25 +54,49 @@ def list_cases(config: Config, trained: Sequence[str] | None = None) -> Listing:
 
 
 def list_images(folder: Path | str, config: Config, class_names: Sequence[str], multi_label: bool) -> Listing:
-    """The volumes or clips of a folder as cases of the config's task, without labels. Raises ValueError.
+    """Return the volumes or clips of a folder as cases of the config's task, without labels. Raises ValueError.
 
     `class_names` and `multi_label` are those that a run was trained with.
     """
     listing = _LISTS[config.task].images(Path(folder), config.data, multi_label)
-    return replace(listing, class_names=tuple(class_names))
+    return replace(listing, cases=with_safe_ids(listing.cases, Path(folder)), class_names=tuple(class_names))
 
 
 def find_cases(config: DataConfig, trained: Sequence[str] | None = None) -> Listing:
-    """The cases with label volumes under `config.root`, as `config.source` finds them; no volume is opened.
+    """Return the cases with label volumes under `config.root`; no volume is opened.
 
-    `class_names` are the config's, else the source's, else None: those that a run was `trained` with are compared
-    with these elsewhere. Raises ValueError where the root does not
-    hold that layout, naming what it holds.
+    `class_names` are the config's, else the source's, else None; `agreed_class_names` compares them with those that a
+    run was `trained` with. Raises ValueError where the root does not hold the layout `config.source`, naming what it
+    holds.
     """
-    root, layout = config.root, SOURCES[config.source]
+    layout = _layout_of(config)
     assert layout.volumes is not None, "the config checks that the task fits"
+    listing = layout.volumes(config)
+    cases = with_safe_ids(listing.cases, config.root)
+    if not cases:
+        raise ValueError(f"data.root={config.root}: no cases; data.source={config.source} expects {layout.looks}")
+    return replace(listing, cases=cases, class_names=config.class_names or listing.class_names)
+
+
+def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> Listing:
+    """Return the cases with classes under `config.root`; no volume or clip is opened.
+
+    Class names are the config's, else those that a run was `trained` with, else the source's. Raises ValueError.
+    """
+    layout = _layout_of(config)
+    assert layout.classes is not None, "the config checks that the task fits"
+    listing = layout.classes(config, config.class_names or (None if trained is None else tuple(trained)))
+    found = list(listing.class_names or ())
+    if len(found) < 2 and not listing.multi_label:
+        raise ValueError(f"data.root={config.root}: the classes are {found}; two are needed")
+    return replace(listing, cases=with_safe_ids(listing.cases, config.root))
+
+
+def _layout_of(config: DataConfig) -> Layout:
+    """The layout `config.source`. Raises ValueError where the root is not there, or cannot hold that layout."""
+    root, layout = config.root, SOURCES[config.source]
     if not root.exists():
-        raise ValueError(f"data.root={root}: no such folder; correct it, or fetch the data set")
+        raise ValueError(f"data.root={root}: no such file or folder; correct it, or fetch the data set")
     if not layout.may_be_file and not root.is_dir():
         raise ValueError(f"data.root={root}: data.source={config.source} needs a folder, this is a file")
     if layout.needs is not None and not (root / layout.needs).exists():
@@ -95,35 +105,7 @@ def find_cases(config: DataConfig, trained: Sequence[str] | None = None) -> List
             f"data.root={root}: no {layout.needs}, which data.source={config.source} needs; found "
             f"{describe_folder(root)}. Choose data.source by the layout ({layouts})"
         )
-    listing = layout.volumes(config)
-    cases = with_safe_ids(listing.cases, root)
-    if not cases:
-        raise ValueError(f"data.root={root}: no cases; data.source={config.source} expects {layout.looks}")
-    return replace(listing, cases=cases, class_names=config.class_names or listing.class_names)
-
-
-def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> Listing:
-    """The cases with classes under `config.root`; no volume or clip is opened.
-
-    Class names are the config's, else those that a run was `trained` with, else the source's. Raises ValueError.
-    """
-    layout = SOURCES[config.source]
-    assert layout.classes is not None, "the config checks that the task fits"
-    if not config.root.exists():
-        raise ValueError(f"data.root={config.root}: no such file or folder; correct it, or fetch the data set")
-    if not layout.may_be_file and not config.root.is_dir():
-        raise ValueError(f"data.root={config.root}: data.source={config.source} needs a folder, this is a file")
-    names = config.class_names or (None if trained is None else tuple(trained))
-    listing = layout.classes(config, names)
-    found = list(listing.class_names or ())
-    if len(found) < 2 and not listing.multi_label:
-        raise ValueError(f"data.root={config.root}: the classes are {found}; two are needed")
-    return replace(listing, cases=with_safe_ids(listing.cases, config.root))
-
-
-def find_images(folder: Path | str) -> tuple[Case, ...]:
-    """Unlabelled cases of a folder of volumes, to predict; case_0000, case_0001 ... are one case's channels."""
-    return with_safe_ids(_find_images(Path(folder)), Path(folder))
+    return layout
 
 
 class _Lists(NamedTuple):
@@ -138,7 +120,7 @@ def _list_volumes(folder: Path, config: DataConfig, multi_label: bool) -> Listin
 
 
 def _list_classified(folder: Path, config: DataConfig, multi_label: bool) -> Listing:
-    cases = with_safe_ids(find_unlabelled(folder, clips=config.clip is not None), folder)
+    cases = find_images(folder, clips=config.clip is not None, grouped=False)
     return Listing(cases, labels="classes" if multi_label else "class")
 
 

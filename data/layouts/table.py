@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.schema.data import DataConfig
 from data.files.gzip import read_text
-from data.layouts.cases import describe_folder, some, stem
+from data.layouts.cases import only_file, stem
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -51,7 +51,7 @@ def read_table(config: DataConfig) -> Table:
     `data.root` is the file, or a folder with one CSV in it; paths are relative to the CSV's folder, or
     absolute. Comma, semicolon and tab separate. Empty cells mean that there is none. Raises ValueError.
     """
-    path = _table_path(config.root)
+    path = only_file(config.root, ".csv")
     text = read_text(path)
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
@@ -69,17 +69,6 @@ def read_table(config: DataConfig) -> Table:
         repeated = {name for name, count in Counter(row.id for row in rows).items() if count > 1}
         rows = [replace(row, id=f"{row.images[0].parent.name}_{row.id}") if row.id in repeated else row for row in rows]
     return Table(path, columns.get("label", ()), tuple(rows))
-
-
-def _table_path(root: Path) -> Path:
-    """The table that `data.root` is, or the one in it."""
-    if not root.is_dir():
-        return root
-    tables = sorted(root.glob("*.csv"))
-    if len(tables) != 1:
-        found = some(table.name for table in tables) if tables else describe_folder(root)
-        raise ValueError(f"data.root={root}: expected exactly one .csv in it, found {found}; name the file itself")
-    return tables[0]
 
 
 def _columns(config: DataConfig, found: list[str], path: Path) -> dict[str, tuple[str, ...]]:

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import DTypeLike
 
-Shape3 = tuple[int, int, int]
+from data.files.grid import Shape
 
 
 def crop(
-    array: np.ndarray, offset: Shape3, size: Shape3, fill: float = 0.0, dtype: DTypeLike | None = None
+    array: np.ndarray, offset: Shape, size: Shape, fill: float = 0.0, dtype: DTypeLike | None = None
 ) -> np.ndarray:
     """A copy of `array[offset : offset + size]` over its first three axes, `fill` where that lies outside."""
     dtype = array.dtype if dtype is None else dtype

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -110,8 +110,3 @@ def foreground_intensities(
     return [
         Intensities(float(a), float(b), float(m), float(s)) for a, b, m, s in zip(low, high, mean, std, strict=True)
     ]
-
-
-def intensities_from_json(entries: Sequence[dict[str, Any]]) -> list[Intensities]:
-    """The inverse of `dataclasses.asdict` over a list of Intensities."""
-    return [Intensities(**entry) for entry in entries]

@@ -7,13 +7,12 @@ of the source the edge is repeated (linear) or mirrored (cubic).
 
 from collections.abc import Iterator, Sequence
 from math import log, sqrt
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
-if TYPE_CHECKING:
-    from data.files.volumes import Grid
+from data.files.grid import Grid
 
 Interpolation = Literal["linear", "cubic"]
 # Per axis: which source voxels each target voxel reads (n, taps) and their weights (n, taps); None copies.
@@ -22,7 +21,7 @@ Taps = tuple[np.ndarray, np.ndarray] | None
 _SLAB_VOXELS = 1 << 21  # target voxels interpolated at a time: temporaries of some 10 MB each
 
 
-def axis_map(source: "Grid", target: "Grid") -> tuple[np.ndarray, np.ndarray]:
+def axis_map(source: Grid, target: Grid) -> tuple[np.ndarray, np.ndarray]:
     """(scale, offset), each (3,) float64 in (D, H, W): target voxel o lies at source voxel scale * o + offset.
 
     Raises ValueError when the grids' axes are not parallel: they differ by more than spacing and origin.
@@ -39,7 +38,7 @@ def axis_map(source: "Grid", target: "Grid") -> tuple[np.ndarray, np.ndarray]:
 
 
 def resample_image(
-    volume: np.ndarray, source: "Grid", target: "Grid", interpolation: Interpolation = "linear"
+    volume: np.ndarray, source: Grid, target: Grid, interpolation: Interpolation = "linear"
 ) -> np.ndarray:
     """The volume (D, H, W, C) on the target grid, float32 of shape (*target.shape, C).
 
@@ -64,7 +63,7 @@ def resample_image(
     return out
 
 
-def resample_slabs(values: np.ndarray, source: "Grid", target: "Grid") -> Iterator[tuple[int, np.ndarray]]:
+def resample_slabs(values: np.ndarray, source: Grid, target: Grid) -> Iterator[tuple[int, np.ndarray]]:
     """Values (D, H, W, K) on the target grid, interpolated linearly, in slabs: (first plane, (d, H, W, K) float32).
 
     Probabilities still sum to one in each voxel, up to rounding.
@@ -76,7 +75,7 @@ def resample_slabs(values: np.ndarray, source: "Grid", target: "Grid") -> Iterat
         yield planes.start, slab
 
 
-def smoothing_sigmas(source: "Grid", target: "Grid") -> list[float]:
+def smoothing_sigmas(source: Grid, target: Grid) -> list[float]:
     """The Gaussian's sigma along each axis, in source voxels, that `resample_image` smooths by; 0 for none."""
     scale, _ = axis_map(source, target)
     return [sqrt(s * s - 1) / (2 * sqrt(2 * log(2))) if s > 1 + 1e-6 else 0.0 for s in scale]
@@ -89,7 +88,7 @@ def smooth(image: np.ndarray, sigmas: Sequence[float]) -> None:
             ndimage.gaussian_filter1d(image, sigma, axis, output=image, mode="nearest")
 
 
-def linear_taps(source: "Grid", target: "Grid") -> list[Taps]:
+def linear_taps(source: Grid, target: Grid) -> list[Taps]:
     """What each target voxel reads of the source by linear interpolation, along each axis."""
     scale, offset = axis_map(source, target)
     return [_taps(*axis, "linear") for axis in zip(target.shape, source.shape, scale, offset, strict=True)]

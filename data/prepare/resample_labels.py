@@ -6,17 +6,14 @@ would shrink on a coarser grid, and at whole ratios of the spacings half of the 
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
+from data.files.grid import Grid
 from data.prepare.resample import Taps, interpolated_slabs, linear_taps, smooth, smoothing_sigmas
-
-if TYPE_CHECKING:
-    from data.files.volumes import Grid
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]  # by label: flat target voxels (n,), its shares of them (n,) float32
 Box = tuple[slice, ...]
@@ -27,7 +24,7 @@ _TEMPERATURES, _STEPS = (0.1, 0.03, 0.01, 0.003), 5
 _MOST_LOST = 0.2  # of a voxel, where one goes to another label than the best
 
 
-def resample_label(label: np.ndarray, source: "Grid", target: "Grid") -> np.ndarray:
+def resample_label(label: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     """The label (D, H, W) on the target grid, same integer dtype, with no value that the source lacks.
 
     Each value's indicator is smoothed where the grid gets coarser, as `resample_image` smooths, and interpolated

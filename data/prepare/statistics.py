@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.layouts.cases import Listing
-from data.prepare.normalise import Intensities, intensities_from_json
+from data.prepare.normalise import Intensities
 from data.prepare.volumes import Preparation
 
 Statistics = Mapping[str, Any]
@@ -43,4 +43,4 @@ def agreed_intensities(preparation: Preparation, statistics: Statistics) -> tupl
             f"{statistics['normalisation']}; keep the run's"
         )
     entries = statistics["intensities"]
-    return None if entries is None else tuple(intensities_from_json(entries))
+    return None if entries is None else tuple(Intensities(**entry) for entry in entries)

@@ -13,7 +13,7 @@ import numpy as np
 
 from configs import Config
 from data.files.errors import fault_of
-from data.files.grid import Grid, Shape, Source
+from data.files.grid import Grid, Shape, Source, Spacing
 from data.files.volumes import FileProblem, read_image, read_label, require_classes, require_finite
 from data.layouts.cases import Case
 from data.prepare.cache import Entry
@@ -36,7 +36,7 @@ class Preparation:
     ignore_label: int | None = None
     label_map: tuple[tuple[int, int], ...] | None = None
     channels: tuple[int, ...] | None = None
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: Spacing | None = None
     interpolation: Interpolation = "linear"
     crop_nonzero: bool = False
     normalisation: Normalisation = "zscore"
@@ -177,7 +177,7 @@ def _prepare(case: Case, preparation: Preparation) -> Prepared:
     return Prepared(case.id, volume, label, foreground, grid, source_grid, box, source, digest, tuple(notes))
 
 
-def working_grid(grid: Grid, spacing_mm: tuple[float, float, float] | None) -> Grid:
+def working_grid(grid: Grid, spacing_mm: Spacing | None) -> Grid:
     """The grid at `spacing_mm` over the same field of view, to half a voxel, about the same centre (see
     `Grid.resample`); the grid itself where its spacing is that already, or none is asked for."""
     if spacing_mm is None or np.allclose(grid.spacing_mm, spacing_mm, rtol=_SPACING_TOLERANCE, atol=0):

@@ -3,12 +3,11 @@
 import numpy as np
 
 from configs.schema.augment import AugmentConfig
-from data.prepare.crop import Shape3
+from data.files.grid import Shape, Spacing
 from data.sampling.augment_intensity import draw_factor
 from data.sampling.augment_spatial import (
     Cut,
     LinearSampler,
-    Spacing,
     elastic_displacement,
     rotation_scaling,
     source_coordinates,
@@ -44,10 +43,10 @@ class Augment:
         self,
         volume: np.ndarray,
         label: np.ndarray | None,
-        offset: Shape3,
+        offset: Shape,
         rng: np.random.Generator,
         *,
-        patch_size: Shape3,
+        patch_size: Shape,
         spacing_mm: Spacing = (1.0, 1.0, 1.0),
         fill: float = 0.0,
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -57,8 +56,8 @@ class Augment:
 
     def draw_cut(
         self,
-        offset: Shape3,
-        size: Shape3,
+        offset: Shape,
+        size: Shape,
         shape: tuple[int, ...],
         rng: np.random.Generator,
         spacing_mm: Spacing,

@@ -5,17 +5,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from data.prepare.crop import Shape3, crop, label_dtype
-
-Spacing = tuple[float, float, float]
+from data.files.grid import Shape, Spacing
+from data.prepare.crop import crop, label_dtype
 
 
 @dataclass(frozen=True)
 class Cut:
     """One patch's place in a volume, with its spatial augmentation; image and labels are cut alike."""
 
-    offset: Shape3
-    size: Shape3
+    offset: Shape
+    size: Shape
     flips: tuple[int, ...] = ()
     sampler: "LinearSampler | None" = None  # None: the cut lies on the voxel grid and copies it
 
@@ -55,7 +54,7 @@ def rotation_scaling(degrees: np.ndarray, factors: np.ndarray, spacing_mm: Spaci
 
 
 def elastic_displacement(
-    size: Shape3, displacement_mm: float, control_spacing_mm: float, spacing_mm: Spacing, rng: np.random.Generator
+    size: Shape, displacement_mm: float, control_spacing_mm: float, spacing_mm: Spacing, rng: np.random.Generator
 ) -> np.ndarray:
     """A smooth random displacement (3, d, h, w) float32, in voxels, of at most `displacement_mm` along each axis.
 
@@ -73,7 +72,7 @@ def elastic_displacement(
 
 
 def source_coordinates(
-    offset: Shape3, size: Shape3, matrix: np.ndarray, displacement: np.ndarray | None = None
+    offset: Shape, size: Shape, matrix: np.ndarray, displacement: np.ndarray | None = None
 ) -> np.ndarray:
     """Coordinates (3, d, h, w) float32 in the volume, in voxels, of every voxel of the patch at `offset`."""
     coordinates = np.empty((3, *size), np.float32)
@@ -102,7 +101,7 @@ class LinearSampler:
 
     def __init__(self, coordinates: np.ndarray, shape: tuple[int, ...]) -> None:
         """Coordinates (3, d, h, w) float32, in voxels of a volume whose first three axes are `shape`."""
-        self.size: Shape3 = coordinates.shape[1:]
+        self.size: Shape = coordinates.shape[1:]
         low, extent, steps, fractions = [], [], [], []
         for axis, n in zip(coordinates, shape, strict=False):
             # One voxel around the volume is padding; what lies further out is padding too.
@@ -116,8 +115,8 @@ class LinearSampler:
             extent.append(last - first + 1)
             steps.append(step.reshape(-1))
             fractions.append(axis.reshape(-1))
-        self._low: Shape3 = tuple(low)  # type: ignore[assignment]
-        self._extent: Shape3 = tuple(extent)  # type: ignore[assignment]
+        self._low: Shape = tuple(low)  # type: ignore[assignment]
+        self._extent: Shape = tuple(extent)  # type: ignore[assignment]
         self._fractions = fractions  # d, h, w, each (voxels,)
         index = steps[0]
         index *= extent[1]

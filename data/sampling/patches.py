@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from data.prepare.crop import Shape3, crop, label_dtype
+from data.files.grid import Shape, Spacing
+from data.prepare.crop import crop, label_dtype
 from data.sampling.augment import Augment
 
 Sampling = Literal["random", "whole", "grid"]
@@ -18,11 +19,11 @@ def draw_sample(
     foreground: Mapping[int, np.ndarray],
     rng: np.random.Generator,
     *,
-    patch_size: Shape3,
+    patch_size: Shape,
     foreground_rate: float,
     sampling: Sampling = "random",
     augment: Augment | None = None,
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    spacing_mm: Spacing = (1.0, 1.0, 1.0),
     fill: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """One augmented patch x (d, h, w, C) float32 and its labels y (d, h, w), if any, cut from a prepared case.
@@ -50,10 +51,10 @@ def draw_offset(
     shape: tuple[int, ...],
     foreground: Mapping[int, np.ndarray],
     rng: np.random.Generator,
-    patch_size: Shape3,
+    patch_size: Shape,
     foreground_rate: float,
     sampling: Sampling = "random",
-) -> Shape3:
+) -> Shape:
     """The patch's first voxel in the volume's coordinates, per axis; negative where the volume is padded."""
     if sampling == "whole":
         if any(n > p for n, p in zip(shape, patch_size, strict=True)):
@@ -75,7 +76,7 @@ def draw_offset(
     return _limit([int(rng.integers(limit + 1)) for limit in limits], shape, patch_size)
 
 
-def grid_offsets(shape: tuple[int, ...], patch_size: Shape3, stride: Shape3 | None = None) -> list[Shape3]:
+def grid_offsets(shape: tuple[int, ...], patch_size: Shape, stride: Shape | None = None) -> list[Shape]:
     """Offsets of patches that cover the volume, `stride` voxels apart (default: edge to edge).
 
     The last patch of an axis ends with the volume; an axis shorter than the patch has one, centred.
@@ -89,7 +90,7 @@ def grid_offsets(shape: tuple[int, ...], patch_size: Shape3, stride: Shape3 | No
     return [(d, h, w) for d, h, w in product(*axes)]
 
 
-def _limit(offset: tuple[int, ...] | list[int], shape: tuple[int, ...], patch_size: Shape3) -> Shape3:
+def _limit(offset: tuple[int, ...] | list[int], shape: tuple[int, ...], patch_size: Shape) -> Shape:
     """The offset moved so that the patch lies inside the volume; where it is larger, centred on it."""
     d, h, w = (
         -((p - n) // 2) if n <= p else min(max(o, 0), n - p) for o, n, p in zip(offset, shape, patch_size, strict=True)

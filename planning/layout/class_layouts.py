@@ -8,7 +8,8 @@ from typing import Any
 from configs.schema.data import Columns, DataConfig
 from data.files.errors import fault_of
 from data.layouts.cases import SUFFIXES, list_volumes, some
-from data.layouts.table import SPLITS, read_table
+from data.layouts.class_folders import list_class_folders
+from data.layouts.table import read_table
 
 Tree = dict[str, Any]  # the part of a config that says how files are read
 
@@ -63,10 +64,8 @@ def find_medmnist(path: Path) -> Tree | None:
 
 
 def class_folders(path: Path) -> list[Path]:
-    """The folders with files right in them, one level down, or two below folders named as splits."""
-    folders = _subfolders(path) if path.is_dir() else []
-    if folders and all(folder.name.lower() in SPLITS for folder in folders):
-        folders = [inner for folder in folders for inner in _subfolders(folder)]
+    """Return the folders with clips or volumes right in them, in `path` or below folders in it named as splits."""
+    folders = [folder for _, folder in list_class_folders(path)] if path.is_dir() else []
     return [folder for folder in folders if any(is_clip(file) or is_volume(file) for file in folder.iterdir())]
 
 
@@ -116,7 +115,3 @@ def _hold_classes(folders: list[Path]) -> bool:
 
 def _names_a_volume(cell: str) -> bool:
     return cell.lower().endswith(SUFFIXES)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

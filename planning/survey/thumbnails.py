@@ -4,13 +4,14 @@ import numpy as np
 from imageio.v3 import imwrite
 from scipy import ndimage
 
+from data.files.grid import Spacing
 from data.preview import fullest_slice
 
 COLOURS = ("#e8743b", "#3f8efc", "#19a979", "#b65fcf", "#e6447d", "#13a4b4", "#b5892b", "#6c8893")
 LONG_SIDE = 180  # pixels
 
 
-def draw_thumbnail(volume: np.ndarray, label: np.ndarray | None, spacing_mm: tuple[float, float, float]) -> bytes:
+def draw_thumbnail(volume: np.ndarray, label: np.ndarray | None, spacing_mm: Spacing) -> bytes:
     """JPEG of the axial slice of volume (D, H, W) with the most labelled voxels, or the middle one.
 
     The classes of `label` (D, H, W), where there is one of the same shape, are outlined. Anterior is up, the

@@ -17,7 +17,8 @@ from configs.schema.data import DataConfig
 from configs.schema.model import NetworkArgs
 from configs.schema.train import LossArgs
 from configs.schema.types import Count, NonNegative
-from data.layouts.registry import SOURCES, Case, Layout, Listing, find_cases
+from data.layouts.cases import Case, Listing
+from data.layouts.registry import SOURCES, Layout, find_cases
 from data.sampling.augment import Augment
 from data.sampling.intensity_changes import CHANGES, Change
 from engine.config import check_config, load_config, schema_text

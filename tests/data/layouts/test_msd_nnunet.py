@@ -7,8 +7,9 @@ import pytest
 
 from configs.schema.data import DataConfig
 from data.layouts.cases import Case
+from data.layouts.folders import find_images
 from data.layouts.msd_nnunet import find_msd, find_nnunet
-from data.layouts.registry import find_cases, find_images
+from data.layouts.registry import find_cases
 
 
 def decathlon(root: Path, **changes: Any) -> DataConfig:
@@ -70,7 +71,7 @@ class TestDecathlon:
             find_cases(DataConfig(source="msd", root=tmp_path))
 
     def test_a_missing_root(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"data\.root=.*/none: no such folder"):
+        with pytest.raises(ValueError, match=r"data\.root=.*/none: no such file or folder"):
             find_cases(DataConfig(source="msd", root=tmp_path / "none"))
         (tmp_path / "a.json").touch()
         with pytest.raises(ValueError, match=r"data\.source=msd needs a folder, this is a file"):
@@ -184,7 +185,7 @@ def test_images_to_predict(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").touch()
     assert [case.id for case in find_images(tmp_path)] == ["a_0000", "a_0001", "b_0000", "b_0001", "scan"]
     assert find_images(tmp_path / "scan.nii") == (Case("scan", (tmp_path / "scan.nii",)),)
-    with pytest.raises(ValueError, match="no such folder of images, and no such file"):
+    with pytest.raises(ValueError, match="none: no such file or folder"):
         find_images(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no volumes; found nothing"):

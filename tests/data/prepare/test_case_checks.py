@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from configs.schema.data import DataConfig
-from data.layouts.registry import Case, find_cases
+from data.layouts.cases import Case
+from data.layouts.registry import find_cases
 from data.prepare.case_checks import Problem, check_case
 
 AFFINE = np.diag([1.0, 2, 3, 1])

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from data.prepare.normalise import Intensities, foreground_intensities, intensities_from_json, moments, normalise
+from data.prepare.normalise import Intensities, foreground_intensities, moments, normalise
 
 
 @pytest.fixture
@@ -79,4 +79,4 @@ def test_foreground_intensities_weigh_voxels_and_survive_json():
     found = foreground_intensities(samples, (0, 50))
     assert found[0] == Intensities(1, 2, 3, pytest.approx(np.std([1, 2, 6])))
     assert (found[1].high, found[1].mean) == (20, 20)
-    assert intensities_from_json([asdict(entry) for entry in found]) == found
+    assert [Intensities(**asdict(entry)) for entry in found] == found
