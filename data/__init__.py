@@ -1,3 +1,3 @@
 """Files on disk to cases, cases to batches of patches, in NumPy; no MLX array is made here."""
 
-import machine  # noqa: F401  # first: it tells how to start where packages are missing
+import machine  # noqa: F401  # first: where packages are missing, it prints how to start

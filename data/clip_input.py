@@ -54,7 +54,7 @@ class Clips(Input):
         self._rate = None if clip.frame_rate is None else clip.frame_rate / min(clip.augment.speed[0], 1.0)
 
     def check(self, roster: Roster, statistics: Statistics | None) -> None:
-        """Rejects clips that do not open, and decides whose frames are stored."""
+        """Reject clips that do not open, and decide whose frames are stored."""
         problems = []
         for case in roster.cases.values():
             try:
@@ -95,7 +95,7 @@ class Clips(Input):
         return size, tuple(entry.facts["digests"])
 
     def sample(self, case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-        """A random segment and crop of the clip, augmented."""
+        """Return a random segment and crop of the clip, augmented."""
         footage, augment = self._footage(case), self._clip.augment
         segment = draw_segment(footage.times_s, footage.duration_s, self._clip, rng)
         frames = self._frames(case, footage, segment)
@@ -105,11 +105,11 @@ class Clips(Input):
         return normalise(change_colours(pixels / np.float32(255), augment, rng), self._clip), None
 
     def load(self, case: Case) -> np.ndarray:
-        """All segments times crops (V, D, H, W, C), crops of a segment side by side."""
+        """Return all segments times crops (V, D, H, W, C), crops of a segment side by side."""
         return np.stack([normalise(pixels / np.float32(255), self._clip) for pixels in self._pictures(case)])
 
     def pictures(self, case: Case) -> np.ndarray:
-        """The frames of each view as they look, (V, D, H, W, C) uint8; with differences, the later of each two."""
+        """Return the frames of each view as they look, (V, D, H, W, C) uint8; with differences, each later one."""
         later = num_needed(self._clip) - self._clip.frames
         return np.stack([pixels[later:] for pixels in self._pictures(case)])
 
@@ -122,7 +122,7 @@ class Clips(Input):
         return pictures
 
     def _frames(self, case: Case, footage: Footage, segment: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The segment's frames (n, h, w, C) uint8."""
+        """Return the segment's frames (n, h, w, C) uint8."""
         wanted, places = np.unique(segment, return_inverse=True)
         if footage.frames is not None:
             return np.asarray(footage.frames[wanted])[places]
@@ -150,7 +150,7 @@ class Clips(Input):
         return Entry(arrays, facts)
 
     def _num_bytes(self, header: ClipHeader) -> float:
-        """Of the stored frames, by the header; a minute's where that does not say."""
+        """Return the bytes of the stored frames, by the header; those of a minute where the header has no length."""
         width, height = resized(header.width, header.height, self._clip.short_side_pixels)
         rate = min(self._rate or np.inf, header.frame_rate or 30.0)
         return width * height * self.num_channels * rate * (header.duration_s or 60.0)

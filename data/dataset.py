@@ -1,4 +1,4 @@
-"""A config's data: its cases checked, split and prepared, and training batches of them."""
+"""A config's data: its cases, checked, split and prepared, and training batches of them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,15 +38,15 @@ def open_data(
     world: int = 1,
     progress: Progress | None = None,
 ) -> "Dataset":
-    """The data that the config names, its files' headers checked, split, with the training statistics.
+    """Return the data that the config names, its files' headers checked, split, with the training statistics.
 
     `statistics` and `splits` are those of a run, used instead of measuring and drawing them; `splits={}`
     makes none, for data of which only `cases("all")` matters. `files` are what a run knows of them: those of the same
     size and time need not be read to tell whether they are the same. `rank` of `world` is this process among those
     that train together. `progress(done, total)` is called while statistics are measured.
 
-    Raises ValueError for bad cases under data.on_error=stop, listing all of them, and for what does not fit
-    together.
+    Raises ValueError for bad cases under data.on_error=stop, listing all of them, and for settings or files that
+    do not fit together.
     """
     listing = list_cases(config, None if statistics is None else statistics["class_names"])
     data = Dataset(config, listing, f"data.root={config.data.root}", statistics, rank, world, known=files)
@@ -57,7 +57,7 @@ def open_data(
 
 
 def open_images(folder: Path | str, config: Config, statistics: Statistics) -> "Dataset":
-    """The volumes or clips of a folder, without labels, as split "images", prepared as the run's training data was.
+    """Return the volumes or clips of a folder, without labels, as split "images", prepared like the training data.
 
     Nothing of them is kept in the cache. Raises ValueError as `open_data` does.
     """
@@ -70,7 +70,7 @@ def open_images(folder: Path | str, config: Config, statistics: Statistics) -> "
 def _choose(
     config: Config, listing: Listing, class_names: Sequence[str], store: Store, cached: bool
 ) -> tuple[Input, Target]:
-    """What the network sees of a case, and what it is to say: from here on nobody asks for the task."""
+    """Return what the network sees of a case, and what it predicts; nothing after this asks for the task."""
     if listing.labels == "volume":
         return LabelledVolumes(config, store, len(class_names), listing.channel_names), Target()
     target = Classes(class_names, listing.multi_label, config.data.balance == "classes")
@@ -82,7 +82,7 @@ def _choose(
 
 
 class Dataset:
-    """Cases of a config, by split, and what comes of them. Made by `open_data` and `open_images`.
+    """Cases of a config, by split, prepared for training and evaluation. Made by `open_data` and `open_images`.
 
     class_names   by label value, where 0 is the background, or by class number
     multi_label   whether a case may be of several classes, or of none
@@ -121,7 +121,7 @@ class Dataset:
 
     @cached_property
     def files(self) -> dict[str, dict[str, Any]]:
-        """What the files of the listed cases hold, JSON-able: see `sample_files`."""
+        """Return what the files of the listed cases hold, JSON-able: see `sample_files`."""
         return sample_files(self._listed, self._known)
 
     @property
@@ -153,7 +153,7 @@ class Dataset:
         return {name: self._target.count(self.cases(name)) for name in self.splits}
 
     def cases(self, split: str) -> list[Case]:
-        """The cases of a split, in its order; "all" is every case that was not skipped."""
+        """Return the cases of a split, in its order; "all" is every case that was not skipped."""
         return self.roster.of(split)
 
     def fit(
@@ -162,7 +162,7 @@ class Dataset:
         statistics: Statistics | None,
         progress: Progress | None = None,
     ) -> None:
-        """Takes the splits, and settles how cases are prepared: by the run's statistics, or by ones measured now."""
+        """Take the splits, and settle how cases are prepared: by a run's statistics, or by ones measured now."""
         self.roster.set_splits({name: list(ids) for name, ids in splits.items()})
         self._target.check({name: self.cases(name) for name in self.splits})
         self._input.fit(self.roster, statistics, progress)
@@ -175,7 +175,7 @@ class Dataset:
         }
 
     def prepare_all(self, splits: Sequence[str] = ("train", "val"), progress: Progress | None = None) -> None:
-        """Prepares the cases of these splits into the cache, so that bad ones show before they are needed.
+        """Prepare the cases of these splits into the cache, so that bad ones show before they are needed.
 
         A case that its voxels or frames rule out obeys data.on_error, as in `open_data`, and so does a training case
         that is a copy of one in another of these splits (unless data.split.allow_copies). Training volumes stay in
@@ -194,15 +194,15 @@ class Dataset:
             self._store.hold(training)
 
     def shapes(self, case: Case) -> tuple[Shape, Shape]:
-        """Those of a volume (D, H, W) in its file, and once resampled, by its header."""
+        """Return the shapes (D, H, W) of a volume in its file, and once resampled, by its header."""
         return self._input.shapes(case)
 
     def bytes_to_prepare(self) -> int:
-        """Memory that preparing the largest of the training and validation cases takes, by estimate."""
+        """Return memory that preparing the largest of the training and validation cases takes, by estimate."""
         return self._input.bytes_each([case for split in ("train", "val") for case in self.cases(split)])
 
     def load(self, case: Case | str) -> Any:
-        """The case as evaluation sees it, from memory or the cache, else prepared now. Raises FileProblem.
+        """Return the case as evaluation sees it, from memory or the cache, else prepared now. Raises FileProblem.
 
         A `data.prepare.volumes.Prepared` with label volumes, `data.sampling.targets.Views` with classes.
         """
@@ -210,16 +210,16 @@ class Dataset:
         return self._target.join(case, self._input.load(case))
 
     def pictures(self, case: Case | str) -> np.ndarray:
-        """The views of a case with a class as they look, (V, D, H, W, 1 or 3) uint8: for people."""
+        """Return the views of a case with a class as they look, (V, D, H, W, 1 or 3) uint8: for people."""
         return self._input.pictures(self._case(case))
 
     def train_stream(self, epoch: int, first_batch: int = 0) -> Stream:
-        """One epoch's batches from `first_batch` on, this process' share of each; close it after use.
+        """Return one epoch's batches from `first_batch` on, this process's share of each; close it after use.
 
         A batch is x (B, D, H, W, C) float32, y, and index (B,) int64, which counts in `cases("train")`. y is
         (B, D, H, W) uint8 or int32 of label volumes, (B,) int32 of classes, or (B, K) float32 of 0 and 1 of classes
         that may coincide. Every training case comes once, in an order that depends on the seed and the epoch, or,
-        with data.balance=classes, as many times as evens out the classes; up to whole batches. Samples depend on
+        with data.balance=classes, as often as balances the classes; up to whole batches. Samples depend on
         seed, epoch, case and how often it came before alone, so neither the number of threads nor resuming changes
         them.
         """
@@ -242,7 +242,7 @@ class Dataset:
     restore_maps = staticmethod(restore_maps)
 
     def read_label(self, case: Case | str) -> tuple[np.ndarray, Spacing]:
-        """The label file (D, H, W) in RAS+, its values as data.label_map has them, and its spacing in mm.
+        """Return the label file (D, H, W) in RAS+, its values as data.label_map has them, and its spacing in mm.
 
         Raises ValueError without one.
         """

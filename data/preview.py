@@ -73,6 +73,6 @@ def _colour(value: int) -> str:
 
 
 def fullest_slice(label: np.ndarray, axis: int) -> int:
-    """The slice of label (D, H, W) along `axis` with the most labelled voxels; the middle one if none has."""
+    """Return the slice of label (D, H, W) along `axis` with the most labelled voxels; the middle one if none has."""
     counts = (label > 0).sum(axis=tuple(a for a in range(3) if a != axis))
     return int(counts.argmax()) if counts.any() else label.shape[axis] // 2

@@ -1,4 +1,4 @@
-"""Who trains, who validates, who tests."""
+"""Which cases train, validate and test."""
 
 import difflib
 import logging
@@ -16,10 +16,10 @@ Splits = dict[str, list[str]]  # "train", "val", "test" -> case ids, sorted
 
 
 def make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> Splits:
-    """Case ids by split, sorted, the same for a seed whatever the order of the cases.
+    """Return case ids by split, sorted, the same for a seed whatever the order of the cases.
 
     For `kfold` and `ratio`, cases without a label and those that the source calls `test` are never drawn:
-    they stand in `test`. Every other case is in `val` of exactly one of the folds; fold sizes differ by one
+    they are in `test`. Every other case is in `val` of exactly one of the folds; fold sizes differ by one
     at most, or, with `by_group` and groups, as little as whole groups allow. Where cases have classes, each
     part also gets its share of each, for which fold sizes may differ by two. For `lists` and `given`, a case
     that is not named is in no split. Warns where a group's cases are in several splits. Raises ValueError.
@@ -30,9 +30,9 @@ def make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> Sp
 
 
 def count_validation_cases(config: Config) -> int:
-    """How many labelled cases the config's split leaves for validation; no file of a case is opened.
+    """Return how many labelled cases the config's split leaves for validation; no file of a case is opened.
 
-    Raises ValueError where cases are not found, or cannot be split so.
+    Raises ValueError where cases are not found, or cannot be split like that.
     """
     cases = list_cases(config).cases
     validating = set(make_splits(cases, config.data.split, config.data.fold, config.data.split.seed)["val"])
@@ -46,7 +46,7 @@ def _make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> S
         return _checked(_given(cases), cases, "the source's own split")
     drawn = [case for case in cases if case.label is not None and case.split != "test"]
     if any(case.split for case in drawn):
-        LOG.warning("data.split.kind=%s draws anew; the source's own split needs data.split.kind=given", split.kind)
+        LOG.warning("data.split.kind=%s draws a new split; the source's own needs data.split.kind=given", split.kind)
     units = _units(drawn, split.by_group)
     counted = _counted(drawn)
     kept = {case.id for case in drawn}
@@ -70,7 +70,7 @@ def _make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> S
 
 
 def _units(cases: Iterable[Case], by_group: bool) -> list[list[str]]:
-    """What moves as one: the cases of a group, or a case of its own; sorted, so that file order is nothing."""
+    """Return what moves as one, a group's cases or a single case; sorted, so that the order of files has no effect."""
     groups: dict[tuple[bool, str], list[str]] = {}
     for case in cases:
         grouped = by_group and case.group is not None
@@ -79,7 +79,7 @@ def _units(cases: Iterable[Case], by_group: bool) -> list[list[str]]:
 
 
 def _counted(cases: Sequence[Case]) -> dict[str, np.ndarray]:
-    """For each case 1, and 1 for each class that it is of: what is to be shared out evenly."""
+    """Return for each case 1, and 1 or 0 for each class: what the parts share evenly."""
     num_classes = 1 + max((max(case.classes, default=-1) for case in cases), default=-1)
     return {case.id: np.array([1.0, *(float(k in case.classes) for k in range(num_classes))]) for case in cases}
 
@@ -87,7 +87,7 @@ def _counted(cases: Sequence[Case]) -> dict[str, np.ndarray]:
 def _deal(
     units: list[list[str]], targets: Sequence[float], counted: Mapping[str, np.ndarray], seed: int
 ) -> list[list[str]]:
-    """Shuffled units, large ones first, each to the part that lacks most of what it holds.
+    """Deal out the shuffled units, large ones first, each to the part that lacks most of what it holds.
 
     Greedy, as scikit-learn's StratifiedGroupKFold is, but for parts of any size and for classes that coincide.
     What a part lacks is weighed against how much of it there is, so that rare classes are shared out as evenly
@@ -106,7 +106,7 @@ def _deal(
 
 
 def _counts(total: int, ratio: Sequence[float]) -> list[int]:
-    """Whole numbers in the given ratio that add up to `total`, by largest remainder."""
+    """Return whole numbers in the given ratio that add up to `total`, by largest remainder."""
     exact = np.array(ratio) / sum(ratio) * total
     counts = np.floor(exact).astype(int)
     for index in np.argsort(counts - exact, kind="stable")[: total - counts.sum()]:
@@ -139,7 +139,7 @@ def _given(cases: Sequence[Case]) -> Splits:
 
 
 def _warn_of_torn_groups(cases: Sequence[Case], splits: Splits) -> None:
-    """A group's cases are alike: what is learned from some tells of the others."""
+    """Warn of groups in several splits: their cases are alike, so scores flatter."""
     found: dict[str, set[str]] = {}
     placed = {case_id: name for name, ids in splits.items() for case_id in ids}
     for case in cases:
@@ -156,7 +156,7 @@ def _warn_of_torn_groups(cases: Sequence[Case], splits: Splits) -> None:
 
 
 def _checked(splits: Splits, cases: Sequence[Case], where: str) -> Splits:
-    """Training needs cases, and they and those of validation need labels."""
+    """Return the splits; raise ValueError without training cases, and for unlabelled cases in train or val."""
     unlabelled = {case.id for case in cases if case.label is None}
     if not splits["train"]:
         raise ValueError(f"{where}: no training case")

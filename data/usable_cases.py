@@ -1,4 +1,4 @@
-"""Which cases can be used: checks over all of them, and what becomes of the bad ones."""
+"""Which cases can be used: checks over all of them; bad ones stop the run or are skipped."""
 
 import logging
 from collections import Counter
@@ -40,7 +40,7 @@ class Roster:
         self._where = where
 
     def of(self, split: str) -> list[Case]:
-        """The cases of a split, in its order; "all" is every case that was not skipped."""
+        """Return the cases of a split, in its order; "all" is every case that was not skipped."""
         if split == "all":
             return list(self.cases.values())
         if split not in self.splits:
@@ -48,14 +48,14 @@ class Roster:
         return [self.cases[case_id] for case_id in self.splits[split]]
 
     def whole_batches(self, batch_size: int) -> int:
-        """How many batches one pass over the training cases fills. Raises ValueError when there is none."""
+        """Return how many batches one pass over the training cases fills. Raises ValueError when there is none."""
         cases = len(self.splits["train"])
         if cases < batch_size:
             raise ValueError(f"train.batch_size={batch_size} is more than the {cases} training cases; lower it")
         return cases // batch_size
 
     def check_headers(self, num_channels: int | None = None) -> int:
-        """Rejects the cases that headers rule out; returns the number of channels in the images.
+        """Reject the cases that headers rule out; return the number of channels in the images.
 
         Every image must have `num_channels`, or, where that is None, as many as most have.
         """
@@ -74,7 +74,7 @@ class Roster:
         return num_channels
 
     def set_splits(self, splits: dict[str, list[str]]) -> None:
-        """Takes the splits, less the cases skipped. Raises ValueError for ids that nobody knows."""
+        """Take the splits, less the cases skipped. Raises ValueError for unknown ids."""
         skipped = {case_id for case_id, _, _ in self.skipped}
         for name, ids in splits.items():
             if unknown := [case_id for case_id in ids if case_id not in self.cases and case_id not in skipped]:
@@ -92,7 +92,7 @@ class Roster:
         bytes_each: int,
         progress: Progress | None = None,
     ) -> dict[str, Result]:
-        """`work` on each case, results by id, in as many threads as cores and memory allow at `bytes_each`.
+        """Return `work` of each case, by id, computed in as many threads as cores and memory allow at `bytes_each`.
 
         Every case is tried; those that raised FileProblem are rejected at the end.
         """
@@ -114,9 +114,9 @@ class Roster:
         return results
 
     def reject_copies(self, digests: Mapping[str, Sequence[str]], allowed: bool = False) -> None:
-        """Rejects training cases that share a digest with a case of another split: its score would flatter.
+        """Reject training cases that share a digest with a case of another split: its score would flatter.
 
-        `digests` are of what was decoded, by case id. Where `allowed`, a warning says so instead.
+        `digests` are of what was decoded, by case id. Where `allowed`, they are kept, with a warning.
         """
         elsewhere = {}
         for split, ids in self.splits.items():
@@ -140,7 +140,7 @@ class Roster:
         self.reject(problems)
 
     def reject(self, problems: Sequence[Problem]) -> None:
-        """Obeys `on_error`. Raises ValueError also when no case, or no training case, would be left."""
+        """Stop or skip, as `on_error` says. Raises ValueError also when no case, or no training case, would be left."""
         if not problems:
             return
         bad = list(dict.fromkeys(problem.case_id for problem in problems))
@@ -148,7 +148,7 @@ class Roster:
             lines = "\n".join(f"  {problem.path}: {problem.reason}" for problem in problems)
             raise ValueError(
                 f"{self._where}: {len(bad)} of {len(self.cases)} cases cannot be used:\n{lines}\n"
-                "mend or remove them, or set data.on_error=skip to go on without them"
+                "fix or remove them, or set data.on_error=skip to go on without them"
             )
         for problem in problems:
             log.warning("skipped case %s: %s: %s", problem.case_id, problem.path, problem.reason)
@@ -161,4 +161,4 @@ class Roster:
     def _require_some(self, num_bad: int) -> None:
         if not self.cases or self.splits.get("train") == []:
             kind = "training case" if self.cases else "case"
-            raise ValueError(f"{self._where}: no {kind} is left after skipping {num_bad} bad ones; mend some")
+            raise ValueError(f"{self._where}: no {kind} is left after skipping {num_bad} bad ones; fix some")

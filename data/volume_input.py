@@ -91,13 +91,13 @@ class Volumes(Input):
         return self._centre(case)
 
     def pictures(self, case: Case) -> np.ndarray:
-        """The centre as it looks, (1, D, H, W, 1) uint8: the first channel, its percentiles 0.5 to 99.5."""
+        """Return the centre as it looks, (1, D, H, W, 1) uint8: the first channel, its percentiles 0.5 to 99.5."""
         volume = self._centre(case)[..., :1]
         low, high = np.percentile(volume, (0.5, 99.5))
         return (np.clip((volume - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
     def _centre(self, case: Case) -> np.ndarray:
-        """(1, D, H, W, C) float32."""
+        """Return the centre patch (1, D, H, W, C) float32."""
         volume, size = self._prepared(case).volume, self._config.data.patch_size_voxels
         d, h, w = ((n - p) // 2 if n >= p else -((p - n) // 2) for n, p in zip(volume.shape[:3], size, strict=True))
         return crop(volume, (d, h, w), size, 0.0, np.float32)[None]
@@ -116,12 +116,12 @@ class Volumes(Input):
         return prepared.to_entry()
 
     def shapes(self, case: Case) -> tuple[Shape, Shape]:
-        """Of the volume in the file, and once resampled."""
+        """Return of the volume in the file, and once resampled."""
         grid = read_header(case.images[0]).grid
         return grid.shape, working_grid(grid, self._config.data.spacing_mm).shape
 
     def _largest(self, cases: Iterable[Case]) -> list[int]:
-        """The size that holds each of the volumes, once resampled."""
+        """Return the size that holds each of the volumes, once resampled."""
         return np.max([self.shapes(case)[1] for case in cases], axis=0).tolist()
 
 
@@ -135,7 +135,7 @@ class LabelledVolumes(Volumes):
         self._channel_names = channel_names
 
     def fit(self, roster: Roster, statistics: Statistics | None, progress: Progress | None = None) -> None:
-        """Takes a run's intensities, or measures them where data.normalisation=ct asks for them."""
+        """Take a run's intensities, or measure them where data.normalisation=ct asks for them."""
         self._require_room_for_whole_volumes(roster)
         intensities = None
         if statistics is not None:
@@ -200,7 +200,7 @@ class ArchiveVolumes(Volumes):
         return Prepared(case.id, volume, None, {}, grid.crop(*box), grid, box, source)
 
     def _row(self, case: Case) -> np.ndarray:
-        """The case's volume (D, H, W[, C]), as a memory map where the array that it is a row of is cached."""
+        """Return the case's volume (D, H, W[, C]), as a memory map where the array that it is a row of is cached."""
         assert case.member is not None
         path, (name, row) = case.images[0], case.member
 

@@ -1,3 +1,3 @@
 """A folder's fingerprint -> warnings, a page, and a complete config."""
 
-import machine  # noqa: F401  # first: it tells how to start where packages are missing
+import machine  # noqa: F401  # first: where packages are missing, it prints how to start

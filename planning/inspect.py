@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from machine.terminal import say
 
-if TYPE_CHECKING:  # imported where it is needed, so that --help is told at once
+if TYPE_CHECKING:  # imported where it is needed, so that --help is fast
     from planning.survey.survey import Survey
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m planning.inspect", description=(__doc__ or "").split("\n\n")[1])
     add_reading_arguments(parser)
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with slices or frames, too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with slices or frames")
     options = parser.parse_intermixed_args(arguments)
     from planning.report.page import write_page
     from planning.report.text import survey_text
@@ -40,19 +40,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say what to read, and how."""
+    """Add the arguments that say what to read, and how."""
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of a data set, a CSV of its files, or an .npz")
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="how to read it, where the path does not tell, e.g. data.columns.image=t1",
+        help="how to read it, where that is not clear from the path, e.g. data.columns.image=t1",
     )
-    parser.add_argument("--threads", type=_count, metavar="N", help="that read files (default: up to 4)")
+    parser.add_argument("--threads", type=_count, metavar="N", help="threads that read files (default: up to 4)")
 
 
 def survey_with_progress(options: argparse.Namespace, thumbnails: bool = False) -> "Survey":
-    """The survey of what `add_reading_arguments` took in, with a progress bar on a terminal's stderr."""
+    """Take the survey that `add_reading_arguments` asked for, with a progress bar on a terminal's stderr."""
     from tqdm import tqdm
 
     from planning.layout.recognise import read_settings

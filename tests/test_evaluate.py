@@ -214,8 +214,8 @@ def test_mistakes_are_told_in_one_message(run: RunFolder, capsys: Capture) -> No
     here = ["--run", str(run.path)]
     assert "not a run" in refused(evaluate, capsys, "--run", "nowhere")
     assert "there are: 3, 7, best, last" in refused(evaluate, capsys, *here, "--checkpoint", "12")
-    assert "data.root=nowhere: no such folder" in refused(evaluate, capsys, *here, "data.root=nowhere")
-    assert "no such folder of images" in refused(evaluate, capsys, *here, "--images", "nowhere")
+    assert "data.root=nowhere: no such file or folder" in refused(evaluate, capsys, *here, "data.root=nowhere")
+    assert "nowhere: no such file or folder" in refused(evaluate, capsys, *here, "--images", "nowhere")
     assert "has no test cases" in refused(evaluate, capsys, *here, "--split", "test")
     assert "did you mean" in refused(evaluate, capsys, *here, "evaluate.overlapp=0.1")
     settled = refused(evaluate, capsys, *here, "loss.name=dice")

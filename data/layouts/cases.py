@@ -17,7 +17,7 @@ class Case:
     """One scan or clip. `images` are one file a channel, or one file that may hold several channels.
 
     `label` is the file of a label volume; or the number of the case's class; or, for classes that may coincide, a 0
-    or 1 for each; None where there is none to be had. `split` ("train", "val", "test") and `group` are what the
+    or 1 for each; None without a label. `split` ("train", "val", "test") and `group` are what the
     source says about the case, if anything. A case that is a row of an array in an `.npz` has the array's name and
     the row in `member`. `id` is unique in a listing and safe as a file name.
     """
@@ -51,8 +51,8 @@ class Case:
 class Listing:
     """The cases of a source, sorted by id, with its names of classes and channels.
 
-    `class_names` are by label value, or by class number; None where the source has none. `labels` tells what the
-    cases' labels are: label volumes, a class, or several classes, which may coincide.
+    `class_names` are by label value, or by class number; None where the source has none. `labels` is the kind
+    of the cases' labels: label volumes, a class, or several classes, which may coincide.
     """
 
     cases: tuple[Case, ...]
@@ -67,19 +67,19 @@ class Listing:
 
 
 def strip_suffix(name: str) -> str:
-    """A file's name without .nii.gz and the like."""
+    """Return a file's name without .nii.gz and the like."""
     ends = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
     return name[: -max(map(len, ends))] if ends else name
 
 
 def stem(path: Path) -> str:
-    """The name of a volume or of any other file, without its ending."""
+    """Return the name of a volume or of any other file, without its ending."""
     name = strip_suffix(path.name)
     return path.stem if name == path.name else name
 
 
 def list_volumes(folder: Path) -> list[Path]:
-    """What a folder holds under a volume's name, sorted; of an .hdr/.img pair only the header. Hidden files are left.
+    """Return what a folder holds under a volume's name, sorted; of an .hdr/.img pair only the header. No hidden ones.
 
     A folder, a pipe or a link to nowhere of such a name is among them: reading it says what it is.
     """
@@ -95,12 +95,12 @@ def list_volumes(folder: Path) -> list[Path]:
 
 
 def safe_id(text: str) -> str:
-    """A case id that can be a file's name: anything but letters, digits, `_`, `-` and `.` becomes `_`."""
+    """Return a case id that can be a file's name: anything but letters, digits, `_`, `-` and `.` becomes `_`."""
     return re.sub(r"[^\w.-]+", "_", text.strip()).lstrip(".-") or "_"
 
 
 def with_safe_ids(cases: Iterable[Case], where: Path) -> tuple[Case, ...]:
-    """The cases sorted by their safe ids; raises ValueError where two would share one."""
+    """Return the cases sorted by their safe ids; raises ValueError where two would share one."""
     taken: dict[str, Case] = {}
     for case in cases:
         case = replace(case, id=safe_id(case.id))
@@ -115,7 +115,7 @@ def with_safe_ids(cases: Iterable[Case], where: Path) -> tuple[Case, ...]:
 
 
 def some(names: Iterable[object]) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names, and how many more there are."""
     listed = [str(name) for name in names]
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     return ", ".join(listed[:SHOWN]) + more
@@ -133,7 +133,7 @@ def only_file(root: Path, ending: str) -> Path:
 
 
 def describe_folder(folder: Path) -> str:
-    """What lies in a folder, in a few words, for messages."""
+    """Return what lies in a folder, in a few words, for messages."""
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     names = [path.name + "/" if path.is_dir() else path.name for path in entries]
     return some(names) if names else "nothing"

@@ -10,12 +10,12 @@ from configs.schema.data import DataConfig
 from data.layouts.cases import SUFFIXES, Case, Listing, describe_folder, list_volumes, some, stem
 from data.layouts.table import SPLITS, read_table
 
-# What lies beside clips in class folders; anything else is tried as a clip.
+# Files that lie beside clips in class folders; all others are taken for clips.
 NOT_CLIPS = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".yaml", ".yml", ".html", ".pdf", ".py", ".zip", ".srt")
 
 
 def find_classes(config: DataConfig, class_names: Sequence[str] | None) -> Listing:
-    """Cases of `root/<class>/<file>`, or of `root/<split>/<class>/<file>` with split folders named train, val, test.
+    """Return cases of `root/<class>/<file>`, or of `root/<split>/<class>/<file>` with splits train, val, test.
 
     Each file is a case: a volume, or with `data.clip` a clip. Classes are the folders' names in alphabetical
     order, or in that of `class_names`. Raises ValueError.
@@ -39,10 +39,10 @@ def find_classes(config: DataConfig, class_names: Sequence[str] | None) -> Listi
 
 
 def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -> Listing:
-    """Cases of a table whose label column holds class names or numbers; an empty cell is no label.
+    """Return cases of a table whose label column holds class names or numbers; an empty cell is no label.
 
     Several label columns (`data.columns.label`), of 0 and 1, are classes that may coincide. Numbers count
-    from 0. Raises ValueError for what is neither.
+    from 0. Raises ValueError for other labels.
     """
     table = read_table(config)
     if len(table.labels) > 1:
@@ -69,7 +69,7 @@ def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -
 
 
 def class_names_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
-    """The classes that labels stand for: "0", "1", ... up to the highest number, or the names in order."""
+    """Return the classes that labels stand for: "0", "1", ... up to the highest number, or the names in order."""
     known = sorted(set(texts) - {""})
     if not known:
         raise ValueError(f"{where} holds no label; name it in data.columns.label")
@@ -86,7 +86,7 @@ def class_names_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def class_number(text: str, names: Sequence[str], where: str) -> int:
-    """The class that a name, or else a number, stands for. Raises ValueError with the nearest name."""
+    """Return the class that a name, or else a number, stands for. Raises ValueError with the nearest name."""
     if text in names:
         return list(names).index(text)
     if text.isdecimal() and int(text) < len(names):
@@ -97,7 +97,7 @@ def class_number(text: str, names: Sequence[str], where: str) -> int:
 
 
 def _told_apart(cases: list[Case]) -> tuple[Case, ...]:
-    """A name that several classes or splits have takes its folders along."""
+    """Return the cases; where several have one name, their folders' names are part of it."""
     repeated = {name for name, count in Counter(case.id for case in cases).items() if count > 1}
     if not repeated:
         return tuple(cases)

@@ -17,12 +17,12 @@ LABEL_WORDS = "label|labels|lbl|seg|segmentation|mask|gt"
 
 
 def find_folders(config: DataConfig) -> Listing:
-    """Cases of an image folder and a label folder (`data.images`, `data.labels`), matched by name.
+    """Return cases of an image folder and a label folder (`data.images`, `data.labels`), matched by name.
 
-    Names match after the file ending and one word that tells images from labels are gone: `_image`, `_img`,
+    Names match without the file ending and one word that distinguishes images from labels: `_image`, `_img`,
     `_volume`, `_scan`, `_orig`; `_label`, `_lbl`, `_seg`, `_segmentation`, `_mask`, `_gt`; at the end, or in
     front (`img0001` and `label0001`). Without a label folder all cases are unlabelled. Raises ValueError for
-    names that match twice, or never.
+    names that match twice, and where none matches.
     """
     images_folder, labels_folder = config.root / config.images, config.root / config.labels
     if not images_folder.is_dir():
@@ -64,7 +64,7 @@ def find_images(folder: Path, clips: bool = False, grouped: bool = True) -> tupl
 
 
 def find_csv(config: DataConfig) -> Listing:
-    """Cases of a table with image and label files; see `data.layouts.table`."""
+    """Return cases of a table with image and label files; see `data.layouts.table`."""
     table = read_table(config)
     if len(table.labels) > 1:
         raise ValueError(f"data.columns.label={list(table.labels)}: segmentation takes one column, of label files")
@@ -76,7 +76,7 @@ def find_csv(config: DataConfig) -> Listing:
 
 
 def _by_name(folder: Path, words: str) -> dict[str, Path]:
-    """Volumes by the part of their names that images and labels share."""
+    """Return volumes by the part of their names that images and labels share."""
     named: dict[str, Path] = {}
     for path in list_volumes(folder):
         name = strip_suffix(path.name)

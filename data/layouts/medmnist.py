@@ -14,7 +14,7 @@ SPLITS = ("train", "val", "test")
 
 
 def find_medmnist(config: DataConfig, class_names: tuple[str, ...] | None) -> Listing:
-    """Cases of `<split>_images` (N, D, H, W) and `<split>_labels` (N, 1); splits may be missing.
+    """Return cases of `<split>_images` (N, D, H, W) and `<split>_labels` (N, 1); splits may be missing.
 
     A case is a row, `train_0007`. Labels of several columns are classes that may coincide. The split is what
     `data.split.kind=given` keeps. Raises ValueError for arrays that do not fit together.
@@ -51,7 +51,7 @@ def find_medmnist(config: DataConfig, class_names: tuple[str, ...] | None) -> Li
 
 
 def read_labels(path: Path, split: str, cases: int) -> np.ndarray:
-    """A split's labels (N, K) int64. Raises ValueError where they are missing, or not one a case."""
+    """Return a split's labels (N, K) int64. Raises ValueError where they are missing, or not one a case."""
     name = f"{split}_labels"
     labels = read_member(path, name)
     if labels.ndim == 1:
@@ -64,7 +64,7 @@ def read_labels(path: Path, split: str, cases: int) -> np.ndarray:
 
 
 def _headers(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the archive's arrays, by name. Raises FileProblem for images that are no numbers."""
+    """Return the shapes of the archive's arrays, by name. Raises FileProblem for images that are no numbers."""
     found = read_member_headers(path)
     for name, (_, dtype) in found.items():
         if name.endswith("_images") and dtype.kind not in "biuf":

@@ -17,7 +17,7 @@ CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 def find_msd(config: DataConfig) -> Listing:
-    """Cases of a Decathlon folder, as its dataset.json lists them.
+    """Return cases of a Decathlon folder, as its dataset.json lists them.
 
     `training` holds {"image", "label"} pairs, `test` images without labels, `labels` {"0": name, ...} and
     `modality` {"0": name, ...}. Paths that leave the root are refused.
@@ -45,7 +45,7 @@ def find_msd(config: DataConfig) -> Listing:
 
 
 def find_nnunet(config: DataConfig) -> Listing:
-    """Cases of an nnU-Net raw folder: imagesTr/case_0000.nii.gz, one file a channel, labelsTr/case.nii.gz.
+    """Return cases of an nnU-Net raw folder: imagesTr/case_0000.nii.gz, one file a channel, labelsTr/case.nii.gz.
 
     imagesTs (with labelsTs, where it exists) becomes the split `test`. dataset.json, version 2 or 1, gives
     names and the file ending; without it, and without labelsTr, the images alone are listed. Raises
@@ -77,7 +77,7 @@ def find_nnunet(config: DataConfig) -> Listing:
 def group_channels(
     folder: Path, ending: str | None = None, channel_names: tuple[str, ...] | None = None
 ) -> dict[str, tuple[Path, ...]]:
-    """Files case_0000, case_0001 ... of a folder, by case; raises ValueError for gaps. Others are left out."""
+    """Return files case_0000, case_0001 ... of a folder, by case; raises ValueError for gaps. Others are left out."""
     found: dict[str, dict[int, Path]] = {}
     for path in list_volumes(folder) if folder.is_dir() else []:
         match = CHANNEL.fullmatch(strip_suffix(path.name))
@@ -117,7 +117,7 @@ def warn_of_unmatched(images: Path, named_images: Iterable[str], labels: Path, n
 
 
 def read_json(root: Path) -> dict[str, Any]:
-    """The object in a folder's dataset.json. Raises ValueError where there is none."""
+    """Return the object in a folder's dataset.json. Raises ValueError where there is none."""
     path = root / "dataset.json"
     text = read_text(path)
     try:
@@ -132,13 +132,13 @@ def read_json(root: Path) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """A value of dataset.json in a message, however long it is."""
+    """Return a value of dataset.json in a message, however long it is."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:80]} …"
 
 
 def _inside(root: Path, text: Any, where: str) -> Path:
-    """A path of dataset.json under the root. Links inside the root are the user's own and are followed."""
+    """Return a path of dataset.json below the root; links inside the root are the user's own and are followed."""
     if not isinstance(text, str):
         raise ValueError(f"{where} must be a path, got {shown(text)}")
     if "\0" in text or len(text) > 4000 or any(0xD800 <= ord(letter) < 0xE000 for letter in text):
@@ -150,7 +150,7 @@ def _inside(root: Path, text: Any, where: str) -> Path:
 
 
 def _numbered(names: Any, where: str) -> tuple[str, ...]:
-    """The names of {"0": name, "1": name, ...} in order."""
+    """Return the names of {"0": name, "1": name, ...} in order."""
     try:
         numbers = {int(key): name for key, name in names.items()}
     except (AttributeError, ValueError):
@@ -163,7 +163,7 @@ def _numbered(names: Any, where: str) -> tuple[str, ...]:
 
 
 def _classes(labels: Any, where: str) -> tuple[str, ...]:
-    """Class names of nnU-Net: version 2's {name: value} or version 1's {"0": name}; `ignore` is no class."""
+    """Return class names of nnU-Net: version 2's {name: value} or version 1's {"0": name}; `ignore` is no class."""
     if not isinstance(labels, dict):
         raise ValueError(f"{where} must be an object {{name: value}}, got {shown(labels)}")
     if any(isinstance(value, list) for value in labels.values()):

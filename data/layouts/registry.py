@@ -1,4 +1,4 @@
-"""Where cases come from: a registry of the layouts that data sets have on disk."""
+"""The registry of the layouts that data sets have on disk, and the cases that they hold."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ class Layout(NamedTuple):
     needs: str | None = None  # a file below data.root
     may_be_file: bool = False  # data.root
     clips: bool = True  # may be of video
-    tells_labels: bool = False  # says itself whether classes may coincide
+    tells_labels: bool = False  # its files say whether classes may coincide
 
 
 SOURCES = {  # by `data.source`; the first is the default
@@ -44,12 +44,12 @@ SOURCES = {  # by `data.source`; the first is the default
 
 
 def volume_layouts() -> dict[str, str]:
-    """How the layouts of cases with label volumes look, by name."""
+    """Return how the layouts of cases with label volumes look, by name."""
     return {name: layout.looks for name, layout in SOURCES.items() if layout.volumes is not None}
 
 
 def list_cases(config: Config, trained: Sequence[str] | None = None) -> Listing:
-    """The cases of the config's task: with label volumes (`find_cases`), or with classes (`find_labelled`)."""
+    """Return the cases of the config's task: with label volumes (`find_cases`), or with classes (`find_labelled`)."""
     return _LISTS[config.task].cases(config.data, trained)
 
 
@@ -93,7 +93,7 @@ def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> L
 
 
 def _layout_of(config: DataConfig) -> Layout:
-    """The layout `config.source`. Raises ValueError where the root is not there, or cannot hold that layout."""
+    """Return the layout `config.source`. Raises ValueError where the root is not there, or cannot hold that layout."""
     root, layout = config.root, SOURCES[config.source]
     if not root.exists():
         raise ValueError(f"data.root={root}: no such file or folder; correct it, or fetch the data set")

@@ -1,4 +1,4 @@
-"""The rows of a table of cases, whatever the task: one loader for all of them."""
+"""The rows of a table of cases, for all tasks."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One case of a table. `images` are paths; `labels` are the label cells as they stand, empty ones too."""
+    """One case of a table. `images` are paths; `labels` are the label cells as written, empty ones too."""
 
     line: int
     id: str
@@ -46,7 +46,7 @@ class Table:
 
 
 def read_table(config: DataConfig) -> Table:
-    """The cases of a table with a header line: image, label, id, split and group columns (`data.columns`).
+    """Return the cases of a table with a header line: image, label, id, split and group columns (`data.columns`).
 
     `data.root` is the file, or a folder with one CSV in it; paths are relative to the CSV's folder, or
     absolute. Comma, semicolon and tab separate. Empty cells mean that there is none. Raises ValueError.
@@ -72,7 +72,7 @@ def read_table(config: DataConfig) -> Table:
 
 
 def _columns(config: DataConfig, found: list[str], path: Path) -> dict[str, tuple[str, ...]]:
-    """The table's columns by what they mean."""
+    """Return the table's columns by what they mean."""
     columns: dict[str, tuple[str, ...]] = {}
     by_lower = {name.lower(): name for name in found}
     for role, aliases in ALIASES.items():

@@ -1,4 +1,4 @@
-"""Prepared cases on disk: written once, read as memory maps by as many processes as like.
+"""Prepared cases on disk: written once, read as memory maps by any number of processes.
 
 An entry is a folder `<key>` of `.npy` files and `facts.json`. It is written under a temporary name, flushed
 and renamed, so an entry that exists is whole. A process notes the keys that it uses in a lease, a file that
@@ -45,7 +45,7 @@ class Entry:
 
 
 def cache_key(paths: Iterable[Path], parameters: Mapping[str, Any]) -> str:
-    """Hash of the files' paths, sizes and modification times and of the JSON-able parameters.
+    """Return a hash of the files' paths, sizes and modification times and of the JSON-able parameters.
 
     Raises FileNotFoundError.
     """
@@ -58,7 +58,7 @@ def cache_key(paths: Iterable[Path], parameters: Mapping[str, Any]) -> str:
 
 
 def parts_of(paths: Iterable[Path]) -> list[Path]:
-    """The paths, with the files that belong to one that is half of an Analyze or NIfTI pair."""
+    """Return the paths, each half of an Analyze or NIfTI pair with all files of its pair."""
     parts = []
     for path in paths:
         half = re.fullmatch(r"(.+)\.(hdr|img)(\.gz)?", path.name, re.IGNORECASE)
@@ -72,7 +72,7 @@ class Cache:
     """Entries under `folder`, `limit_bytes` in all. Safe under threads and concurrent processes.
 
     What this process, or another that is alive, has stored or read is never evicted: when that alone passes
-    the limit, a warning says so once.
+    the limit, one warning is logged.
     """
 
     def __init__(self, folder: Path, limit_bytes: float) -> None:
@@ -87,7 +87,7 @@ class Cache:
         self._warned = False
 
     def get(self, key: str, in_memory: bool = False) -> Entry | None:
-        """The entry, or None where there is none. A damaged one is removed, with a warning."""
+        """Return the entry, or None where there is none. A damaged one is removed, with a warning."""
         folder = self.folder / key
         if not (folder / "facts.json").exists():
             return None
@@ -108,7 +108,7 @@ class Cache:
             return None
 
     def put(self, key: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-        """Stores an entry; where another process was faster, its entry stays.
+        """Store an entry; where another process was faster, its entry stays.
 
         Raises ValueError, with nothing left behind, when the disk is full or the folder cannot be written.
         """
@@ -140,7 +140,7 @@ class Cache:
         self._make_room(needed)
 
     def close(self) -> None:
-        """Gives the entries free for eviction by others."""
+        """Release the entries, so that other processes may evict them."""
         with self._lock:
             if self._token:
                 self._finalizer()
@@ -148,7 +148,7 @@ class Cache:
             self._token = ""
 
     def _hold(self, key: str) -> None:
-        """Notes the key in the lease and marks the entry as just used."""
+        """Note the key in the lease and mark the entry as just used."""
         with self._lock:
             if key in self._held:
                 return
@@ -174,7 +174,7 @@ class Cache:
         self._finalizer = weakref.finalize(self, _release, path, descriptor)
 
     def _renew_lease(self) -> None:
-        """Begin anew where somebody deleted the folder."""
+        """Open a new lease where the folder was deleted."""
         with self._lock:
             if self._token and not (self.folder / ".users" / self._token).exists():
                 self._finalizer()
@@ -182,7 +182,7 @@ class Cache:
                 os.write(self._lease, "".join(f"{key}\n" for key in self._held).encode())
 
     def _others(self) -> tuple[set[str], set[str]]:
-        """(tokens, keys in use) of the other processes alive; the leases of dead ones are removed."""
+        """Return (tokens, keys in use) of the other live processes; the leases of dead ones are removed."""
         tokens, keys = set(), set()
         for path in (self.folder / ".users").iterdir():
             if path.name == self._token:
@@ -232,7 +232,7 @@ class Cache:
                 )
 
     def _remove(self, key: str) -> None:
-        """Renamed first: nobody opens half an entry. Maps of it that are open stay valid."""
+        """Remove an entry; it is renamed first, so that no process opens half of it. Open maps of it stay valid."""
         trash = self.folder / f".tmp-{self._token}-{uuid.uuid4().hex}"
         try:
             (self.folder / key).rename(trash)
@@ -262,7 +262,7 @@ def _release(path: Path, descriptor: int) -> None:
 
 
 def _used_and_size(folder: Path) -> tuple[float, int]:
-    """When an entry was last used, and its size in bytes; (0, 0) if it is being removed."""
+    """Return when an entry was last used, and its size in bytes; (0, 0) if it is being removed."""
     used, size = 0.0, 0
     try:
         for item in os.scandir(folder):
@@ -283,8 +283,9 @@ def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def _read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], in_memory: bool) -> np.ndarray:
-    """The array, read-only. Its header is compared, not parsed: `np.load` parses it as Python code, which in
-    threads now and then raises SystemError before Python 3.12 (cpython issue 106905)."""
+    """Return the array, read-only. Its header is compared, not parsed: `np.load` parses it as Python code, which in
+    threads now and then raises SystemError before Python 3.12 (cpython issue 106905).
+    """
     header = _npy_header(shape, dtype)
     with path.open("rb") as file:
         if file.read(len(header)) != header:

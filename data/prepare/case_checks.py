@@ -1,4 +1,4 @@
-"""What headers and file sizes tell about a case before any volume is read."""
+"""What is wrong with a case, by its headers and file sizes, before any volume is read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from data.layouts.cases import Case
 
 @dataclass(frozen=True)
 class Problem:
-    """A reason, in one line, why a case cannot be used: `path` is the file at fault."""
+    """Why a case cannot be used: `path` is the bad file, `reason` a line on what is wrong and how to fix it."""
 
     case_id: str
     path: Path
@@ -20,16 +20,16 @@ class Problem:
 
     @classmethod
     def of(cls, case_id: str, fault: FileProblem) -> "Problem":
-        """What is wrong with a file of the case."""
+        """Return the fault of a file of the case as a problem."""
         return cls(case_id, fault.path, f"{fault.reason}; {fault.mend}")
 
 
 def check_case(case: Case, num_channels: int | None = None) -> list[Problem]:
-    """All that is wrong with a case as far as headers show; empty for a sound one. Never raises on bad files.
+    """Return all that is wrong with a case as far as headers show; empty for a sound one. Never raises on bad files.
 
     Beyond each file's own problems: channels on different grids, fewer or more channels than
     `num_channels`, a label of another shape or in another place than its image. Voxels (NaN, class numbers)
-    are looked at when the case is prepared. A whole .nii.gz is only read where its last bytes are not the
+    are checked when the case is prepared. A whole .nii.gz is only read where its last bytes are not the
     length that its header promises.
     """
     problems: list[Problem] = []
@@ -61,7 +61,7 @@ def check_case(case: Case, num_channels: int | None = None) -> list[Problem]:
 
 
 def grid_mismatch(grid: Grid, reference: Grid, name: str) -> str | None:
-    """Why two files cannot be laid over each other, or None where they can."""
+    """Return why two files cannot be laid over each other, or None where they can."""
     if grid.shape != reference.shape:
         return f"shape {grid.shape} differs from {reference.shape} of {name}; resample one onto the other"
     if not grid.matches(reference):

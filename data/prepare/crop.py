@@ -9,7 +9,7 @@ from data.files.grid import Shape
 def crop(
     array: np.ndarray, offset: Shape, size: Shape, fill: float = 0.0, dtype: DTypeLike | None = None
 ) -> np.ndarray:
-    """A copy of `array[offset : offset + size]` over its first three axes, `fill` where that lies outside."""
+    """Return a copy of `array[offset : offset + size]` over its first three axes, `fill` where that lies outside."""
     dtype = array.dtype if dtype is None else dtype
     inside = tuple(slice(max(o, 0), max(min(o + s, n), 0)) for o, s, n in zip(offset, size, array.shape, strict=False))
     target = tuple(slice(i.start - o, i.stop - o) for i, o in zip(inside, offset, strict=True))
@@ -23,5 +23,5 @@ def crop(
 
 
 def label_dtype(label: np.ndarray) -> DTypeLike:
-    """The dtype of a label patch: uint8 stays, all else becomes int32 (mlx-data takes no int16)."""
+    """Return the dtype of a label patch: uint8 stays, all else becomes int32 (mlx-data takes no int16)."""
     return np.uint8 if label.dtype == np.uint8 else np.int32

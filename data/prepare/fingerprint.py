@@ -22,7 +22,7 @@ _THREADS = 8  # they wait for the disk
 
 
 def fingerprint(cases: Sequence[Case], class_names: Sequence[str], preparation: Mapping[str, Any]) -> str:
-    """Hash of the cases' ids, files' names and sizes, labels, the classes, and how cases are prepared.
+    """Return a hash of the cases' ids, files' names and sizes, labels, the classes, and how cases are prepared.
 
     Where the files lie and when they were copied does not matter.
     """

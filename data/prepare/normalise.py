@@ -25,7 +25,7 @@ def normalise(
     percentiles: tuple[float, float] = (0.5, 99.5),
     intensities: Sequence[Intensities] | None = None,
 ) -> list[str]:
-    """Scales a float32 volume (D, H, W, C) in place, channel by channel; returns notes on what it could not do.
+    """Scale a float32 volume (D, H, W, C) in place, channel by channel; return notes on what it could not do.
 
     zscore          (v - mean) / sd over the whole channel
     zscore_nonzero  the same over its voxels other than 0, which stay 0
@@ -76,8 +76,9 @@ def normalise(
 
 
 def moments(voxels: np.ndarray, nonzero: bool = False) -> tuple[float, float]:
-    """Mean and standard deviation (population) of (D, H, W), summed in float64 plane by plane; with
-    `nonzero` over the voxels other than 0. (0, 0) where there are none."""
+    """Return the mean and standard deviation (population) of (D, H, W), summed in float64 plane by plane; with
+    `nonzero` over the voxels other than 0. (0, 0) where there are none.
+    """
     count, total = 0, 0.0
     for plane in voxels:
         chosen = plane[plane != 0] if nonzero else plane
@@ -95,7 +96,7 @@ def moments(voxels: np.ndarray, nonzero: bool = False) -> tuple[float, float]:
 def foreground_intensities(
     samples: Sequence[np.ndarray], percentiles: tuple[float, float] = (0.5, 99.5)
 ) -> list[Intensities]:
-    """Intensities per channel from foreground voxels (n, C), one array a training case.
+    """Return intensities per channel from foreground voxels (n, C), one array a training case.
 
     Every voxel of these counts alike. Raises ValueError when there is none.
     """

@@ -1,4 +1,4 @@
-"""Prepared cases, made once: from memory, from the cache on disk, or made now."""
+"""Prepared cases: from memory, from the cache on disk, or prepared now."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -9,13 +9,13 @@ from data.prepare.cache import Cache, Entry, cache_key
 
 
 def open_cache(config: Config) -> Cache:
-    """The cache that the config names: below run.dir, unless it says where."""
+    """Open the cache that the config names, by default below run.dir."""
     settings = config.data.cache
     return Cache(settings.folder or config.run.dir / ".cache", settings.limit_gb * 1e9)
 
 
 class Store:
-    """Entries by name. Without a cache nothing is kept, and each is made anew. Safe under threads."""
+    """Entries by name. Without a cache nothing is kept, and each is made at every call. Safe under threads."""
 
     def __init__(self, cache: Cache | None) -> None:
         self._cache = cache
@@ -25,7 +25,7 @@ class Store:
     def entry(
         self, name: str, files: Iterable[Path], parameters: Mapping[str, Any], make: Callable[[], Entry]
     ) -> Entry:
-        """The entry of that name; `files` and `parameters`, the same at each call, are all that it depends on."""
+        """Return the entry of that name; it depends on `files` and `parameters` alone, the same at each call."""
         held = self._memory.get(name)
         if held is not None:
             return held
@@ -42,7 +42,7 @@ class Store:
         return entry
 
     def hold(self, names: Iterable[str]) -> None:
-        """Loads these entries, stored before, into memory, in place of those held so far."""
+        """Load these entries, stored before, into memory, in place of those held so far."""
         held = {}
         for name in names:
             entry = None if self._cache is None else self._cache.get(self._keys[name], in_memory=True)

@@ -22,7 +22,7 @@ _SLAB_VOXELS = 1 << 21  # target voxels interpolated at a time: temporaries of s
 
 
 def axis_map(source: Grid, target: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """(scale, offset), each (3,) float64 in (D, H, W): target voxel o lies at source voxel scale * o + offset.
+    """Return (scale, offset), each (3,) float64 in (D, H, W): target voxel o lies at source voxel scale * o + offset.
 
     Raises ValueError when the grids' axes are not parallel: they differ by more than spacing and origin.
     """
@@ -40,7 +40,7 @@ def axis_map(source: Grid, target: Grid) -> tuple[np.ndarray, np.ndarray]:
 def resample_image(
     volume: np.ndarray, source: Grid, target: Grid, interpolation: Interpolation = "linear"
 ) -> np.ndarray:
-    """The volume (D, H, W, C) on the target grid, float32 of shape (*target.shape, C).
+    """Return the volume (D, H, W, C) on the target grid, float32 of shape (*target.shape, C).
 
     Channel by channel. An axis that gets coarser is smoothed first by a Gaussian that turns the source's
     point spread into the target's (Cardoso et al. 2015, «Scale factor point spread function matching»), so
@@ -64,7 +64,7 @@ def resample_image(
 
 
 def resample_slabs(values: np.ndarray, source: Grid, target: Grid) -> Iterator[tuple[int, np.ndarray]]:
-    """Values (D, H, W, K) on the target grid, interpolated linearly, in slabs: (first plane, (d, H, W, K) float32).
+    """Yield values (D, H, W, K) on the target grid, by linear interpolation: slabs (first plane, (d, H, W, K) float32).
 
     Probabilities still sum to one in each voxel, up to rounding.
     """
@@ -76,26 +76,26 @@ def resample_slabs(values: np.ndarray, source: Grid, target: Grid) -> Iterator[t
 
 
 def smoothing_sigmas(source: Grid, target: Grid) -> list[float]:
-    """The Gaussian's sigma along each axis, in source voxels, that `resample_image` smooths by; 0 for none."""
+    """Return the Gaussian's sigma along each axis, in source voxels, that `resample_image` smooths by; 0 for none."""
     scale, _ = axis_map(source, target)
     return [sqrt(s * s - 1) / (2 * sqrt(2 * log(2))) if s > 1 + 1e-6 else 0.0 for s in scale]
 
 
 def smooth(image: np.ndarray, sigmas: Sequence[float]) -> None:
-    """The image (D, H, W) smoothed in place; its edges are repeated, the Gaussian ends at four sigmas."""
+    """Smooth the image (D, H, W) in place; its edges are repeated, the Gaussian ends at four sigmas."""
     for axis, sigma in enumerate(sigmas):
         if sigma:
             ndimage.gaussian_filter1d(image, sigma, axis, output=image, mode="nearest")
 
 
 def linear_taps(source: Grid, target: Grid) -> list[Taps]:
-    """What each target voxel reads of the source by linear interpolation, along each axis."""
+    """Return what each target voxel reads of the source by linear interpolation, along each axis."""
     scale, offset = axis_map(source, target)
     return [_taps(*axis, "linear") for axis in zip(target.shape, source.shape, scale, offset, strict=True)]
 
 
 def _taps(size: int, source_size: int, scale: float, offset: float, interpolation: Interpolation) -> Taps:
-    """What each of `size` target voxels reads along one axis of `source_size` voxels."""
+    """Return what each of `size` target voxels reads along one axis of `source_size` voxels."""
     if size == source_size and abs(scale - 1) < 1e-6 and abs(offset) < 1e-4:
         return None
     # The affines carry rounding of some 1e-6 voxels: a hair beyond a voxel is that voxel.
@@ -119,7 +119,7 @@ def _taps(size: int, source_size: int, scale: float, offset: float, interpolatio
 
 
 def _interpolate(block: np.ndarray, taps: list[Taps]) -> np.ndarray:
-    """The block (d, h, w), float32, with each axis interpolated in turn."""
+    """Return the block (d, h, w), float32, with each axis interpolated in turn."""
     block = np.asarray(block, np.float32)
     for axis, tap in enumerate(taps):
         if tap is None:
@@ -139,7 +139,7 @@ def _interpolate(block: np.ndarray, taps: list[Taps]) -> np.ndarray:
 def interpolated_slabs(
     image: np.ndarray, taps: list[Taps], shape: tuple[int, int, int]
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """The image (D, H, W) read through `taps`, as `shape`, in slabs: (target planes, (d, H, W) float32)."""
+    """Yield the image (D, H, W) read through `taps`, as `shape`, in slabs: (target planes, (d, H, W) float32)."""
     for planes, block, slab_taps in _slabs(image, taps, shape):
         yield planes, _interpolate(block, slab_taps)
 
@@ -147,7 +147,7 @@ def interpolated_slabs(
 def _slabs(
     array: np.ndarray, taps: list[Taps], shape: tuple[int, int, int]
 ) -> Iterator[tuple[slice, np.ndarray, list[Taps]]]:
-    """Slabs of target planes: (target planes, the source planes that they read, taps into those)."""
+    """Yield slabs of target planes: (target planes, the source planes that they read, taps into those)."""
     step = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
     for start in range(0, shape[0], step):
         planes = slice(start, min(start + step, shape[0]))

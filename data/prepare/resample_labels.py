@@ -25,7 +25,7 @@ _MOST_LOST = 0.2  # of a voxel, where one goes to another label than the best
 
 
 def resample_label(label: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """The label (D, H, W) on the target grid, same integer dtype, with no value that the source lacks.
+    """Return the label (D, H, W) on the target grid, same integer dtype, with no value that the source lacks.
 
     Each value's indicator is smoothed where the grid gets coarser, as `resample_image` smooths, and interpolated
     linearly: its share of each target voxel. A voxel goes to the value whose share, plus an amount of the value's own,
@@ -71,7 +71,7 @@ def resample_label(label: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
 def _shares(
     label: np.ndarray, value: int, box: Box, taps: list[Taps], sigmas: Sequence[float], shape: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(flat target voxels, shares) where `value`, all of which lies in `box` of the source, has a share."""
+    """Return (flat target voxels, shares) where `value`, all of which lies in `box` of the source, has a share."""
     reads, writes = [], []
     own_taps: list[Taps] = []
     for size, inside, tap, sigma in zip(label.shape, box, taps, sigmas, strict=True):
@@ -105,7 +105,7 @@ def _shares(
 
 
 def _table(rows: np.ndarray, rest: np.ndarray, pairs: Pairs, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(shares, numbers of the labels), each (columns, rows): the labels that the voxel of each row may go to.
+    """Return (shares, numbers of the labels), each (columns, rows): the labels that the voxel of each row may go to.
 
     The first column is the most frequent label; labels that a voxel hasn't have the share -inf.
     """
@@ -128,7 +128,7 @@ def _table(rows: np.ndarray, rest: np.ndarray, pairs: Pairs, most: int) -> tuple
 
 
 def _share_out(shares: np.ndarray, candidates: np.ndarray, wanted: np.ndarray, most: int) -> np.ndarray:
-    """The number of a label for each row, so that label k gets `wanted[k]` rows, all but the most frequent one.
+    """Return the number of a label for each row, so that label k gets `wanted[k]` rows, all but the most frequent one.
 
     A transport problem, in which a voxel costs what its label lacks of all of it. The amounts added to the shares are
     its dual, those of the problem with less and less entropy (Cuturi 2013, «Sinkhorn distances»).
@@ -147,7 +147,7 @@ def _share_out(shares: np.ndarray, candidates: np.ndarray, wanted: np.ndarray, m
 
 
 def _move(scores: np.ndarray, candidates: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The label of the highest score for each row, but for those rows that `wanted` asks for elsewhere.
+    """Return the label of the highest score for each row, but for those rows that `wanted` asks for elsewhere.
 
     What a label has too many goes to those that have too few, over others between them where need be, by the chain
     that loses the least.
@@ -185,7 +185,7 @@ def _move(scores: np.ndarray, candidates: np.ndarray, wanted: np.ndarray) -> np.
 
 
 def _nearest(label: np.ndarray, taps: list[Taps]) -> np.ndarray:
-    """The label of the source voxel nearest to each target voxel; of two as near, the one further on."""
+    """Return the label of the source voxel nearest to each target voxel; of two as near, the one further on."""
     for axis, tap in enumerate(taps):
         if tap is not None:
             index, weight = tap

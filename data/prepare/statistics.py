@@ -11,7 +11,7 @@ Statistics = Mapping[str, Any]
 
 
 def agreed_class_names(listing: Listing, statistics: Statistics | None) -> tuple[str, ...]:
-    """Names by label value, from the listing or, where that has none, from the run's statistics.
+    """Return names by label value, from the listing or, where that has none, from the run's statistics.
 
     Raises ValueError when neither has any, or they differ.
     """
@@ -34,7 +34,7 @@ def agreed_class_names(listing: Listing, statistics: Statistics | None) -> tuple
 
 
 def agreed_intensities(preparation: Preparation, statistics: Statistics) -> tuple[Intensities, ...] | None:
-    """The intensities in the run's statistics; raises ValueError when they are of another normalisation."""
+    """Return the intensities in the run's statistics; raises ValueError when they are of another normalisation."""
     if missing := {"normalisation", "intensities"} - statistics.keys():
         raise ValueError(f"statistics.json: {', '.join(sorted(missing))} missing; restore the run's file")
     if statistics["normalisation"] != preparation.normalisation:

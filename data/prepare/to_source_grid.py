@@ -9,7 +9,7 @@ from data.prepare.volumes import Prepared
 
 
 def restore_labels(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
-    """Labels (D, H, W) on the source file's RAS+ grid, uint8 (int16 beyond 256 classes).
+    """Return labels (D, H, W) on the source file's RAS+ grid, uint8 (int16 beyond 256 classes).
 
     The largest of the probabilities that `restore_slabs` gives wins (ties: the first class).
     """
@@ -18,7 +18,7 @@ def restore_labels(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
 
 
 def restore_slabs(prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Probabilities (D, H, W, K) float32 on the source file's RAS+ grid, background where cropped away, in slabs.
+    """Yield probabilities (D, H, W, K) float32 on the source file's RAS+ grid in slabs, background where cropped away.
 
     They come in order: (first plane, (n, H, W, K)). `probabilities` (d, h, w, K) are interpolated linearly.
     """
@@ -26,7 +26,7 @@ def restore_slabs(prepared: Prepared, probabilities: np.ndarray) -> Iterator[tup
 
 
 def restore_maps(prepared: Prepared, maps: np.ndarray) -> np.ndarray:
-    """Maps (d, h, w, M) of the prepared grid on the source file's RAS+ grid, (D, H, W, M) float32.
+    """Return maps (d, h, w, M) of the prepared grid on the source file's RAS+ grid, (D, H, W, M) float32.
 
     They are interpolated linearly, and 0 where voxels were cropped away. On the file's own grid they are
     returned as they are.

@@ -1,6 +1,6 @@
 """A case from its files to what the network sees: read, check, crop, resample, normalise.
 
-The grid is carried through every step, so that `data.restore` can go the way back.
+The grid is carried through every step, so that `data/prepare/to_source_grid.py` can undo them.
 """
 
 import zlib
@@ -25,7 +25,7 @@ from data.prepare.resample_labels import resample_label
 
 MAX_FOREGROUND = 10_000  # coordinates kept per class and case; intensities drawn of a case
 MAX_VOXELS = 1 << 30  # of one resampled case, channels included: 4 GiB in float32
-_SPACING_TOLERANCE = 1e-3  # relative: a spacing this near to the wanted one is left alone
+_SPACING_TOLERANCE = 1e-3  # relative: a spacing as near as this to the one asked for is kept
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Preparation:
 
     @classmethod
     def from_config(cls, config: Config, num_classes: int) -> "Preparation":
-        """The preparation that the config asks for; the training split's intensities come in later."""
+        """Return the preparation that the config asks for; the training split's intensities come in later."""
         data = config.data
         return cls(
             num_classes=num_classes,
@@ -60,7 +60,7 @@ class Preparation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, equal for equal preparations."""
+        """Return plain values, equal for equal preparations."""
         facts = asdict(self)
         if self.label_map is None:
             del facts["label_map"]  # keys and fingerprints are those of before there were maps
@@ -86,7 +86,7 @@ class Prepared:
     box: tuple[Shape, Shape]  # offset and shape of what was kept of the source grid
     source: Source  # the (first) image file
     digest: str = ""  # of the image's voxels as read: `Roster.reject_copies`
-    notes: tuple[str, ...] = ()  # oddities that do not rule the case out
+    notes: tuple[str, ...] = ()  # oddities; the case can be used
 
     @property
     def num_bytes(self) -> int:
@@ -95,7 +95,7 @@ class Prepared:
         return self.volume.nbytes + label + sum(voxels.nbytes for voxels in self.foreground.values())
 
     def to_entry(self) -> Entry:
-        """What the cache stores of it."""
+        """Return what the cache stores of it."""
         rows = [np.insert(voxels, 0, value, axis=1) for value, voxels in self.foreground.items()]
         foreground = np.concatenate(rows) if rows else np.zeros((0, 4))
         arrays = {"volume": self.volume, "foreground": foreground.astype(np.int32)}
@@ -115,7 +115,7 @@ class Prepared:
 
     @classmethod
     def from_entry(cls, entry: Entry) -> "Prepared":
-        """Undoes `to_entry`."""
+        """Return the case that `to_entry` stored."""
         facts, foreground, start = entry.facts, {}, 0
         for value, count in facts["foreground"].items():
             foreground[int(value)] = entry.arrays["foreground"][start : start + count, 1:]
@@ -136,7 +136,7 @@ class Prepared:
 
 
 def prepare(case: Case, preparation: Preparation) -> Prepared:
-    """The case read, checked, cropped, resampled and normalised, its label (if any) alongside.
+    """Read, check, crop, resample and normalise the case, its label (if any) alongside.
 
     Raises FileProblem for NaN or infinite voxels, label values that are no class, images or a label that do
     not share one grid, and whatever reading the files finds; what else goes wrong is the first image's fault.
@@ -178,8 +178,9 @@ def _prepare(case: Case, preparation: Preparation) -> Prepared:
 
 
 def working_grid(grid: Grid, spacing_mm: Spacing | None) -> Grid:
-    """The grid at `spacing_mm` over the same field of view, to half a voxel, about the same centre (see
-    `Grid.resample`); the grid itself where its spacing is that already, or none is asked for."""
+    """Return the grid at `spacing_mm` over the same field of view, to half a voxel, about the same centre (see
+    `Grid.resample`); the grid itself where its spacing is that already, or none is asked for.
+    """
     if spacing_mm is None or np.allclose(grid.spacing_mm, spacing_mm, rtol=_SPACING_TOLERANCE, atol=0):
         return grid
     extent = np.array(grid.shape) * grid.spacing_mm
@@ -188,8 +189,9 @@ def working_grid(grid: Grid, spacing_mm: Spacing | None) -> Grid:
 
 
 def read_case_image(case: Case, channels: Sequence[int] | None = None) -> tuple[np.ndarray, Grid, Source]:
-    """The case's image (D, H, W, C) float32, one file's channels or several files' in order, its grid, and
-    its first file. Raises FileProblem where files do not share a grid, or a voxel is NaN or infinite."""
+    """Return the case's image (D, H, W, C) float32, one file's channels or several files' in order, its grid, and its
+    first file. Raises FileProblem where files do not share a grid, or a voxel is NaN or infinite.
+    """
     volumes = []
     first_grid: Grid | None = None
     first_source: Source | None = None
@@ -212,7 +214,7 @@ def read_case_image(case: Case, channels: Sequence[int] | None = None) -> tuple[
 
 
 def read_case_label(case: Case, image_grid: Grid, preparation: Preparation) -> np.ndarray | None:
-    """The case's label (D, H, W) in `preparation.label_dtype`, None without one. Raises FileProblem."""
+    """Return the case's label (D, H, W) in `preparation.label_dtype`, None without one. Raises FileProblem."""
     path = case.label_file
     if path is None:
         return None
@@ -224,7 +226,7 @@ def read_case_label(case: Case, image_grid: Grid, preparation: Preparation) -> n
 
 
 def map_labels(label: np.ndarray, label_map: tuple[tuple[int, int], ...] | None) -> np.ndarray:
-    """The label with each value that `label_map` names replaced, all at once; the others stay as they are."""
+    """Return the label with each value that `label_map` names replaced, all at once; the others stay as they are."""
     if label_map is None:
         return label
     mapped = label.copy() if all(0 <= new <= 255 for _, new in label_map) else label.astype(np.int32)
@@ -234,8 +236,9 @@ def map_labels(label: np.ndarray, label_map: tuple[tuple[int, int], ...] | None)
 
 
 def nonzero_box(volume: np.ndarray) -> tuple[Shape, Shape]:
-    """(offset, shape) of the smallest box that holds every voxel other than 0 in any channel of (D, H, W, C);
-    the whole volume where there is none."""
+    """Return (offset, shape) of the smallest box that holds every voxel other than 0 in any channel of (D, H, W, C);
+    the whole volume where there is none.
+    """
     planes, rows, columns = (np.zeros(n, bool) for n in volume.shape[:3])
     for d, plane in enumerate(volume):  # (H, W, C)
         filled = plane.any(axis=-1)
@@ -250,8 +253,9 @@ def nonzero_box(volume: np.ndarray) -> tuple[Shape, Shape]:
 
 
 def sample_foreground(label: np.ndarray, case_id: str, num_classes: int) -> dict[int, np.ndarray]:
-    """Voxels (n, 3) int32 of each class but background that the label holds, at most MAX_FOREGROUND a class,
-    in the order of the array; which ones depends on the case's id alone."""
+    """Return voxels (n, 3) int32 of each class but background that the label holds, at most MAX_FOREGROUND a class, in
+    the order of the array; which ones depends on the case's id alone.
+    """
     foreground = {}
     for value in range(1, num_classes):
         found = np.flatnonzero(label == value)
@@ -264,7 +268,7 @@ def sample_foreground(label: np.ndarray, case_id: str, num_classes: int) -> dict
 
 
 def sample_intensities(case: Case, preparation: Preparation) -> np.ndarray:
-    """Intensities (MAX_FOREGROUND, C) float32, as in the file, of voxels of a training case's foreground.
+    """Return intensities (MAX_FOREGROUND, C) float32, as in the file, of voxels of a training case's foreground.
 
     They are drawn evenly with replacement, as nnU-Net does: each case counts alike, and within it each voxel, whatever
     its class. None (0, C) where there is no foreground. Raises FileProblem as `prepare` does.
@@ -284,5 +288,5 @@ def sample_intensities(case: Case, preparation: Preparation) -> np.ndarray:
 
 def _require_same_grid(path: Path, grid: Grid, image: Path, image_grid: Grid) -> None:
     if (reason := grid_mismatch(grid, image_grid, image.name)) is not None:
-        what, _, mend = reason.rpartition("; ")
-        raise FileProblem(path, what, mend)
+        what, _, fix = reason.rpartition("; ")
+        raise FileProblem(path, what, fix)

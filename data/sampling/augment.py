@@ -1,4 +1,4 @@
-"""The augmentation of one training sample: which transforms, in which order, with what draws."""
+"""The augmentation of one training sample: which transforms, in which order, with which random values."""
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Augment:
         rng: np.random.Generator,
         spacing_mm: Spacing = (1.0, 1.0, 1.0),
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Augmented copies of volume (D, H, W, C) float32 and of label (D, H, W), or None, on the same grid."""
+        """Return augmented copies of volume (D, H, W, C) float32 and of label (D, H, W), or None, on the same grid."""
         d, h, w = volume.shape[:3]
         return self.sample(volume, label, (0, 0, 0), rng, patch_size=(d, h, w), spacing_mm=spacing_mm)
 
@@ -50,7 +50,7 @@ class Augment:
         spacing_mm: Spacing = (1.0, 1.0, 1.0),
         fill: float = 0.0,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The augmented patch (d, h, w, C) float32 at `offset` and its labels (d, h, w), if any."""
+        """Return the augmented patch (d, h, w, C) float32 at `offset` and its labels (d, h, w), if any."""
         cut = self.draw_cut(offset, patch_size, volume.shape, rng, spacing_mm)
         return self.change_intensities(cut.image(volume, fill), rng), None if label is None else cut.labels(label)
 
@@ -62,7 +62,7 @@ class Augment:
         rng: np.random.Generator,
         spacing_mm: Spacing,
     ) -> Cut:
-        """A random spatial transform of the patch at `offset` in a volume of `shape`."""
+        """Return a random spatial transform of the patch at `offset` in a volume of `shape`."""
         flip, rotate, scale, elastic = self.config.flip, self.config.rotate, self.config.scale, self.config.elastic
         flips = tuple(axis for axis in flip.axes if rng.random() < flip.probability)
         degrees, factors, displacement = np.zeros(3), np.ones(3), None
@@ -80,7 +80,7 @@ class Augment:
         return Cut(offset, size, flips, sampler)
 
     def change_intensities(self, patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The patch (d, h, w, C) float32 after the random changes of intensity; it may be overwritten."""
+        """Return the patch (d, h, w, C) float32 after the random changes of intensity; it may be overwritten."""
         for name, change in CHANGES.items():
             args = getattr(self.config, name)
             if rng.random() < args.probability:

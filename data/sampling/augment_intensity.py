@@ -12,13 +12,13 @@ Factor = float | np.ndarray
 
 
 def draw_factor(bounds: tuple[float, float], rng: np.random.Generator, count: int = 1) -> np.ndarray:
-    """Factors (count,) drawn evenly in their logarithm: between 1/2 and 2 one below 1 is as likely as one above."""
+    """Draw factors (count,) evenly in their logarithm: between 1/2 and 2 one below 1 is as likely as one above."""
     low, high = np.log(bounds)
     return np.exp(rng.uniform(low, high, count))
 
 
 def add_noise(patch: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:
-    """The patch with Gaussian noise of the standard deviation `std` added."""
+    """Return the patch with Gaussian noise of the standard deviation `std` added."""
     noise = rng.standard_normal(patch.shape, dtype=np.float32)
     noise *= np.float32(std)
     patch += noise
@@ -26,18 +26,18 @@ def add_noise(patch: np.ndarray, std: float, rng: np.random.Generator) -> np.nda
 
 
 def blur(patch: np.ndarray, sigma_voxels: float) -> np.ndarray:
-    """The patch convolved with a Gaussian, each channel by itself; borders are mirrored."""
+    """Return the patch convolved with a Gaussian, each channel by itself; borders are mirrored."""
     return ndimage.gaussian_filter(patch, sigma_voxels, axes=(0, 1, 2), truncate=3.0, output=np.float32)
 
 
 def change_brightness(patch: np.ndarray, factor: Factor) -> np.ndarray:
-    """The patch multiplied by `factor`."""
+    """Return the patch multiplied by `factor`."""
     patch *= np.asarray(factor, np.float32)
     return patch
 
 
 def change_contrast(patch: np.ndarray, factor: Factor) -> np.ndarray:
-    """The patch stretched by `factor` about each channel's mean, clipped to the channel's former range."""
+    """Return the patch stretched by `factor` about each channel's mean, clipped to the channel's former range."""
 
     def stretch(values: np.ndarray, factor: np.float32) -> np.ndarray:
         low, high, mean = values.min(), values.max(), values.mean()
@@ -50,7 +50,7 @@ def change_contrast(patch: np.ndarray, factor: Factor) -> np.ndarray:
 
 
 def change_gamma(patch: np.ndarray, gamma: Factor, invert: bool = False) -> np.ndarray:
-    """Each channel, scaled to 0..1, raised to `gamma`; then brought back to its mean and deviation.
+    """Return each channel, scaled to 0..1, raised to `gamma`; then brought back to its mean and deviation.
 
     With `invert` the curve is applied to the negative image, which spreads the bright end instead of the
     dark one. A constant channel is left as it is.
@@ -72,7 +72,7 @@ def change_gamma(patch: np.ndarray, gamma: Factor, invert: bool = False) -> np.n
 
 
 def lower_resolution(patch: np.ndarray, factor: Factor, axes: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
-    """The patch sampled down by `factor` along `axes`, to the nearest voxels, and up again linearly; same shape.
+    """Return the patch sampled down by `factor` along `axes`, to the nearest voxels, and up again linearly; same shape.
 
     As nnU-Net does it (batchgeneratorsv2, SimulateLowResolutionTransform): fine detail aliases, as in thick slices.
     """
@@ -90,7 +90,7 @@ def lower_resolution(patch: np.ndarray, factor: Factor, axes: tuple[int, ...] = 
 
 
 def bias_field(shape: tuple[int, ...], strength: float, order: int, rng: np.random.Generator) -> np.ndarray:
-    """A smooth positive field (d, h, w) float32, within exp(-strength) and exp(strength).
+    """Return a smooth positive field (d, h, w) float32, within exp(-strength) and exp(strength).
 
     The exponential of a random polynomial of degree `order` in the coordinates, without constant term, as
     Van Leemput et al. 1999 (Automated model-based bias field correction of MR images of the brain) model it.
@@ -107,7 +107,7 @@ def bias_field(shape: tuple[int, ...], strength: float, order: int, rng: np.rand
 
 
 def apply_bias_field(patch: np.ndarray, field: np.ndarray) -> np.ndarray:
-    """Each channel multiplied by the field (d, h, w), counted from its first percentile.
+    """Return each channel multiplied by the field (d, h, w), counted from its first percentile.
 
     Scanners multiply intensities that start at zero; normalised ones are centred on it, and multiplied as
     they are, dark tissue would darken where bright tissue brightens. Counted from the minimum, one dark voxel
@@ -125,7 +125,7 @@ def apply_bias_field(patch: np.ndarray, field: np.ndarray) -> np.ndarray:
 
 
 def drop_channel(patch: np.ndarray, channel: int) -> np.ndarray:
-    """The patch with one channel set to zero; a single channel is left as it is."""
+    """Return the patch with one channel set to zero; a single channel is left as it is."""
     if patch.shape[3] > 1:
         patch[..., channel] = 0
     return patch
@@ -134,7 +134,7 @@ def drop_channel(patch: np.ndarray, channel: int) -> np.ndarray:
 def _each_channel(
     patch: np.ndarray, change: Callable[[np.ndarray, np.float32], np.ndarray], amount: Factor
 ) -> np.ndarray:
-    """The patch with each channel (d, h, w) changed on its own: short innermost axes are slow in NumPy."""
+    """Return the patch with each channel (d, h, w) changed on its own: short innermost axes are slow in NumPy."""
     amounts = np.broadcast_to(np.asarray(amount, np.float32), patch.shape[3:])
     for channel, own in enumerate(amounts):
         patch[..., channel] = change(np.array(patch[..., channel]), own)
@@ -142,7 +142,7 @@ def _each_channel(
 
 
 def _resize_linear(volume: np.ndarray, axis: int, size: int) -> np.ndarray:
-    """The volume linearly interpolated to `size` voxels along one axis, over the same extent."""
+    """Return the volume linearly interpolated to `size` voxels along one axis, over the same extent."""
     n = volume.shape[axis]
     if n == size:
         return volume

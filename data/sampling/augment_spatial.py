@@ -19,7 +19,7 @@ class Cut:
     sampler: "LinearSampler | None" = None  # None: the cut lies on the voxel grid and copies it
 
     def image(self, volume: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        """The patch (d, h, w, C) float32 of volume (D, H, W, C), `fill` outside of it."""
+        """Return the patch (d, h, w, C) float32 of volume (D, H, W, C), `fill` outside of it."""
         if self.sampler is None:
             patch = crop(volume, self.offset, self.size, fill, np.float32)
         else:
@@ -27,7 +27,7 @@ class Cut:
         return np.ascontiguousarray(np.flip(patch, self.flips)) if self.flips else patch
 
     def labels(self, label: np.ndarray) -> np.ndarray:
-        """The patch (d, h, w) of label (D, H, W), 0 outside of it; uint8 stays, else int32."""
+        """Return the patch (d, h, w) of label (D, H, W), 0 outside of it; uint8 stays, else int32."""
         if self.sampler is None:
             patch = crop(label, self.offset, self.size, 0, label_dtype(label))
         else:
@@ -36,7 +36,7 @@ class Cut:
 
 
 def rotation_scaling(degrees: np.ndarray, factors: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
-    """The (3, 3) matrix from offsets in the patch to offsets in the volume, both in voxels from its centre.
+    """Return the (3, 3) matrix from offsets in the patch to offsets in the volume, both in voxels from its centre.
 
     The patch shows the volume enlarged by `factors`, then turned by `degrees` about W, then H, then D. It
     turns in millimetres, so that it stays a rotation on anisotropic voxels. Positive angles turn as
@@ -56,7 +56,7 @@ def rotation_scaling(degrees: np.ndarray, factors: np.ndarray, spacing_mm: Spaci
 def elastic_displacement(
     size: Shape, displacement_mm: float, control_spacing_mm: float, spacing_mm: Spacing, rng: np.random.Generator
 ) -> np.ndarray:
-    """A smooth random displacement (3, d, h, w) float32, in voxels, of at most `displacement_mm` along each axis.
+    """Return a smooth random displacement (3, d, h, w) float32, in voxels, of at most `displacement_mm` an axis.
 
     A cubic B-spline over control points with uniform random displacements. Below 0.4 × the control spacing
     it never folds (Choi & Lee 2000, Injectivity conditions of 2D and 3D uniform cubic B-spline functions).
@@ -74,7 +74,7 @@ def elastic_displacement(
 def source_coordinates(
     offset: Shape, size: Shape, matrix: np.ndarray, displacement: np.ndarray | None = None
 ) -> np.ndarray:
-    """Coordinates (3, d, h, w) float32 in the volume, in voxels, of every voxel of the patch at `offset`."""
+    """Return coordinates (3, d, h, w) float32 in the volume, in voxels, of every voxel of the patch at `offset`."""
     coordinates = np.empty((3, *size), np.float32)
     d, h, w = (np.arange(n) - (n - 1) / 2 for n in size)
     for axis, (o, n) in enumerate(zip(offset, size, strict=True)):
@@ -100,7 +100,7 @@ class LinearSampler:
     """
 
     def __init__(self, coordinates: np.ndarray, shape: tuple[int, ...]) -> None:
-        """Coordinates (3, d, h, w) float32, in voxels of a volume whose first three axes are `shape`."""
+        """Take coordinates (3, d, h, w) float32, in voxels of a volume whose first three axes are `shape`."""
         self.size: Shape = coordinates.shape[1:]
         low, extent, steps, fractions = [], [], [], []
         for axis, n in zip(coordinates, shape, strict=False):
@@ -127,7 +127,7 @@ class LinearSampler:
         self._corners = [(d * extent[1] + h) * extent[2] + w for d in (0, 1) for h in (0, 1) for w in (0, 1)]
 
     def image(self, volume: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        """The interpolated patch (d, h, w, C) float32 of volume (D, H, W, C), `fill` outside of it."""
+        """Return the interpolated patch (d, h, w, C) float32 of volume (D, H, W, C), `fill` outside of it."""
         block = crop(volume, self._low, self._extent, fill, np.float32)
         channels = volume.shape[3]
         patch = np.empty((*self.size, channels), np.float32)
@@ -144,7 +144,7 @@ class LinearSampler:
         return patch
 
     def labels(self, label: np.ndarray) -> np.ndarray:
-        """The labels (d, h, w) of label (D, H, W), by vote of the interpolated classes; 0 outside of it."""
+        """Return the labels (d, h, w) of label (D, H, W), by vote of the interpolated classes; 0 outside of it."""
         flat = crop(label, self._low, self._extent, 0, label_dtype(label)).reshape(-1)
         if flat.min() == flat.max():
             return np.full(self.size, flat[0])
@@ -167,7 +167,7 @@ class LinearSampler:
 
 @lru_cache(maxsize=64)
 def _bspline_basis(size: int, control_spacing: float) -> np.ndarray:
-    """Cubic B-spline weights (size, control points) float32; each row sums to 1."""
+    """Return cubic B-spline weights (size, control points) float32; each row sums to 1."""
     position = np.arange(size) / control_spacing
     first = np.floor(position).astype(int)
     t = position - first

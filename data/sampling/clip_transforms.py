@@ -16,20 +16,20 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def num_needed(clip: Clip) -> int:
-    """Frames that one segment takes: differences need one more than they give."""
+    """Return how many frames a segment takes: differences need one more than they give."""
     return clip.frames + (clip.input == "differences")
 
 
 def span(clip: Clip, speed: float = 1.0) -> float:
-    """From the first frame of a segment to its last: in seconds, or in stored frames without `frame_rate`."""
+    """Return the time from first to last frame of a segment: in seconds or, without `frame_rate`, in stored frames."""
     return (num_needed(clip) - 1) * speed * (clip.stride if clip.frame_rate is None else 1 / clip.frame_rate)
 
 
 def draw_segment(times_s: np.ndarray, duration_s: float, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-    """Indices (n,) of a random segment's frames, its speed drawn from `augment.speed`.
+    """Return indices (n,) of a random segment's frames, its speed drawn from `augment.speed`.
 
-    A wanted time takes the frame on show then. Beyond the end of a short clip the last frame is held, or the
-    clip begins anew (`short`). With `single_frame` all are one random frame of the segment.
+    Each time takes the frame on show then. Beyond the end of a short clip the last frame is held, or the
+    clip starts again (`short`). With `single_frame` all are one random frame of the segment.
     """
     speed = float(draw_factor(clip.augment.speed, rng)[0])
     room = _room(times_s, clip, speed)
@@ -41,7 +41,7 @@ def draw_segment(times_s: np.ndarray, duration_s: float, clip: Clip, rng: np.ran
 
 
 def place_segments(times_s: np.ndarray, duration_s: float, clip: Clip) -> np.ndarray:
-    """Indices (clips, n) of the frames of evenly spaced segments, the middle one where `clips` is 1."""
+    """Return indices (clips, n) of the frames of evenly spaced segments, the middle one where `clips` is 1."""
     room = _room(times_s, clip)
     starts = room * (np.linspace(0, 1, clip.clips) if clip.clips > 1 else np.array([0.5]))
     if clip.frame_rate is None:
@@ -53,7 +53,7 @@ def place_segments(times_s: np.ndarray, duration_s: float, clip: Clip) -> np.nda
 
 
 def _room(times_s: np.ndarray, clip: Clip, speed: float = 1.0) -> float:
-    """How far a segment can start after the first frame; 0 in a clip that is too short."""
+    """Return how far a segment can start after the first frame; 0 in a clip that is too short."""
     last = len(times_s) - 1 if clip.frame_rate is None else float(times_s[-1])
     return max(last - span(clip, speed), 0.0)
 
@@ -68,8 +68,7 @@ def _indices(start: float, times_s: np.ndarray, duration_s: float, clip: Clip, s
 
 
 def draw_box(shape: tuple[int, ...], clip: Clip, rng: np.random.Generator) -> Box:
-    """A random place of the crop, its size drawn from `augment.zoom` and `aspect`, inside frames of `shape`
-    (n, h, w, C)."""
+    """Draw the crop's size, from `augment.zoom` and `aspect`, and its place inside frames of `shape` (n, h, w, C)."""
     height, width = shape[1:3]
     (zoom,), (aspect,) = draw_factor(clip.augment.zoom, rng), np.sqrt(draw_factor(clip.augment.aspect, rng))
     box_height, box_width = clip.crop_pixels[0] / zoom / aspect, clip.crop_pixels[1] / zoom * aspect
@@ -83,7 +82,7 @@ def draw_box(shape: tuple[int, ...], clip: Clip, rng: np.random.Generator) -> Bo
 
 
 def place_boxes(shape: tuple[int, ...], clip: Clip) -> list[Box]:
-    """The centre crop of frames of `shape` (n, h, w, C), or three along the longer side; halves are rounded down."""
+    """Return the centre crop of frames of `shape` (n, h, w, C), or three along the longer side; rounded down."""
     height, width = shape[1:3]
     crop_height, crop_width = clip.crop_pixels
     shares = (0.5,) if clip.crops == 1 else (0.0, 0.5, 1.0)
@@ -100,7 +99,7 @@ def place_boxes(shape: tuple[int, ...], clip: Clip) -> list[Box]:
 
 
 def cut(frames: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """The box of frames (n, h, w, C) uint8, resized to `size` (H, W) where its own differs."""
+    """Return the box of frames (n, h, w, C) uint8, resized to `size` (H, W) where its own differs."""
     top, left, height, width = box
     if (height, width) == size:
         top, left = int(top), int(left)
@@ -118,7 +117,7 @@ def cut(frames: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
 
 
 def change_colours(clip: np.ndarray, augment: ClipAugment, rng: np.random.Generator) -> np.ndarray:
-    """The clip (D, H, W, C) float32 of 0..1 with brightness, contrast and saturation changed alike in all frames."""
+    """Return the clip (D, H, W, C) float32 of 0..1 with its brightness, contrast and saturation changed."""
     brightness = rng.uniform(*augment.brightness)
     contrast = rng.uniform(*augment.contrast)
     saturation = rng.uniform(*augment.saturation)
@@ -135,8 +134,9 @@ def change_colours(clip: np.ndarray, augment: ClipAugment, rng: np.random.Genera
 
 
 def normalise(clip: np.ndarray, settings: Clip) -> np.ndarray:
-    """The network's input (D, H, W, C) float32 of a clip of 0..1: (v - mean) / std; or the differences of
-    successive frames, one fewer, over std."""
+    """Return the network's input (D, H, W, C) float32 of a clip of 0..1: (v - mean) / std; or the differences of
+    successive frames, one fewer, over std.
+    """
     std = np.array(settings.std, np.float32)
     if settings.input == "differences":
         return np.diff(clip, axis=0) / std

@@ -1,4 +1,4 @@
-"""The order of one epoch's cases: a function of seed and epoch, whoever asks."""
+"""The order of one epoch's cases: a function of seed and epoch alone."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 def epoch_order(num_cases: int, seed: int, epoch: int) -> list[int]:
-    """Each case once, shuffled."""
+    """Return each case once, shuffled."""
     return np.random.default_rng([seed, epoch]).permutation(num_cases).tolist()
 
 
 def balanced_order(labels: Sequence[int], seed: int, epoch: int) -> list[int]:
-    """As many draws as there are cases, as many of each class, give or take one; shuffled.
+    """Return as many draws as there are cases, as many of each class, give or take one; shuffled.
 
     Cases of a rare class come again, each as often as the others of its class, give or take one; of a frequent
     one some are left out, others in another epoch.
@@ -28,7 +28,7 @@ def balanced_order(labels: Sequence[int], seed: int, epoch: int) -> list[int]:
 
 
 def occurrences(order: Sequence[int]) -> list[int]:
-    """For each draw, how often the same case came before it in the epoch: its second augmentation differs."""
+    """Return for each draw how often its case came before in the epoch: the second augmentation differs."""
     seen: dict[int, int] = {}
     counts = []
     for index in order:

@@ -26,7 +26,7 @@ def draw_sample(
     spacing_mm: Spacing = (1.0, 1.0, 1.0),
     fill: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """One augmented patch x (d, h, w, C) float32 and its labels y (d, h, w), if any, cut from a prepared case.
+    """Return one augmented patch x (d, h, w, C) float32 and its labels y (d, h, w), if any, cut from a prepared case.
 
     `volume` (D, H, W, C) float32 or float16 and `label` (D, H, W) may be memory maps: only the block that
     the patch needs is read. Rotation, scaling and elastic deformation are composed into the cut, so that
@@ -55,7 +55,7 @@ def draw_offset(
     foreground_rate: float,
     sampling: Sampling = "random",
 ) -> Shape:
-    """The patch's first voxel in the volume's coordinates, per axis; negative where the volume is padded."""
+    """Return the patch's first voxel in the volume's coordinates, per axis; negative where the volume is padded."""
     if sampling == "whole":
         if any(n > p for n, p in zip(shape, patch_size, strict=True)):
             raise ValueError(
@@ -77,7 +77,7 @@ def draw_offset(
 
 
 def grid_offsets(shape: tuple[int, ...], patch_size: Shape, stride: Shape | None = None) -> list[Shape]:
-    """Offsets of patches that cover the volume, `stride` voxels apart (default: edge to edge).
+    """Return offsets of patches that cover the volume, `stride` voxels apart (default: edge to edge).
 
     The last patch of an axis ends with the volume; an axis shorter than the patch has one, centred.
     """
@@ -91,7 +91,7 @@ def grid_offsets(shape: tuple[int, ...], patch_size: Shape, stride: Shape | None
 
 
 def _limit(offset: tuple[int, ...] | list[int], shape: tuple[int, ...], patch_size: Shape) -> Shape:
-    """The offset moved so that the patch lies inside the volume; where it is larger, centred on it."""
+    """Return the offset moved so that the patch lies inside the volume; where it is larger, centred on it."""
     d, h, w = (
         -((p - n) // 2) if n <= p else min(max(o, 0), n - p) for o, n, p in zip(offset, shape, patch_size, strict=True)
     )

@@ -1,4 +1,4 @@
-"""What the network is to say of a case: a label volume, a class, or several classes that may coincide."""
+"""What the network predicts of a case: a label volume, a class, or several classes that may coincide."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,30 +14,30 @@ log = logging.getLogger("mlx_volumes")
 
 
 class Target:
-    """What becomes of a case's label: here of a label volume, whose patch y (D, H, W) uint8 or int32 is cut with x."""
+    """A case's label in training and evaluation; here a label volume: y (D, H, W) uint8 or int32 is cut with x."""
 
     def check(self, splits: Mapping[str, Sequence[Case]]) -> None:
-        """Warns where a split lacks a class; in label volumes that shows only in the voxels."""
+        """Warn where a split lacks a class; in label volumes that shows only in the voxels."""
 
     def statistics(self) -> dict[str, Any]:
-        """What a run must know of the labels beside their names, JSON-able."""
+        """Return what a run must know of the labels beside their names, JSON-able."""
         return {}
 
     def count(self, cases: Sequence[Case]) -> list[int]:
-        """Cases of each class; unlabelled ones count nowhere. Empty for label volumes."""
+        """Return the cases of each class; unlabelled ones count nowhere. Empty for label volumes."""
         return []
 
     def order(self, cases: Sequence[Case], seed: int, epoch: int) -> list[int]:
-        """The cases' indices in the order of an epoch."""
+        """Return the cases' indices in the order of an epoch."""
         return epoch_order(len(cases), seed, epoch)
 
     def encode(self, case: Case, labels: np.ndarray | None) -> np.ndarray:
-        """y of a sample; `labels` are those that were cut with it."""
+        """Return y of a sample; `labels` are those that were cut with it."""
         assert labels is not None, f"case {case.id} has no label volume"
         return labels
 
     def join(self, case: Case, loaded: Any) -> Any:
-        """What the input loaded for evaluation, with the label: a `Prepared` has it."""
+        """Return what the input loaded for evaluation, with the label; a `Prepared` has it already."""
         return loaded
 
 

@@ -41,7 +41,7 @@ def write_moving_shapes(folder: Path, clips: int = 80, seed: int = 0, frames: in
 
 
 def make_clip(rng: np.random.Generator, direction: tuple[int, int], frames: int = 16) -> np.ndarray:
-    """One clip (frames, SIZE_PIXELS, SIZE_PIXELS, 3) uint8; `direction` is (rows, columns) of a step."""
+    """Return one clip (frames, SIZE_PIXELS, SIZE_PIXELS, 3) uint8; `direction` is (rows, columns) of a step."""
     background = gaussian_filter(rng.standard_normal((SIZE_PIXELS, SIZE_PIXELS, 3)), (3, 3, 0), mode="wrap")
     background = 110 + 25 * background / background.std()
     colour = rng.uniform(-90, 90, 3)
@@ -60,12 +60,12 @@ def make_clip(rng: np.random.Generator, direction: tuple[int, int], frames: int 
 
 
 def _around(distance: np.ndarray) -> np.ndarray:
-    """The shorter way, past the frame's edge where that is the one."""
+    """Return the shorter distance, past the frame's edge where that is the shorter one."""
     return (distance + SIZE_PIXELS / 2) % SIZE_PIXELS - SIZE_PIXELS / 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command: write clips into a folder, and say where they are."""
+    """Run the command: write clips into a folder, and print where they are."""
     parser = argparse.ArgumentParser(
         prog="python -m data.synthetic.moving_shapes",
         description="Write generated clips of shapes that move four ways.",
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clips", type=int, default=80, help="how many of each class (default: 80)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default: 0)")
     options = parser.parse_args(arguments)
-    gc.freeze()  # imageio collects garbage twice a file; what is loaded by now need not be looked through
+    gc.freeze()  # imageio collects garbage twice a file; modules loaded by now need no collection
     try:
         folder = write_moving_shapes(options.folder, options.clips, options.seed)
     except ValueError as problem:

@@ -62,7 +62,7 @@ def write_phantoms(folder: Path, cases: int = 40, seed: int = 0, shape: tuple[in
 def make_phantom(
     rng: np.random.Generator, shape: tuple[int, int, int] = (40, 56, 48)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One phantom: image (X, Y, Z) float32 of about 0..1000, label (X, Y, Z) uint8, affine (4, 4) to RAS+ mm.
+    """Return one phantom: image (X, Y, Z) float32 of about 0..1000, label (X, Y, Z) uint8, affine (4, 4) to RAS+ mm.
 
     `shape` (D, H, W) is the mean size in voxels; one random axis has thicker slices.
     """
@@ -87,7 +87,7 @@ def make_phantom(
 
 
 def _anatomy(points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Intensities float32 and labels uint8 at points (3, voxels) in mm, x to the right, y front, z up."""
+    """Return intensities float32 and labels uint8 at points (3, voxels) in mm, x to the right, y front, z up."""
 
     def near(*position: float) -> np.ndarray:
         return np.array(position) + rng.uniform(-1.5, 1.5, 3)
@@ -121,7 +121,7 @@ def _anatomy(points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
 
 
 def _ellipsoid(points: np.ndarray, centre: np.ndarray, radii: tuple[float, ...] | np.ndarray) -> np.ndarray:
-    """Roughly the signed distance in mm from an ellipsoid, negative inside."""
+    """Return the approximate signed distance in mm from an ellipsoid, negative inside."""
     radii = np.asarray(radii)
     scaled = (points - centre[:, None]) / radii[:, None]
     return (np.linalg.norm(scaled, axis=0) - 1) * radii.min()
@@ -130,7 +130,7 @@ def _ellipsoid(points: np.ndarray, centre: np.ndarray, radii: tuple[float, ...] 
 def _arc(
     points: np.ndarray, centre: np.ndarray, radius: float, direction: float, half_angle: float, axes: tuple[int, int]
 ) -> np.ndarray:
-    """Distance in mm from an arc of a circle in the plane of `axes`, about `direction` (degrees)."""
+    """Return the distance in mm from an arc of a circle in the plane of `axes`, about `direction` (degrees)."""
     a, b = axes
     rest = points[3 - a - b] - centre[3 - a - b]
     turn = np.deg2rad(direction)
@@ -143,7 +143,7 @@ def _arc(
 def _waves(
     points: np.ndarray, rng: np.random.Generator, count: int, lengths_mm: tuple[float, float], amplitude: float
 ) -> np.ndarray:
-    """A smooth random function of the points: plane waves of random direction, length and phase."""
+    """Return a smooth random function of the points: plane waves of random direction, length and phase."""
     directions = rng.standard_normal((count, 3))
     directions *= 2 * np.pi / rng.uniform(*lengths_mm, (count, 1)) / np.linalg.norm(directions, axis=1, keepdims=True)
     phases = directions.astype(np.float32) @ points + rng.uniform(0, 2 * np.pi, (count, 1)).astype(np.float32)
@@ -151,7 +151,7 @@ def _waves(
 
 
 def _rotation(degrees: np.ndarray) -> np.ndarray:
-    """The (3, 3) rotation about z, then y, then x."""
+    """Return the (3, 3) rotation about z, then y, then x."""
     matrix = np.eye(3)
     for axis, angle in enumerate(np.deg2rad(degrees)):
         turn = np.eye(3)
@@ -162,7 +162,7 @@ def _rotation(degrees: np.ndarray) -> np.ndarray:
 
 
 def _random_orientation(rng: np.random.Generator) -> np.ndarray:
-    """Which axis of the file each of x, y, z becomes, and whether it is flipped: nibabel's (3, 2) form."""
+    """Draw which axis of the file each of x, y, z becomes, and whether it is flipped: nibabel's (3, 2) form."""
     return np.stack([rng.permutation(3), rng.choice([-1, 1], 3)], axis=1)
 
 
@@ -177,7 +177,7 @@ def _save(path: Path, array: np.ndarray, affine: np.ndarray, orientation: np.nda
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command: write phantoms into a folder, and say where they are."""
+    """Run the command: write phantoms into a folder, and print where they are."""
     parser = argparse.ArgumentParser(prog="python -m data.synthetic.phantoms", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="new folder for dataset.json, imagesTr and labelsTr")
     parser.add_argument("--cases", type=int, default=40, help="how many (default: 40)")

@@ -1,1 +1,1 @@
-"""Which layout a path holds, told from names and small text files alone."""
+"""Which layout a path holds, recognised from names and small text files alone."""

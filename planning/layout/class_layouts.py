@@ -1,4 +1,4 @@
-"""Layouts of cases with classes, told from names and small text files: folders, tables, MedMNIST archives."""
+"""Layouts of cases with classes, recognised from names and small text files: folders, tables, MedMNIST archives."""
 
 import zipfile
 from collections import Counter
@@ -25,7 +25,7 @@ CLASS_LAYOUTS = {
 
 
 def class_tree(source: str, root: Path, clips: bool | None = None) -> Tree:
-    """The config keys that read cases with classes; whether they are clips is looked up where None."""
+    """Return the config keys that read cases with classes; whether they are clips is looked up where None."""
     if clips is None:
         clips = source == "classes" and any(map(is_clip, root.rglob("*")))
     data: Tree = {"source": source, "root": str(root)}
@@ -33,7 +33,7 @@ def class_tree(source: str, root: Path, clips: bool | None = None) -> Tree:
 
 
 def table_tree(path: Path, columns: Any = None) -> Tree:
-    """The config keys that read a table, by what its label column holds: files, or classes.
+    """Return the config keys that read a table, by what its label column holds: files, or classes.
 
     `columns` is `data.columns`, where the names are not the usual ones. Raises ValueError.
     """
@@ -47,7 +47,7 @@ def table_tree(path: Path, columns: Any = None) -> Tree:
 
 
 def find_class_folders(path: Path) -> Tree | None:
-    """A folder for each class, of clips or volumes, or below folders named train, val and test."""
+    """Recognise a folder for each class, of clips or volumes, also below folders named train, val and test."""
     folders = class_folders(path)
     if len(folders) < 2:
         return None
@@ -57,7 +57,7 @@ def find_class_folders(path: Path) -> Tree | None:
 
 
 def find_medmnist(path: Path) -> Tree | None:
-    """A MedMNIST archive, or a folder with one."""
+    """Recognise a MedMNIST archive, or a folder with one."""
     files = [path] if path.is_file() else sorted(path.glob("*.npz"))
     found = [file for file in files if is_medmnist(file)]
     return class_tree("medmnist", found[0], clips=False) if len(found) == 1 else None
@@ -70,7 +70,7 @@ def class_folders(path: Path) -> list[Path]:
 
 
 def why_no_classes(path: Path) -> str | None:
-    """What keeps a folder of clips, or folders of volumes, from being cases with classes; None for anything else."""
+    """Return why a folder of clips, or folders of volumes, are no cases with classes; None for anything else."""
     clips = [file.name for file in sorted(path.iterdir()) if is_clip(file)]
     if clips:
         return (
@@ -87,17 +87,17 @@ def why_no_classes(path: Path) -> str | None:
 
 
 def is_clip(path: Path) -> bool:
-    """Whether the name is that of a video."""
+    """Return whether the name is that of a video."""
     return path.suffix.lower() in CLIPS and not path.name.startswith(".")
 
 
 def is_volume(path: Path) -> bool:
-    """Whether the name is that of a volume."""
+    """Return whether the name is that of a volume."""
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def is_medmnist(path: Path) -> bool:
-    """Whether an archive holds images and labels of a split."""
+    """Return whether an archive holds images and labels of a split."""
     if path.suffix.lower() != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
         return False
     with fault_of(path), zipfile.ZipFile(path) as archive:
@@ -106,7 +106,7 @@ def is_medmnist(path: Path) -> bool:
 
 
 def _hold_classes(folders: list[Path]) -> bool:
-    """Whether folders of volumes are classes, each of several cases, rather than cases of files named alike."""
+    """Return whether folders of volumes are classes, each of several cases, rather than cases of files named alike."""
     names = [{file.name for file in list_volumes(folder)} for folder in folders]
     repeated = Counter(name for found in names for name in found)
     alike = sum(count > 1 for count in repeated.values())

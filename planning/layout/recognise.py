@@ -1,4 +1,4 @@
-"""Which layout a path holds, told from names and small text files alone: what `inspect` and `plan` start from."""
+"""Which layout a path holds, recognised from names and small text files: `inspect` and `plan` start here."""
 
 import zipfile
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ READING_KEYS = (
 
 
 def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """A config whose `task` and `data` section read the cases at `path`; everything else in it is a placeholder.
+    """Return a config whose `task` and `data` section read the cases at `path`; everything else in it is a placeholder.
 
     The layout is recognised unless `data.source` is among the `overrides`, which may set READING_KEYS.
     Raises ValueError for a path that holds no layout that can be trained on, saying what it does hold.
@@ -59,7 +59,7 @@ def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def recognise(path: Path) -> Tree:
-    """The config keys that read the data set at `path`, by the first layout of FINDERS that fits.
+    """Return the config keys that read the data set at `path`, by the first layout of FINDERS that fits.
 
     Raises ValueError where none does, saying what there is.
     """
@@ -72,11 +72,11 @@ def recognise(path: Path) -> Tree:
         raise ValueError(f"{path}: not a whole .npz archive; fetch the file again")
     found = describe_folder(path) if path.is_dir() else f"the file {path.name}"
     expected = "; ".join(f"{name}: {layout}" for name, layout in (*volume_layouts().items(), *CLASS_LAYOUTS.items()))
-    raise ValueError(f"{path}: no layout that is known here, found {found}; expected one of {expected}")
+    raise ValueError(f"{path}: no known layout, found {found}; expected one of {expected}")
 
 
 def _json_folder(path: Path) -> Tree | None:
-    """A folder with dataset.json: nnU-Net's where it names channels or numbers them, else the Decathlon's."""
+    """Recognise a folder with dataset.json: nnU-Net's where it names channels or numbers them, else the Decathlon's."""
     root = path.parent if path.name == "dataset.json" else path
     if not (root / "dataset.json").is_file():
         return None
@@ -95,7 +95,7 @@ def _json_folder(path: Path) -> Tree | None:
 
 
 def _table(path: Path) -> Tree | None:
-    """A table of cases, or a folder with one."""
+    """Recognise a table of cases, or a folder with one."""
     tables = [path] if path.suffix.lower() in TABLES else sorted(path.glob("*.csv")) if path.is_dir() else []
     if len(tables) != 1:
         return None
@@ -108,12 +108,12 @@ def _table(path: Path) -> Tree | None:
 
 
 def _numbered_folder(path: Path) -> Tree | None:
-    """imagesTr/case_0000.nii.gz without a dataset.json."""
+    """Recognise imagesTr/case_0000.nii.gz without a dataset.json."""
     return _tree("nnunet", path) if _numbered(path / "imagesTr") or _numbered(path / "imagesTs") else None
 
 
 def _two_folders(path: Path) -> Tree | None:
-    """A folder of images and one of labels, under any of their usual names."""
+    """Recognise a folder of images and one of labels, under any of their usual names."""
     folders = {sub.name.lower(): sub for sub in sorted(path.iterdir()) if sub.is_dir()} if path.is_dir() else {}
     images = next((folders[name] for name in IMAGE_FOLDERS if name in folders), None)
     if images is None or not list_volumes(images):
@@ -127,7 +127,7 @@ def _two_folders(path: Path) -> Tree | None:
 
 
 def _loose_volumes(path: Path) -> Tree | None:
-    """Volumes right in the folder, without labels: nothing to train on, but to look at."""
+    """Recognise volumes right in the folder, without labels: not to train on, but to inspect."""
     if not path.is_dir() or not (volumes := list_volumes(path)) or any(is_medmnist(volume) for volume in volumes):
         return None
     tree = _tree("folders", path)
@@ -135,7 +135,7 @@ def _loose_volumes(path: Path) -> Tree | None:
     return tree
 
 
-# In the order of trial: what says most about itself comes first.
+# In the order in which they are tried: the most explicit layout comes first.
 FINDERS: tuple[Callable[[Path], Tree | None], ...] = (
     _json_folder, _table, _numbered_folder, _two_folders, find_class_folders, find_medmnist, _loose_volumes,
 )  # fmt: skip

@@ -19,7 +19,7 @@ INPUTS = {"volumes": choose_volume_input, "clips": choose_clip_input}  # by the 
 
 
 def plan_classes(survey: Survey, memory_gb: float) -> Plan:
-    """A plan, as `plan_config` returns it."""
+    """Plan as `plan_config` does."""
     cohort = gather_cohort(survey, LEAST_CASES)
     counts = survey.target.counts(cohort.train)
     if sum(count > 0 for count in counts) < 2 and not survey.target.multi_label:
@@ -54,7 +54,7 @@ def _model(network: Classifier) -> Iterator[Decision]:
     for key, value in network.args.items():
         yield Decision(f"model.args.{key}", value)
     dropout = {"kind": "channel", "rate": 0.2, "places": ["head"]}
-    why = "with few cases, against learning them by heart; not in the body, whose batch norms it would lead astray"
+    why = "against memorising few cases; not in the body, where it would shift what batch norms measure"
     yield Decision("model.args.dropout", dropout, why)
 
 

@@ -25,18 +25,18 @@ class Classifier:
     why: str
 
     def training_gb(self, batch_size: int) -> float:
-        """Estimated peak memory of training with Adam in float32."""
+        """Return the estimated peak memory of training with Adam in float32."""
         return BASE_GB + (4 * MAPS * batch_size * self.floats + BYTES_A_WEIGHT * self.weights) / 1e9
 
     def largest_batch(self, memory_gb: float, num_train: int) -> int:
-        """The largest of BATCHES that fits, a quarter of the cases at most; the least if none does."""
+        """Return the largest of BATCHES that fits, a quarter of the cases at most; the least if none does."""
         fits = [n for n in BATCHES if n <= max(num_train // 4, 4) and self.training_gb(n) <= memory_gb]
         return min(fits[0] if fits else BATCHES[-1], num_train)
 
 
 @dataclass(frozen=True)
 class ClassifierInput:
-    """What a network sees of cases of one kind: the decisions on it, and the network for it."""
+    """The decisions on what a network sees of volumes or clips, and the network for that."""
 
     network: Classifier
     batch_size: int
@@ -46,7 +46,7 @@ class ClassifierInput:
 
 
 def design_resnet(size: Shape, num_channels: int, num_train: int) -> Classifier:
-    """A residual network for volumes: deeper and wider the more cases there are."""
+    """Return a residual network for volumes: deeper and wider the more cases there are."""
     depth, width = 10, 16
     for cases, deeper in ((250, (10, 32)), (800, (18, 32)), (5000, (18, 64)), (20_000, (34, 64))):
         if num_train >= cases:
@@ -68,12 +68,12 @@ def design_resnet(size: Shape, num_channels: int, num_train: int) -> Classifier:
         floats += math.prod(here) * out * (2 * blocks + (stage > 0))
         weights += 27 * out * (before + out * (2 * blocks - 1)) + (before * out if stage else 0)
         before = out
-    why = f"{depth} layers for {num_train} training cases: deeper ones want more"
+    why = f"{depth} layers for {num_train} training cases: deeper ones need more"
     return Classifier("resnet3d", args, floats, weights, why)
 
 
 def design_cnn(size: Shape, num_channels: int, num_train: int) -> Classifier:
-    """A plain stack of convolutions, for few clips."""
+    """Return a plain stack of convolutions, for few clips."""
     widths = [16, 32, 64, 64] if num_train < 500 else [16, 32, 64, 128]
     floats, weights, here, before = 0, 0, list(size), num_channels
     for level, width in enumerate(widths):
@@ -85,7 +85,7 @@ def design_cnn(size: Shape, num_channels: int, num_train: int) -> Classifier:
 
 
 def design_r3d(size: Shape, num_channels: int, num_train: int) -> Classifier:
-    """torchvision's r3d_18, for many clips."""
+    """Return torchvision's r3d_18, for many clips."""
     d, h, w = size
     here = [d, -(-h // 2), -(-w // 2)]
     floats = math.prod(here) * 64

@@ -13,14 +13,14 @@ MANY = 2000  # training clips from which on a deep network learns from the frame
 MOST_FRAMES = 16
 USUAL_RATES = (10.0, 15.0)  # frames a second: actions rarely need more
 SHORT_SIDES = (128, 96, 64)  # pixels
-DIFFERENCES = "between frames: of few clips, a network learns the scenes by heart; frames where looks tell the class"
+DIFFERENCES = "between frames: a network memorises the scenes of few clips; set frames where looks show the class"
 AUGMENT = {
     "zoom": [0.85, 1.2], "aspect": [0.8, 1.25], "speed": [0.8, 1.25], "brightness": [0.7, 1.3], "contrast": [0.7, 1.3],
 }  # fmt: skip
 
 
 def choose_clip_input(c: Cohort, memory_gb: float) -> ClassifierInput:
-    """Frames of what most clips have. Raises ValueError where the memory is too small for the smallest."""
+    """Choose frames that most clips have. Raises ValueError where the memory is too small for the smallest."""
     lengths = [facts.duration_s for facts in c.survey.usable]
     rates = [facts.frame_rate for facts in c.survey.usable]
     usual = float(np.median(lengths))
@@ -51,9 +51,9 @@ def choose_clip_input(c: Cohort, memory_gb: float) -> ClassifierInput:
         wide = float(np.median(shapes)) > 1.2
         yield Decision("crops", 3 if wide else 1, "frames are wide: three crops see all of them" if wide else "")
         if sided:
-            yield Decision("augment.flip", 0.0, f"off: {some(sided)} tell a side or a direction")
+            yield Decision("augment.flip", 0.0, f"off: {some(sided)} name a side or a direction")
         else:
-            why = "left/right: no class names a side or a direction; 0 where one tells the class"
+            why = "left/right: no class names a side or a direction; 0 where the class depends on one"
             yield Decision("augment.flip", 0.5, why)
         yield from decide("augment", AUGMENT)
 
@@ -62,7 +62,7 @@ def choose_clip_input(c: Cohort, memory_gb: float) -> ClassifierInput:
 
 
 def _fit(c: Cohort, frames: int, memory_gb: float) -> tuple[int, int, Classifier, int]:
-    """Short side and crop in pixels, the network for them, and the batch size."""
+    """Return short side and crop in pixels, the network for them, and the batch size."""
     many = c.num_train >= MANY
     stored = int(np.median([min(facts.width, facts.height) for facts in c.survey.usable]))
     sides = [side for side in SHORT_SIDES if side <= stored] or [stored]

@@ -1,4 +1,4 @@
-"""The cases that a planned config trains and validates on, and what is asked of them whatever their labels."""
+"""The cases that a planned config trains and validates on, and what the rules for all labels need of them."""
 
 import math
 import re
@@ -20,7 +20,7 @@ DIRECTIONS = {*SIDE_WORDS, "up", "down", "upward", "downward", "forward", "backw
 
 @dataclass(frozen=True)
 class Cohort:
-    """The usable, labelled cases of a survey, shared out as the first fold will be."""
+    """The usable, labelled cases of a survey, split as in the first fold."""
 
     survey: Survey
     cases: tuple[Any, ...]  # their facts
@@ -33,26 +33,26 @@ class Cohort:
         return len(self.train)
 
     def num_channels(self) -> int:
-        """Of the volumes that the network sees."""
+        """Return the channels of the volumes that the network sees."""
         channels = self.survey.config.data.channels
         return self.survey.usable[0].num_channels if channels is None else len(channels)
 
     def classes_with(self, words: Collection[str]) -> list[str]:
-        """The classes whose names hold one of the words."""
+        """Return the classes whose names hold one of the words."""
         return [name for name in self.survey.class_names if words_of(name) & set(words)]
 
 
 def gather_cohort(survey: Survey, least: int) -> Cohort:
-    """The source's own split where it has one, else as many folds as there are cases or groups, up to 5.
+    """Split the cases as the source does, else into as many folds as there are cases or groups, up to 5.
 
-    Raises ValueError for fewer than `least` cases, and where there is no two groups or nothing to train on.
+    Raises ValueError for fewer than `least` cases or two groups, and where none is left to train on.
     """
     root = survey.config.data.root
     cases = tuple(facts for facts in survey.usable if facts.case.label is not None)
     if len(cases) < least:
         raise ValueError(
             f"{root}: {len(cases)} labelled cases that can be used, planning needs {least} at least; "
-            f"python -m planning.inspect {root} tells what was found"
+            f"python -m planning.inspect {root} lists what was found"
         )
     given = {facts.case.split for facts in cases}
     unlabelled = {facts.case.split for facts in survey.cases if facts.case.label is None}
@@ -69,20 +69,20 @@ def gather_cohort(survey: Survey, least: int) -> Cohort:
     splits = make_splits([facts.case for facts in survey.cases], split, 0, split.seed)
     train, val = ([facts for facts in cases if facts.case.id in set(splits[name])] for name in ("train", "val"))
     if not train:
-        raise ValueError(f"{root}: no usable case is left to train on; mend some")
+        raise ValueError(f"{root}: no usable case is left to train on; fix some")
     return Cohort(survey, cases, split, tuple(train), len(val))
 
 
 def words_of(name: str) -> set[str]:
-    """The words of a class name, in lower case: `Lung_L`, `left kidney`, `leftKidney`."""
+    """Return the words of a class name, in lower case: `Lung_L`, `left kidney`, `leftKidney`."""
     return {word.lower() for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", name)}
 
 
 def box_share(cases: Sequence[VolumeFacts]) -> float:
-    """The share of the median volume that is left without its empty border."""
+    """Return the share of the median volume that is left without its empty border."""
     return float(np.median([math.prod(facts.box or facts.shape) / math.prod(facts.shape) for facts in cases]))
 
 
 def median_minimum(cases: Sequence[VolumeFacts]) -> float:
-    """The least intensity of the median volume."""
+    """Return the least intensity of the median volume."""
     return float(np.median([min(channel.low for channel in facts.voxels or ()) for facts in cases]))

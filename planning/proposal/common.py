@@ -1,4 +1,4 @@
-"""What every planned config says: its head, where the cases are, and how they are split."""
+"""What every planned config has: its head, where the cases are, and how they are split."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -12,14 +12,14 @@ from planning.survey.survey import Survey
 def make_plan(
     cohort: Cohort, counted: str, memory: str, num_channels: int, opening: Iterable[Decision], rest: Iterable[Decision]
 ) -> Plan:
-    """The plan of `counted` cases: the run's name, `opening`, where the cases are, and the `rest`.
+    """Return the plan of `counted` cases: the run's name, `opening`, where the cases are, and the `rest`.
 
-    `memory` says what training takes, `num_channels` is that of the network's input.
+    `memory` is what training takes, in words; `num_channels` is of the network's input.
     """
     survey, name = cohort.survey, _run_name(cohort.survey)
     head = (
         f"Planned from {counted} of {survey.config.data.root}; every value can be changed.",
-        "  python train.py --config FILE --dry-run    checks it, shows a batch, tells memory and time",
+        "  python train.py --config FILE --dry-run    checks it, shows a batch, prints memory and time",
         "  python train.py --config FILE",
         f"  python evaluate.py --run runs/{name}",
         f"Memory: about {memory} GB allowed.",
@@ -32,7 +32,7 @@ def make_plan(
 
 
 def _run_name(survey: Survey) -> str:
-    """A name for the run, of the data's path."""
+    """Return a name for the run, of the data's path."""
     root = survey.config.data.root.resolve()
     name = root.stem if root.is_file() else root.name
     if survey.config.data.source == "csv" and root.is_file():
@@ -41,7 +41,7 @@ def _run_name(survey: Survey) -> str:
 
 
 def _describe_source(survey: Survey) -> Iterator[Decision]:
-    """The keys that find the cases and name their classes."""
+    """Yield the keys that find the cases and name their classes."""
     data = survey.config.data
     yield Decision("data.source", data.source, "the layout found")
     yield Decision("data.root", str(data.root))
@@ -59,7 +59,7 @@ def _describe_source(survey: Survey) -> Iterator[Decision]:
 
 
 def _share_out(c: Cohort) -> Iterator[Decision]:
-    """How cases are split, and what becomes of bad ones."""
+    """Yield how cases are split, and what becomes of bad ones."""
     survey, split = c.survey, c.split
     if split.kind == "given":
         yield Decision("data.split.kind", "given", f"the source's own: {c.num_train} cases train, {c.num_val} validate")

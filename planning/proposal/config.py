@@ -14,7 +14,7 @@ RULES: dict[str, Callable[[Survey, float], Plan]] = {
 
 
 def plan_config(survey: Survey, memory_gb: float) -> Plan:
-    """A config for the surveyed data, training within about `memory_gb` by estimate.
+    """Plan a config for the surveyed data, training within about `memory_gb` by estimate.
 
     Raises ValueError where there is nothing to train on: too few labelled cases or classes, too little memory.
     """

@@ -18,7 +18,7 @@ from planning.proposal.rules import Decision, Plan, average_weights
 RATE = 0.2  # of the run's learning rate
 BUDGET = 0.3  # of the steps or passes that training from drawn weights would take
 LEAST = {"steps": 200, "epochs": 5}
-# What the weights have been trained on, and so see best.
+# What the weights have been trained on.
 KEPT = {
     "data": tuple(key for key in keys_where(DataConfig, shapes_the_input) if not key.startswith("clip.")),
     "data.clip": tuple(keys_where(Clip, shapes_the_input)),
@@ -46,7 +46,7 @@ class Trained:
 
 
 def read_trained(path: str) -> Trained:
-    """Raises ValueError where there is no run."""
+    """Read a run's config and statistics. Raises ValueError where there is no run."""
     run = open_run(path)
     config = check_config(run.read_config_tree(), where=str(run.config_path))
     statistics = run.read_json("statistics")
@@ -54,7 +54,7 @@ def read_trained(path: str) -> Trained:
 
 
 def fine_tune(plan: Plan, trained: Trained) -> Plan:
-    """The plan with the run's network and preparation, its weights to begin with, a lower rate and fewer steps.
+    """Return the plan with the run's network and preparation, its weights to begin with, a lower rate and fewer steps.
 
     Raises ValueError where run and data are of other kinds.
     """
@@ -86,13 +86,13 @@ def fine_tune(plan: Plan, trained: Trained) -> Plan:
     head = [line for line in head if not line.startswith("Memory: ")]
     head[1:1] = [
         f"Begins with the weights of {trained.path}. They fit no other model than the run's;",
-        "what says kept is what they know: change it, and they have to learn anew.",
+        "keys marked kept are what they were trained with: after a change they have to adapt.",
     ]
     return replace(plan, head=tuple(head), decisions=tuple(decisions))
 
 
 def _kept(plan: Plan, section: BaseModel, where: str) -> Iterator[Decision]:
-    """How the run prepared its cases: what every plan decides too, and what is not a default."""
+    """Return how the run prepared its cases: what every plan decides too, and what is not a default."""
     keys = KEPT[where]
     values = section.model_dump(mode="json", include=set(keys))
     chosen = section.model_dump(mode="json", include=set(keys), exclude_defaults=True)
@@ -113,25 +113,25 @@ def _init(trained: Trained, class_names: tuple[str, ...], num_channels: int) -> 
     yield Decision("init.from", trained.path, "train.py prints what becomes of each of its tensors")
     if num_channels != trained.num_channels:
         more = num_channels > trained.num_channels
-        how = ("repeat", "over and over") if more else ("mean", "averaged")
+        how = ("repeat", "repeated") if more else ("mean", "averaged")
         why = f"the run's {trained.num_channels} input channels {how[1]} for the {num_channels} here"
         yield Decision("init.input", how[0], why)
     if class_names != trained.class_names:
         same = [name for name in class_names if name in trained.class_names]
         if same:
-            yield Decision("init.head", "by_name", f"outputs of {', '.join(same)} are taken over, others drawn anew")
+            yield Decision("init.head", "by_name", f"outputs of {', '.join(same)} are taken over, others drawn")
         else:
             yield Decision("init.head", "new", f"the run's classes ({', '.join(trained.class_names)}) are others")
 
 
 def _trained_on(decision: Decision, plan: Plan, config: Config) -> Decision:
-    """Decisions on training: those of the run, gentler and fewer; others as planned."""
+    """Return a decision on training with the run's value, at a lower rate and for fewer steps; others as planned."""
     path, batch_size = decision.path, min(config.train.batch_size, plan.num_train)
     budget, count = _budget(plan)
     steps = count if budget == "steps" else count * (plan.num_train // batch_size)
     decay = 0.99 if steps >= 500 else 0.95
     rate = float(f"{RATE * config.optim.learning_rate:.2g}")
-    gentle = f"a fifth of the run's {config.optim.learning_rate:g}, so that its weights are not swept away"
+    gentle = f"a fifth of the run's {config.optim.learning_rate:g}, so that its weights change slowly"
     drawn = f"{_value(plan, f'train.{budget}')} are planned for drawn weights; fewer will do"
     changed: dict[str, tuple[Any, str]] = {
         "data.foreground_rate": (config.data.foreground_rate, "the run's, as are its patches"),
@@ -149,7 +149,7 @@ def _trained_on(decision: Decision, plan: Plan, config: Config) -> Decision:
 
 
 def _budget(plan: Plan) -> tuple[str, int]:
-    """What the plan counts in, and how much of it fine-tuning takes."""
+    """Return what the plan counts in, and how much of it fine-tuning takes."""
     budget = "steps" if _value(plan, "train.steps") is not None else "epochs"
     planned = _value(plan, f"train.{budget}")
     return budget, min(planned, max(LEAST[budget], round(BUDGET * planned)))

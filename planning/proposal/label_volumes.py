@@ -53,12 +53,12 @@ class Measured:
 
     @property
     def sided_classes(self) -> list[str]:
-        """The classes whose names tell left from right."""
+        """The classes whose names hold a side."""
         return self.cohort.classes_with(SIDE_WORDS)
 
 
 def plan_label_volumes(survey: Survey, memory_gb: float) -> Plan:
-    """A plan, as `plan_config` returns it."""
+    """Plan as `plan_config` does."""
     m = _measure(survey, memory_gb)
     memory = (
         f"{m.step_gb:.1f} GB for a training step by estimate, {m.held_gb:.2g} GB for the cases, of the {memory_gb:g}"
@@ -97,7 +97,7 @@ def _measure(survey: Survey, memory_gb: float) -> Measured:
 
 
 def _is_ct(survey: Survey) -> bool:
-    """Whether the source says that every channel is CT."""
+    """Return whether the source says that every channel is CT."""
     names = survey.channel_names or ()
     return bool(names) and all(words_of(name) & CT_WORDS for name in names)
 
@@ -152,7 +152,7 @@ def _augmenting(m: Measured) -> Iterator[Decision]:
         why = f"off: a mirror image swaps the sides of {some(m.sided_classes)}"
         yield Decision("data.augment.flip", {"probability": 0.0}, why)
     else:
-        why = "W alone: left and right mirror, but no RAS+ volume stands on its head"
+        why = "W alone: left and right mirror, but no RAS+ volume is upside down"
         yield Decision("data.augment.flip", {"probability": 0.5, "axes": [2]}, why)
     ratio = max(m.spacing_mm) / min(m.spacing_mm)
     thick = f"slices are {ratio:.1f} times as thick as wide"
@@ -192,7 +192,7 @@ def _training(m: Measured) -> Iterator[Decision]:
     yield average_weights(decay)
     passes = steps * m.batch_size / m.cohort.num_train
     yield Decision(
-        "train.steps", steps, f"{passes:.0f} passes over {m.cohort.num_train} cases; more is better, if slowly"
+        "train.steps", steps, f"{passes:.0f} passes over {m.cohort.num_train} cases; more helps, though little"
     )
     yield Decision("train.batch_size", m.batch_size, f"a step takes about {m.step_gb:.1f} GB")
     yield PRECISION
@@ -210,7 +210,7 @@ def _evaluating(m: Measured) -> Iterator[Decision]:
 
 
 def _foreground_share(survey: Survey) -> float:
-    """Voxels of a class but background, of all that are not ignored."""
+    """Return voxels of a class but background, of all that are not ignored."""
     voxels = count_voxels(survey.cases)
     total = sum(count for value, count in voxels.items() if value != survey.config.loss.ignore_label)
     return 1 - voxels[0] / max(1, total)

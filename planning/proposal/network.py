@@ -39,7 +39,7 @@ class Network:
 
 
 def target_spacing(spacings: np.ndarray) -> Spacing:
-    """The spacing in mm to resample to, from the cases' (n, 3): the median of each axis.
+    """Return the spacing in mm to resample to, from the cases' (n, 3): the median of each axis.
 
     Where the coarsest axis is more than ANISOTROPIC times the finest, it takes the 10th percentile of its
     own, as interpolating thin slices into thick ones loses most; but never below the next axis.
@@ -54,14 +54,14 @@ def target_spacing(spacings: np.ndarray) -> Spacing:
 
 
 def coarse_axis(spacing_mm: Sequence[float]) -> int | None:
-    """The axis of thick slices, if there is one."""
+    """Return the axis of thick slices, if there is one."""
     if max(spacing_mm) <= ANISOTROPIC * min(spacing_mm):
         return None
     return int(np.argmax(spacing_mm))
 
 
 def design_network(shape: Shape, spacing_mm: Spacing, num_channels: int, num_classes: int, memory_gb: float) -> Network:
-    """The network whose patch holds a case of `shape` whole, or as much of it as fits `memory_gb` twice.
+    """Return the network whose patch holds a case of `shape` whole, or as much of it as fits `memory_gb` twice.
 
     What has to go goes from the axis that is longest in mm, so that the patch sees about as far along each.
     Raises ValueError where not even the smallest patch fits.
@@ -83,7 +83,7 @@ def design_network(shape: Shape, spacing_mm: Spacing, num_channels: int, num_cla
 
 
 def design_levels(shape: Shape, spacing_mm: Spacing, width: int) -> Network:
-    """Levels for a patch of at least `shape`, which is rounded up to what their strides divide.
+    """Return levels for a patch of at least `shape`, which is rounded up to what their strides divide.
 
     An axis is halved from one level to the next while MIN_VOXELS are left of it and it is at most COARSE times
     as coarse as the finest axis that can still be halved; a level that would halve one short axis alone is left
@@ -107,13 +107,13 @@ def design_levels(shape: Shape, spacing_mm: Spacing, width: int) -> Network:
 
 
 def fits(network: Network, batch_size: int, num_channels: int, num_classes: int, memory_gb: float) -> bool:
-    """Whether training takes at most the memory, and no array more than MAX_ELEMENTS."""
+    """Return whether training takes at most the memory, and no array more than MAX_ELEMENTS."""
     largest = batch_size * math.prod(network.patch) * max(2 * network.widths[0], num_classes)
     return largest <= MAX_ELEMENTS and training_gb(network, batch_size, num_channels, num_classes) <= memory_gb
 
 
 def training_gb(network: Network, batch_size: int, num_channels: int, num_classes: int) -> float:
-    """Estimated peak memory of training with Adam in float32."""
+    """Return the estimated peak memory of training with Adam in float32."""
     voxels, floats, weights, above = math.prod(network.patch), 0.0, 0, num_channels
     last = len(network.widths) - 1
     for level, (stride, kernel, width) in enumerate(zip(network.strides, network.kernels, network.widths, strict=True)):

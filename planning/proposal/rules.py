@@ -20,7 +20,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a planned config says, and what it is for: `num_channels` of the input, `num_train` cases."""
+    """A planned config, and what it is for: a task, `num_channels` of the input, `num_train` cases, classes."""
 
     head: tuple[str, ...]
     decisions: tuple[Decision, ...]
@@ -30,7 +30,7 @@ class Plan:
     class_names: tuple[str, ...]
 
     def text(self) -> str:
-        """The YAML."""
+        """Return the plan as YAML."""
         return render(self.head, self.decisions)
 
 
@@ -38,14 +38,14 @@ PRECISION = Decision("train.precision", "auto", "bfloat16 where the device compu
 
 
 def decide(section: str, decisions: Iterable[Decision] | Mapping[str, Any]) -> Iterator[Decision]:
-    """The decisions, or values by key, with paths that begin at the config's root rather than at `section`."""
+    """Return the decisions, or values by key, with paths that begin at the config's root rather than at `section`."""
     if isinstance(decisions, Mapping):
         decisions = [Decision(key, value) for key, value in decisions.items()]
     return (replace(decision, path=f"{section}.{decision.path}") for decision in decisions)
 
 
 def rotate(coarse_axis: int | None, probability: float, degrees: int, thick: str) -> Decision:
-    """Rotation, of a volume with a coarse axis about that alone, as slices are `thick`."""
+    """Decide on rotation: of a volume with a coarse axis about that alone, as slices are `thick`."""
     ranges = [[-degrees, degrees] if coarse_axis in (None, axis) else [0, 0] for axis in range(3)]
     why = "about D, H, W" if coarse_axis is None else f"about {'DHW'[coarse_axis]} alone: {thick}"
     return Decision("augment.rotate", {"probability": probability, "degrees": ranges}, why)
@@ -61,13 +61,13 @@ def mirror(flipped: bool) -> Decision:
 
 
 def count_workers() -> Decision:
-    """Threads that read and augment."""
+    """Decide how many threads read and augment."""
     cores = available_threads()
     return Decision("data.workers", max(1, min(8, cores - 1)), f"threads that augment; planned on {cores} cores")
 
 
 def render(head: Iterable[str], decisions: Sequence[Decision]) -> str:
-    """YAML in the order of the decisions, which must not return to a section once they have left it."""
+    """Return YAML in the order of the decisions, which must not return to a section once they have left it."""
     lines = [f"# {line}" for line in head]
     within: list[str] = []
     for decision in decisions:
@@ -84,6 +84,6 @@ def render(head: Iterable[str], decisions: Sequence[Decision]) -> str:
 
 
 def _flow(value: Any) -> str:
-    """A value on one line, quoted where YAML would take it for something else."""
+    """Return a value on one line, quoted where YAML would take it for something else."""
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
     return text.removesuffix("...\n").strip()

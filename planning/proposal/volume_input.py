@@ -17,7 +17,7 @@ MIN_PATCH = 16
 
 
 def choose_volume_input(c: Cohort, memory_gb: float) -> ClassifierInput:
-    """Volumes whole, at the spacing that fits the memory. Raises ValueError where not even small ones do."""
+    """Choose whole volumes, at the spacing that fits the memory. Raises ValueError where not even small ones do."""
     cases, in_space = c.survey.usable, c.survey.config.data.source != "medmnist"
     same = len({facts.shape for facts in cases}) == 1
     share, spacings = box_share(cases), np.array([facts.spacing_mm for facts in cases])
@@ -46,7 +46,7 @@ def choose_volume_input(c: Cohort, memory_gb: float) -> ClassifierInput:
             why = f"holds nine volumes in ten whole, padded with 0: up to {voxels}"
         yield Decision("patch_size_voxels", list(patch), why)
         sided = c.classes_with(DIRECTIONS)
-        why = f"{some(sided)} tell sides" if sided else "left and right may tell classes apart"
+        why = f"{some(sided)} name sides" if sided else "classes may differ in left and right"
         yield Decision("augment.flip", {"probability": 0.0}, f"off: {why}; 0.5 where a mirror image is one of them")
         yield rotate(coarse_axis(spacing) if in_space else None, 0.5, 15, "slices are thick")
         yield Decision("augment.scale", {"probability": 0.3, "factor": [0.9, 1.1]})
@@ -59,7 +59,7 @@ def choose_volume_input(c: Cohort, memory_gb: float) -> ClassifierInput:
 def _fit(
     c: Cohort, boxes: np.ndarray, spacings: np.ndarray | None, memory_gb: float
 ) -> tuple[np.ndarray, Shape, Shape, Classifier, bool]:
-    """Spacing in mm, shape of the largest volumes but a tenth, patch, network, and whether volumes had to shrink.
+    """Return spacing in mm, shape that holds nine volumes in ten, patch, network, and whether volumes had to shrink.
 
     `boxes` (cases, 3) are in voxels; without `spacings` (cases, 3) volumes are cropped rather than resampled.
     """
@@ -80,7 +80,7 @@ def _fit(
 
 
 def _patch(shape: Shape, same: bool, shrunk: int) -> Shape:
-    """Whole volumes, rounded up; of volumes cut alike an eighth less, so that the crop can be shifted."""
+    """Return the size of whole volumes, rounded up; of volumes cut alike an eighth less, to shift the crop."""
     if same:
         sizes = [n if n <= 32 else n * 7 // 8 // STEP * STEP for n in shape]
     else:

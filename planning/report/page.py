@@ -86,7 +86,7 @@ def _found(survey: Survey) -> list[str]:
 
 
 def _cases(survey: Survey) -> list[str]:
-    """A tile a case: its picture, its facts, and what is wrong with it; of many cases a sample of each class."""
+    """Return a tile for each case: picture, facts, and what is wrong with it; of many cases a sample of each class."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for problem in survey.problems:
         reasons[problem.case_id].append(problem.reason)
@@ -132,7 +132,7 @@ def _class_name(survey: Survey, facts: Facts) -> str:
 
 
 def _sample(cases: Sequence[Facts], limit: int, reasons: Mapping[str, Sequence[str]]) -> list[Facts]:
-    """At most `limit` cases in their order: those with reasons first, then evenly spaced ones."""
+    """Return at most `limit` cases in their order: those with reasons first, then evenly spaced ones."""
     if len(cases) <= limit:
         return list(cases)
     odd = [n for n, facts in enumerate(cases) if reasons.get(facts.case.id)][:limit]

@@ -7,7 +7,7 @@ from planning.survey.survey import Survey
 
 
 def facts_table(survey: Survey) -> list[tuple[str, str]]:
-    """(what, value) rows on the whole data set; shapes are along (D, H, W), which in clips is time, row, column."""
+    """Return (what, value) rows on the whole data set; shapes are (D, H, W), of clips time, row, column."""
     cases = [facts.case for facts in survey.cases]
     labelled = sum(case.label is not None for case in cases)
     bad = len({problem.case_id for problem in survey.problems})
@@ -23,7 +23,7 @@ def facts_table(survey: Survey) -> list[tuple[str, str]]:
 
 
 def survey_text(survey: Survey) -> str:
-    """The whole survey for a terminal."""
+    """Return the whole survey for a terminal."""
     lines = [str(survey.config.data.root)]
     lines += [f"  {what:<12} {value}" for what, value in facts_table(survey)]
     lines += _class_lines(survey)
@@ -51,5 +51,5 @@ def _class_lines(survey: Survey) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """Two places, or of very few the first digit."""
+    """Return a share in percent with two decimals, or of a very small one the first digit."""
     return f"{100 * share:.2f} %" if share >= 1e-4 or share == 0 else f"{100 * share:.1g} %"

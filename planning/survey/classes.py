@@ -11,7 +11,7 @@ from data.layouts.table import read_table
 from planning.layout.class_layouts import class_folders, is_clip, is_volume
 from planning.survey.facts import ClassTable, Facts, Finding, Kind
 
-TINY = 10  # cases: of a class with fewer, folds and scores tell little
+TINY = 10  # cases: of a class with fewer, folds and scores are not reliable
 IMBALANCE = 3.0  # of the commonest class over the rarest
 
 
@@ -71,7 +71,7 @@ class Classes:
         if absent := [name for number, name in enumerate(names) if not counts[number]]:
             yield Finding(f"no case of {some(absent)}")
         if tiny := [f"{name} ({counts[n]})" for n, name in enumerate(names) if 0 < counts[n] < TINY]:
-            yield Finding(f"classes of fewer than {TINY} cases: {some(tiny)}; folds and scores will tell little")
+            yield Finding(f"classes of fewer than {TINY} cases: {some(tiny)}; folds and scores will not be reliable")
         common, rare = max(counts, key=counts.__getitem__, default=0), min(counts, key=counts.__getitem__, default=0)
         if counts[common] > IMBALANCE * counts[rare]:
             yield Finding(
@@ -118,5 +118,5 @@ def _extra_columns(table: Path) -> str:
 
 
 def _folder(data: DataConfig) -> Path:
-    """The folder that holds the cases."""
+    """Return the folder that holds the cases."""
     return data.root.parent if data.source == "csv" and data.root.is_file() else data.root

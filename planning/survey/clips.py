@@ -107,7 +107,7 @@ def _read_clip(case: Case, thumbnail: bool) -> ClipFacts:
 
 
 def _measure(facts: ClipFacts, footage: Footage) -> ClipFacts:
-    """The facts with what the frames show; of a clip too long to be kept in memory, the times alone."""
+    """Return the facts with what the frames show; of a clip too long to be kept in memory, the times alone."""
     steps, frames = np.diff(footage.times_s), footage.frames
     usual = float(np.median(steps)) if len(steps) else 0.0
     facts = replace(

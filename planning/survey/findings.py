@@ -32,7 +32,7 @@ def _find_copies(cases: Sequence[Any], kind: Kind, target: Target) -> Iterator[F
         if len(splits) > 1:
             where = f", in the splits {' and '.join(splits)}"
         elif len(groups) > 1:
-            where = f", in the groups {some(groups)}: one may train and one validate"
+            where = f", in the groups {some(groups)}: one may train and the other validate"
         said, advice = target.compare(copies)
         yield Finding(f"the same {kind.contents}{said}{where}{advice}", ids_of(copies))
 
@@ -46,7 +46,7 @@ def _find_leaks(cases: Sequence[Facts]) -> Iterator[Finding]:
 
 
 def _together(cases: Sequence[Any], key: Callable[[Any], str | None]) -> dict[str, list[Any]]:
-    """The cases by key, without those whose key is empty."""
+    """Return the cases by key, without those whose key is empty."""
     found: dict[str, list[Any]] = defaultdict(list)
     for facts in cases:
         if name := key(facts):

@@ -57,7 +57,7 @@ class LabelVolumes:
         """Find labels and classes without a voxel, and values with gaps."""
         for facts in cases:
             if facts.labels is not None and not set(facts.labels) - {0, self.ignore_label}:
-                yield Finding("the label touches no voxel: all are background", (facts.case.id,))
+                yield Finding("the label is empty: all voxels are background", (facts.case.id,))
         found = set(count_voxels(cases))
         values = sorted(found - {self.ignore_label})
         if self.named and found:

@@ -1,4 +1,4 @@
-"""Whether the class can be told from how files were made rather than from what they show."""
+"""Whether metadata, how files were made rather than what they show, predict the class."""
 
 from collections.abc import Sequence
 
@@ -37,18 +37,18 @@ def find_shortcuts(surveyed: Sequence[Facts], kind: Kind) -> list[Finding]:
     named = [f"{name} ({said})" for strength, said, name in ranked if strength >= TELLING] or [ranked[0][2]]
     others = "groups" if len(set(groups)) < len(groups) else "cases"
     gain = f"metadata alone give a balanced accuracy of {score:.2f} on other {others}, guessing gives {guess:.2f}"
-    text = f"how the {kind.name} were made tells their class: {', '.join(named)}; {gain}"
+    text = f"how the {kind.name} were made predicts their class: {', '.join(named)}; {gain}"
     advice = "A network can learn that instead of what they show: only what it does better counts"
     return [Finding(f"{text}. {advice}", brief=gain)]
 
 
 def _numbers(values: Sequence[float | str]) -> np.ndarray:
-    """Numbers as they are; texts by their place in the alphabet."""
+    """Return numbers as they are, and texts by their place in the alphabet."""
     return np.unique(values, return_inverse=True)[1] if isinstance(values[0], str) else np.array(values, dtype=float)
 
 
 def _associate(values: Sequence[float | str], labels: np.ndarray) -> tuple[float, str]:
-    """How well one kind of metadata by itself tells the classes apart, 0 … 1, and that in words."""
+    """Return how well one kind of metadata by itself tells the classes apart, 0 … 1, and that in words."""
     from scipy.stats.contingency import association  # costs half a second, and only classification needs it
     from sklearn.metrics import roc_auc_score
 
@@ -63,7 +63,7 @@ def _associate(values: Sequence[float | str], labels: np.ndarray) -> tuple[float
 
 
 def _score(table: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> float:
-    """Balanced accuracy of a small tree on table (cases, facts), cross-validated by group."""
+    """Return the balanced accuracy of a small tree on table (cases, facts), cross-validated by group."""
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.tree import DecisionTreeClassifier

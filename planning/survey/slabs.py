@@ -1,4 +1,4 @@
-"""Volumes too large to be held: what inspect tells of them, a few slices at a time."""
+"""Volumes too large to be held in memory: what they hold, read a few slices at a time."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Channel:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What an image's voxels tell. `box` is that of the voxels other than 0."""
+    """What an image's voxels show. `box` is that of the voxels other than 0."""
 
     channels: tuple[Channel, ...]
     box: Shape
@@ -38,7 +38,7 @@ class Measured:
 
 
 def measure_image(header: Header) -> tuple[Measured, np.ndarray]:
-    """What a NIfTI or Analyze image holds, read once, and its middle slice (1, H, W).
+    """Return what a NIfTI or Analyze image holds, read once, and its middle slice (1, H, W).
 
     Raises FileProblem, for NaN and infinite voxels too.
 
@@ -78,7 +78,7 @@ def measure_image(header: Header) -> tuple[Measured, np.ndarray]:
 
 
 def count_label(header: Header) -> tuple[dict[int, int], np.ndarray]:
-    """Voxels of each value of a label, read once, and its middle slice (1, H, W). Raises FileProblem."""
+    """Return the voxels of each value of a label, read once, and its middle slice (1, H, W). Raises FileProblem."""
     found: Counter[float] = Counter()
     middle = _Middle(header, np.float64)
     for _, start, stored in read_slabs(header, SLAB_BYTES):
@@ -116,5 +116,5 @@ class _Middle:
             self._slice[start : start + len(slab)] = slab.take([self._index], axis=self._axis)
 
     def plane(self) -> np.ndarray:
-        """(1, H, W) in RAS+."""
+        """Return (1, H, W) in RAS+."""
         return self._orientation.to_dhw(self._slice.transpose(2, 1, 0))

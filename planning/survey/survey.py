@@ -1,7 +1,7 @@
 """A data set measured, case by case: what its files hold, and what is wrong with them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from data.prepare.case_checks import Problem
 from planning.survey.classes import Classes, find_ignored_files
 from planning.survey.clips import CLIPS
 from planning.survey.facts import Finding, Kind, Progress, Reading
-from planning.survey.findings import Target, find_all
+from planning.survey.findings import find_all
 from planning.survey.label_volumes import LabelVolumes, make_up_names
 from planning.survey.volumes import ROWS, VOLUMES, read_volumes
 
@@ -55,24 +55,28 @@ def take_survey(
     `threads` is at most 4 and the cores there are, where None. Raises ValueError where the layout itself
     is broken; a bad case is a problem in the result.
     """
-    how = Reading(thumbnails, threads, progress)
+    take = {"segmentation": _take_label_volumes, "classification": _take_classes}[config.task]
+    return take(config, Reading(thumbnails, threads, progress))
+
+
+def _take_label_volumes(config: Config, how: Reading) -> Survey:
     with _collected_warnings() as findings:
-        listing = {"segmentation": find_cases, "classification": find_labelled}[config.task](config.data)
-    kind: Kind
-    target: Target
-    cases: Sequence[Any]
-    if config.task == "segmentation":
-        names, ignore = listing.class_names, config.loss.ignore_label
-        kind = VOLUMES
-        cases = read_volumes(listing.cases, how, names, ignore)
-        target = LabelVolumes(names or make_up_names(cases, ignore), names is not None, ignore)
-    else:
-        kind = CLIPS if config.data.clip is not None else ROWS if config.data.source == "medmnist" else VOLUMES
-        cases = kind.read(listing.cases, how)
-        target = Classes(listing.class_names or (), listing.multi_label)
-        findings += find_ignored_files(config.data, cases)
-    findings += find_all(cases, kind, target)
-    return Survey(config, kind, target, tuple(cases), listing.channel_names, tuple(findings))
+        listing = find_cases(config.data)
+    names, ignore = listing.class_names, config.loss.ignore_label
+    cases = read_volumes(listing.cases, how, names, ignore)
+    target = LabelVolumes(names or make_up_names(cases, ignore), names is not None, ignore)
+    findings += find_all(cases, VOLUMES, target)
+    return Survey(config, VOLUMES, target, tuple(cases), listing.channel_names, tuple(findings))
+
+
+def _take_classes(config: Config, how: Reading) -> Survey:
+    with _collected_warnings() as findings:
+        listing = find_labelled(config.data)
+    kind = CLIPS if config.data.clip is not None else ROWS if config.data.source == "medmnist" else VOLUMES
+    cases = kind.read(listing.cases, how)
+    target = Classes(listing.class_names or (), listing.multi_label)
+    findings += [*find_ignored_files(config.data, cases), *find_all(cases, kind, target)]
+    return Survey(config, kind, target, tuple(cases), None, tuple(findings))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ LONG_SIDE = 180  # pixels
 
 
 def draw_thumbnail(volume: np.ndarray, label: np.ndarray | None, spacing_mm: Spacing) -> bytes:
-    """JPEG of the axial slice of volume (D, H, W) with the most labelled voxels, or the middle one.
+    """Return a JPEG of the axial slice of volume (D, H, W) with the most labelled voxels, or the middle one.
 
     The classes of `label` (D, H, W), where there is one of the same shape, are outlined. Anterior is up, the
     left of the body left.
@@ -43,11 +43,11 @@ def draw_thumbnail(volume: np.ndarray, label: np.ndarray | None, spacing_mm: Spa
 
 
 def draw_frame(picture: np.ndarray) -> bytes:
-    """JPEG of a clip's frame (h, w, RGB) uint8."""
+    """Return a JPEG of a clip's frame (h, w, RGB) uint8."""
     return imwrite("<bytes>", picture, extension=".jpeg", quality=80)
 
 
 def colour_of(value: int) -> tuple[int, int, int]:
-    """RGB of a class' outline."""
+    """Return the RGB colour of a class's outline."""
     text = COLOURS[(value - 1) % len(COLOURS)]
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)

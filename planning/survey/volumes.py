@@ -116,7 +116,7 @@ def read_rows(cases: Sequence[Case], how: Reading) -> list[VolumeFacts]:
 
 
 def _read_headers(case: Case) -> VolumeFacts:
-    """The case's facts from its headers, as far as these can be read, with what is wrong with them."""
+    """Return the case's facts from its headers, as far as these can be read, with what is wrong with them."""
     facts = VolumeFacts(case, tuple(check_case(case)))
     try:
         headers = [read_header(path) for path in case.images]
@@ -137,7 +137,7 @@ def _read_headers(case: Case) -> VolumeFacts:
 def _read_case(
     facts: VolumeFacts, class_names: Sequence[str] | None, ignore_label: int | None, thumbnail: bool
 ) -> VolumeFacts:
-    """The facts with what the voxels of label and images show."""
+    """Return the facts with what the voxels of label and images show."""
     case, label = facts.case, None
     try:
         if case.label_file is not None:
@@ -152,7 +152,7 @@ def _read_case(
 
 
 def _read_row(case: Case, row: np.ndarray, thumbnail: bool) -> VolumeFacts:
-    """The facts of a row (D, H, W) or (D, H, W, C) of an array, which has no place in space."""
+    """Return the facts of a row (D, H, W) or (D, H, W, C) of an array, which has no place in space."""
     (d, h, w), num_channels = row.shape[:3], math.prod(row.shape[3:])
     facts = VolumeFacts(case, grid=Grid((d, h, w), np.eye(4)), dtype=row.dtype.name, num_channels=num_channels)
 
@@ -165,7 +165,7 @@ def _read_row(case: Case, row: np.ndarray, thumbnail: bool) -> VolumeFacts:
 def _measure_images(
     facts: VolumeFacts, read: Callable[[Path], tuple[Measured, np.ndarray]], label: np.ndarray | None, thumbnail: bool
 ) -> VolumeFacts:
-    """The facts with what `read` returns of each of the case's images.
+    """Return the facts with what `read` returns of each of the case's images.
 
     The first fault of each image is among the problems; with one, there are no `voxels`, `box` and `digest`.
     """
@@ -193,20 +193,20 @@ def _measure_images(
 
 
 def _read_image(path: Path) -> tuple[Measured, np.ndarray]:
-    """What an image's voxels show, and its first channel (D, H, W), or, of a large one, a slice (1, H, W) of that."""
+    """Return what an image's voxels show, and its first channel (D, H, W), of a large one a slice (1, H, W)."""
     header = read_header(path)
     return measure_image(header) if _is_large(header) else _measure_volume(read_image(path)[0], path)
 
 
 def _measure_volume(volume: np.ndarray, path: Path) -> tuple[Measured, np.ndarray]:
-    """What an image's voxels (D, H, W, C) show, and its first channel (D, H, W)."""
+    """Return what an image's voxels (D, H, W, C) show, and its first channel (D, H, W)."""
     require_finite(volume, path)
     channels = tuple(_measure(volume[..., channel]) for channel in range(volume.shape[-1]))
     return Measured(channels, nonzero_box(volume)[1], voxel_digest(volume)), volume[..., 0]
 
 
 def _read_label(path: Path) -> tuple[dict[int, int], np.ndarray]:
-    """Voxels of each value of a label, and the label (D, H, W), or, of a large one, a slice (1, H, W)."""
+    """Return the voxels of each value of a label, and the label (D, H, W), or, of a large one, a slice (1, H, W)."""
     header = read_header(path)
     if _is_large(header) and header.channels == 1:
         return count_label(header)
@@ -238,7 +238,7 @@ def tabulate(cases: Sequence[VolumeFacts], channel_names: Sequence[str] | None) 
 
 
 def _intensities(read: Sequence[tuple[Channel, ...]]) -> list[tuple[str, str]]:
-    """A row for each channel: the range over all cases, and the usual range of one."""
+    """Return a row for each channel: the range over all cases, and the usual range of one."""
     found = []
     for number in range(min(map(len, read), default=0)):
         channels = [voxels[number] for voxels in read]
@@ -271,7 +271,7 @@ def _find_differences(cases: Sequence[VolumeFacts]) -> Iterator[Finding]:
 
 
 def _measure(voxels: np.ndarray) -> Channel:
-    """The intensities of one channel (D, H, W)."""
+    """Return the intensities of one channel (D, H, W)."""
     flat = voxels.reshape(-1)
     sample = flat[:: max(1, len(flat) // SAMPLE)]
     low, high = np.percentile(sample, (0.5, 99.5))
@@ -280,7 +280,7 @@ def _measure(voxels: np.ndarray) -> Channel:
 
 
 def _count(label: np.ndarray) -> dict[int, int]:
-    """Voxels of each value of a label."""
+    """Return the voxels of each value of a label."""
     if label.dtype == np.uint8:
         counts = np.bincount(label.reshape(-1))
         return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}

@@ -127,7 +127,7 @@ def test_augmentation(make_config: Any) -> None:
     )
 
 
-def test_a_crop_is_said(make_config: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_crop_is_warned_of(make_config: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "mlx_volumes"):
         open_data(make_config(patch_size_voxels=(8, 10, 11)))
     assert "patch_size_voxels=[8, 10, 11] is less than the largest volume, [8, 10, 12]" in caplog.text
@@ -294,7 +294,7 @@ class TestMedMnist:
         assert views.mean() == pytest.approx(0, abs=1e-5)
         assert views.std() == pytest.approx(1, abs=1e-4)
 
-    def test_the_own_split_left_aside_is_said(
+    def test_an_unused_split_of_the_archive_is_warned_of(
         self, make_config: Any, archive: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.WARNING, "mlx_volumes"):

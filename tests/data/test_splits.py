@@ -99,7 +99,7 @@ def test_unlabelled_and_test_cases_are_never_drawn(split: Split) -> None:
     assert len(splits["train"] + splits["val"]) == 8
 
 
-def test_a_split_of_the_source_that_is_not_used_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unused_split_of_the_source_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     listing = [Case(f"c{n}", (Path("i"),), Path("l"), split="train") for n in range(5)]
     with caplog.at_level(logging.WARNING, "mlx_volumes"):
         make_splits(listing, Split(), 0, seed=0)
@@ -163,7 +163,7 @@ def test_groups_stay_whole_and_classes_even() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ignored", "lists"])
-def test_torn_groups_are_said(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_torn_groups_are_warned_of(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     listing = classified([0, 1] * 5, list("aabbccddee"))
     split = Split(folds=2, by_group=False)
     if kind == "lists":

@@ -1,4 +1,4 @@
-"""Which cases stay, and what is said of the others."""
+"""Which cases are used, and the reasons for leaving out others."""
 
 import logging
 from pathlib import Path
@@ -143,7 +143,7 @@ def test_a_copy_in_another_split_is_found_before_training(root, kind, caplog):
     assert kept.splits["train"] == whole.splits["train"]
 
 
-def test_copies_within_a_split_are_let_be(root):
+def test_copies_within_a_split_are_allowed(root):
     first, second = open_data(boxes_config(root)).splits["train"][:2]
     copy_case(root, first, over=second)
     open_data(boxes_config(root)).prepare_all()

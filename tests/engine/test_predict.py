@@ -131,7 +131,7 @@ def test_clips_with_classes(tmp_path: Path) -> None:
     check_classifier(run, clips / "left", ("down", "left", "right", "up"))
     with pytest.raises(ValueError, match="this run sees clips; predict the clip's file"):
         load(run).predict_array(np.zeros((5, 24, 24)), (1, 1, 1))
-    with pytest.raises(ValueError, match=r"missing\.mp4: no such folder, and no such file"):
+    with pytest.raises(ValueError, match=r"missing\.mp4: no such file or folder"):
         load(run).predict("missing.mp4")
 
 
@@ -154,7 +154,7 @@ def evaluate_images(run: Path, images: Path) -> dict[str, dict[str, str]]:
 
 def test_mistakes_name_what_is_expected(run: Path, scans: Path) -> None:
     predictor = load(run)
-    with pytest.raises(ValueError, match=r"missing\.nii\.gz: no such folder of images, and no such file"):
+    with pytest.raises(ValueError, match=r"missing\.nii\.gz: no such file or folder"):
         predictor.predict("missing.nii.gz")
     with pytest.raises(ValueError, match=r"holds 2 cases; predict one file at a time, or run evaluate\.py"):
         predictor.predict(scans)

@@ -43,7 +43,7 @@ class TestFolders:
         (case,) = find_cases(folders(tmp_path, ["a.hdr", "a.img"], [])).cases
         assert case.images == (tmp_path / "images" / "a.hdr",)
 
-    def test_unmatched_files_are_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_unmatched_files_are_warned_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, "mlx_volumes"):
             listing = find_cases(folders(tmp_path, ["a.nii", "b.nii"], ["b_seg.nii", "c_seg.nii"]))
         assert [(case.id, case.label is None) for case in listing.cases] == [("a", True), ("b", False)]

@@ -170,7 +170,7 @@ class TestNnunet:
         with pytest.raises(ValueError, match=message):
             find_cases(nnunet(tmp_path, *names, facts=facts))
 
-    def test_what_matches_nothing_is_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_unmatched_files_are_warned_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, "mlx_volumes"):
             listing = find_cases(nnunet(tmp_path, *self.IMAGES, "labelsTr/a.nii.gz", "labelsTr/z.nii.gz"))
         assert caplog.messages == [f"{tmp_path}/imagesTr: no label for b", f"{tmp_path}/labelsTr: no image for z"]

@@ -1,4 +1,4 @@
-"""Layouts told from a path, and those that cannot be trained on named."""
+"""Layouts recognised from a path, and messages for paths that hold none."""
 
 import json
 from pathlib import Path
