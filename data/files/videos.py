@@ -6,7 +6,7 @@ timestamps, rotation tags unheeded, cannot seek by time, and collects garbage tw
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,8 @@ def read_frames(path: Path, footage: Footage, wanted: Sequence[int], short_side:
     before the first of them. Raises FileProblem."""
     stamps = footage.times_s[list(wanted)] + footage.start_s
     with _opened(path) as (container, stream):
-        container.seek(int(stamps[0] / stream.time_base), stream=stream)
+        with suppress(av.FFmpegError):  # a raw stream cannot seek: it is decoded from its beginning
+            container.seek(int(stamps[0] / stream.time_base), stream=stream)
         found = _pick(_timed(path, container, stream), stamps, short_side, grey)
     if found is None:  # an index that leads astray
         with _opened(path) as (container, stream):

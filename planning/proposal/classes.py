@@ -58,10 +58,10 @@ def _model(network: Classifier) -> Iterator[Decision]:
     yield Decision("model.args.dropout", dropout, why)
 
 
-def _training(c: Cohort, batch_size: int, step_gb: float) -> Iterator[Decision]:
-    passes = int(np.clip(round(16_000 / c.num_train), 12, 40))  # 16 a step: about 1,000 steps
-    steps = passes * (c.num_train // batch_size)
-    if c.survey.target.multi_label:
+def _training(cohort: Cohort, batch_size: int, step_gb: float) -> Iterator[Decision]:
+    passes = int(np.clip(round(16_000 / cohort.num_train), 12, 40))  # 16 a step: about 1,000 steps
+    steps = passes * (cohort.num_train // batch_size)
+    if cohort.survey.target.multi_label:
         yield Decision("loss.name", "binary_cross_entropy", "a yes or no for each class")
     else:
         yield Decision("loss.name", "cross_entropy", "classes exclude each other")

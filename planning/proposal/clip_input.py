@@ -19,17 +19,17 @@ AUGMENT = {
 }  # fmt: skip
 
 
-def choose_clip_input(c: Cohort, memory_gb: float) -> ClassifierInput:
+def choose_clip_input(cohort: Cohort, memory_gb: float) -> ClassifierInput:
     """Choose frames that most clips have. Raises ValueError where the memory is too small for the smallest."""
-    lengths = [facts.duration_s for facts in c.survey.usable]
-    rates = [facts.frame_rate for facts in c.survey.usable]
+    lengths = [facts.duration_s for facts in cohort.survey.usable]
+    rates = [facts.frame_rate for facts in cohort.survey.usable]
     usual = float(np.median(lengths))
     wanted = float(np.clip(MOST_FRAMES / usual, *USUAL_RATES))  # slow enough to see the whole of a usual clip
     rate = float(f"{min(float(np.percentile(rates, 5)), wanted):.3g}")
     whole = round(float(np.percentile(lengths, 10)) * rate)
     frames = int(np.clip(whole // 4 * 4, 4, MOST_FRAMES)) if whole >= 4 else max(whole, 2)
-    side, crop, network, batch_size = _fit(c, frames, memory_gb)
-    sided = c.classes_with(DIRECTIONS)
+    side, crop, network, batch_size = _fit(cohort, frames, memory_gb)
+    sided = cohort.classes_with(DIRECTIONS)
 
     def decisions() -> Iterator[Decision]:
         span, low, high = frames / rate, f"{min(rates):.3g}", f"{max(rates):.3g}"
@@ -38,7 +38,7 @@ def choose_clip_input(c: Cohort, memory_gb: float) -> ClassifierInput:
         yield Decision("frame_rate", rate, f"the same for all, by time; stored at {stored}")
         yield Decision("short_side_pixels", side, "frames are resized to this, their shape kept")
         yield Decision("crop_pixels", [crop, crop], "random in training")
-        if c.num_train >= MANY:
+        if cohort.num_train >= MANY:
             yield Decision("input", "frames", "clips enough to learn from pictures")
             yield Decision("colour", "rgb")
         else:
@@ -47,7 +47,7 @@ def choose_clip_input(c: Cohort, memory_gb: float) -> ClassifierInput:
             yield Decision("std", [0.1], "that differences are divided by")
         clips = 1 if usual <= 1.1 * span else int(min(5, 1 + np.ceil(usual / span)))
         yield Decision("clips", clips, "segments over the clip, averaged in evaluation")
-        shapes = [max(f.width, f.height) / min(f.width, f.height) for f in c.survey.usable]
+        shapes = [max(f.width, f.height) / min(f.width, f.height) for f in cohort.survey.usable]
         wide = float(np.median(shapes)) > 1.2
         yield Decision("crops", 3 if wide else 1, "frames are wide: three crops see all of them" if wide else "")
         if sided:
@@ -57,22 +57,22 @@ def choose_clip_input(c: Cohort, memory_gb: float) -> ClassifierInput:
             yield Decision("augment.flip", 0.5, why)
         yield from decide("augment", AUGMENT)
 
-    num_channels = 3 if c.num_train >= MANY else 1
+    num_channels = 3 if cohort.num_train >= MANY else 1
     return ClassifierInput(network, batch_size, num_channels, not sided, tuple(decide("data.clip", decisions())))
 
 
-def _fit(c: Cohort, frames: int, memory_gb: float) -> tuple[int, int, Classifier, int]:
+def _fit(cohort: Cohort, frames: int, memory_gb: float) -> tuple[int, int, Classifier, int]:
     """Return short side and crop in pixels, the network for them, and the batch size."""
-    many = c.num_train >= MANY
-    stored = int(np.median([min(facts.width, facts.height) for facts in c.survey.usable]))
+    many = cohort.num_train >= MANY
+    stored = int(np.median([min(facts.width, facts.height) for facts in cohort.survey.usable]))
     sides = [side for side in SHORT_SIDES if side <= stored] or [stored]
     if not many and len(sides) > 1 and sides[0] == SHORT_SIDES[0]:
         sides = sides[1:]
     for side in sides:
         crop = max(side * 7 // 8 // 8 * 8, min(side, 16))
-        network = (design_r3d if many else design_cnn)((frames, crop, crop), 3 if many else 1, c.num_train)
-        batch_size = network.largest_batch(memory_gb, c.num_train)
+        network = (design_r3d if many else design_cnn)((frames, crop, crop), 3 if many else 1, cohort.num_train)
+        batch_size = network.largest_batch(memory_gb, cohort.num_train)
         if network.training_gb(batch_size) <= memory_gb:
-            most = batch_size if many else 8 if c.num_train < 500 else 16
+            most = batch_size if many else 8 if cohort.num_train < 500 else 16
             return side, crop, network, min(batch_size, most)
     raise ValueError(f"--memory {memory_gb:g}: the smallest clips need about {network.training_gb(batch_size):.1f} GB")

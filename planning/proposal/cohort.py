@@ -30,6 +30,7 @@ class Cohort:
 
     @property
     def num_train(self) -> int:
+        """Training cases."""
         return len(self.train)
 
     def num_channels(self) -> int:
@@ -78,9 +79,10 @@ def words_of(name: str) -> set[str]:
     return {word.lower() for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", name)}
 
 
-def box_share(cases: Sequence[VolumeFacts]) -> float:
-    """Return the share of the median volume that is left without its empty border."""
-    return float(np.median([math.prod(facts.box or facts.shape) / math.prod(facts.shape) for facts in cases]))
+def box_share(cases: Sequence[VolumeFacts]) -> tuple[float, str]:
+    """Return the share of the median volume that is left without its empty border, and that in words."""
+    share = float(np.median([math.prod(facts.box or facts.shape) / math.prod(facts.shape) for facts in cases]))
+    return share, f"{100 * share:.0f} % of the median volume is left without its empty border"
 
 
 def median_minimum(cases: Sequence[VolumeFacts]) -> float:

@@ -58,15 +58,16 @@ def _describe_source(survey: Survey) -> Iterator[Decision]:
         yield Decision("data.channels", list(data.channels))
 
 
-def _share_out(c: Cohort) -> Iterator[Decision]:
+def _share_out(cohort: Cohort) -> Iterator[Decision]:
     """Yield how cases are split, and what becomes of bad ones."""
-    survey, split = c.survey, c.split
+    survey, split = cohort.survey, cohort.split
     if split.kind == "given":
-        yield Decision("data.split.kind", "given", f"the source's own: {c.num_train} cases train, {c.num_val} validate")
+        why = f"the source's own: {cohort.num_train} cases train, {cohort.num_val} validate"
+        yield Decision("data.split.kind", "given", why)
     else:
         groups = len({facts.case.group for facts in survey.cases if facts.case.group})
         whole = f"; {groups} groups stay whole" if groups else ""
-        why = f"fold 0 trains on {c.num_train} cases, validates on {c.num_val}{whole}"
+        why = f"fold 0 trains on {cohort.num_train} cases, validates on {cohort.num_val}{whole}"
         yield Decision("data.split.kind", "kfold", why)
         yield Decision("data.split.folds", split.folds)
     if bad := sorted({problem.case_id for problem in survey.problems}):

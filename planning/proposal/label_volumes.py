@@ -33,7 +33,7 @@ class Measured:
     spacing_mm: Spacing  # to resample to
     shape: Shape  # of the median case at that spacing, cropped where `crop`
     crop: bool
-    box_share: float  # of the median volume that is left without its empty border
+    box_words: str  # how much of the median volume is left without its empty border
     cases_gb: float  # of the prepared training cases
     held_gb: float  # of them in memory while training: all, or none where they would take too much
     memory_gb: float  # budget
@@ -78,7 +78,7 @@ def _measure(survey: Survey, memory_gb: float) -> Measured:
         )
     cases, num_channels, num_classes = cohort.cases, cohort.num_channels(), len(survey.class_names)
     spacing = target_spacing(np.array([facts.spacing_mm for facts in cases]))
-    share = box_share(cases)
+    share, box_words = box_share(cases)
     crop = share < CROP_GAIN and not _is_ct(survey)
     boxes = np.array([facts.box if crop and facts.box else facts.shape for facts in cases])
     sizes = np.maximum(np.rint(boxes * [facts.spacing_mm for facts in cases] / np.array(spacing)), 1)  # (cases, 3)
@@ -92,7 +92,7 @@ def _measure(survey: Survey, memory_gb: float) -> Measured:
     most = min(MAX_BATCH, max(2, int(MAX_BATCH_SHARE * train_voxels / math.prod(network.patch))), cohort.num_train)
     batches = [n for n in range(1, most + 1) if fits(network, n, num_channels, num_classes, free_gb)]
     return Measured(
-        cohort, num_channels, spacing, (d, h, w), crop, share, cases_gb, held_gb, memory_gb, network, batches[-1]
+        cohort, num_channels, spacing, (d, h, w), crop, box_words, cases_gb, held_gb, memory_gb, network, batches[-1]
     )
 
 
@@ -112,8 +112,7 @@ def _preparing(m: Measured) -> Iterator[Decision]:
         if not np.allclose(middle, m.spacing_mm, rtol=1e-3, atol=0):
             why += f", {times(middle)}; its coarse axis the 10th percentile"
     yield Decision("data.spacing_mm", list(m.spacing_mm), why)
-    share = f"{100 * m.box_share:.0f} % of the median volume is left without its empty border"
-    yield Decision("data.crop_nonzero", m.crop, share)
+    yield Decision("data.crop_nonzero", m.crop, m.box_words)
     yield Decision("data.normalisation", *_choose_normalisation(m))
 
 

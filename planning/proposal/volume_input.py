@@ -16,14 +16,15 @@ COARSER = 1.25  # each try, where volumes do not fit
 MIN_PATCH = 16
 
 
-def choose_volume_input(c: Cohort, memory_gb: float) -> ClassifierInput:
+def choose_volume_input(cohort: Cohort, memory_gb: float) -> ClassifierInput:
     """Choose whole volumes, at the spacing that fits the memory. Raises ValueError where not even small ones do."""
-    cases, in_space = c.survey.usable, c.survey.config.data.source != "medmnist"
+    cases, in_space = cohort.survey.usable, cohort.survey.config.data.source != "medmnist"
     same = len({facts.shape for facts in cases}) == 1
-    share, spacings = box_share(cases), np.array([facts.spacing_mm for facts in cases])
+    share, why_crop = box_share(cases)
+    spacings = np.array([facts.spacing_mm for facts in cases])
     crop = share < CROP_GAIN and not same
     boxes = np.array([facts.box if crop and facts.box else facts.shape for facts in cases])
-    mm, shape, patch, network, coarsened = _fit(c, boxes, spacings if in_space else None, memory_gb)
+    mm, shape, patch, network, coarsened = _fit(cohort, boxes, spacings if in_space else None, memory_gb)
     spacing = tuple(float(f"{n:.4g}") for n in mm)
 
     def decisions() -> Iterator[Decision]:
@@ -34,8 +35,7 @@ def choose_volume_input(c: Cohort, memory_gb: float) -> ClassifierInput:
             yield Decision("spacing_mm", list(spacing), f"(D, H, W): {why}")
         else:
             yield Decision("spacing_mm", None, "an archive's volumes have none")
-        why = f"{100 * share:.0f} % of the median volume is left without its empty border"
-        yield Decision("crop_nonzero", crop, "all volumes are of one shape, cut alike already" if same else why)
+        yield Decision("crop_nonzero", crop, "all volumes are of one shape, cut alike already" if same else why_crop)
         yield _normalise(crop, median_minimum(cases))
         voxels = f"{'×'.join(map(str, shape))} voxels"
         if coarsened and not in_space:
@@ -45,19 +45,19 @@ def choose_volume_input(c: Cohort, memory_gb: float) -> ClassifierInput:
         else:
             why = f"holds nine volumes in ten whole, padded with 0: up to {voxels}"
         yield Decision("patch_size_voxels", list(patch), why)
-        sided = c.classes_with(DIRECTIONS)
+        sided = cohort.classes_with(DIRECTIONS)
         why = f"{some(sided)} name sides" if sided else "classes may differ in left and right"
         yield Decision("augment.flip", {"probability": 0.0}, f"off: {why}; 0.5 where a mirror image is one of them")
         yield rotate(coarse_axis(spacing) if in_space else None, 0.5, 15, "slices are thick")
         yield Decision("augment.scale", {"probability": 0.3, "factor": [0.9, 1.1]})
         yield from decide("augment", {name: {"probability": 0.15} for name in ("noise", "brightness", "contrast")})
 
-    batch_size = network.largest_batch(memory_gb, c.num_train)
-    return ClassifierInput(network, batch_size, c.num_channels(), False, tuple(decide("data", decisions())))
+    batch_size = network.largest_batch(memory_gb, cohort.num_train)
+    return ClassifierInput(network, batch_size, cohort.num_channels(), False, tuple(decide("data", decisions())))
 
 
 def _fit(
-    c: Cohort, boxes: np.ndarray, spacings: np.ndarray | None, memory_gb: float
+    cohort: Cohort, boxes: np.ndarray, spacings: np.ndarray | None, memory_gb: float
 ) -> tuple[np.ndarray, Shape, Shape, Classifier, bool]:
     """Return spacing in mm, shape that holds nine volumes in ten, patch, network, and whether volumes had to shrink.
 
@@ -70,8 +70,8 @@ def _fit(
         sizes = boxes.astype(float) if spacings is None else np.maximum(np.rint(boxes * spacings / mm), 1)
         d, h, w = (int(n) for n in np.ceil(np.percentile(sizes, 90, axis=0)))
         patch = _patch((d, h, w), same=len({tuple(size) for size in sizes.tolist()}) == 1, shrunk=shrunk)
-        network = design_resnet(patch, c.num_channels(), c.num_train)
-        if network.training_gb(min(least, c.num_train)) <= memory_gb:
+        network = design_resnet(patch, cohort.num_channels(), cohort.num_train)
+        if network.training_gb(min(least, cohort.num_train)) <= memory_gb:
             return mm, (d, h, w), patch, network, factor > 1 or shrunk > 0
         if max(patch) <= MIN_PATCH:
             needed = network.training_gb(least)

@@ -4,6 +4,7 @@ import base64
 import re
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -218,3 +219,19 @@ def test_the_page_shows_frames(tmp_path: Path) -> None:
     assert page.count('alt="frame of ') == 3
     assert page.count('<figure class="bad">') == 1
     assert "16×16, 12 frames, 1.2 s, 10 fps, h264" in page
+
+
+def test_the_page_shows_a_raw_stream(tmp_path: Path) -> None:
+    """H.264 without a container, which cannot seek."""
+    root = write_clips(tmp_path / "data", clips=1)
+    clip, raw_clip = root / "run" / "clip00.mp4", root / "run" / "raw.avi"
+    with av.open(str(clip)) as source, av.open(str(raw_clip), "w", "h264") as raw:
+        stream = raw.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                raw.mux(packet)
+    clip.unlink()
+    assert main([str(root), "--threads", "1", "--html", str(tmp_path / "page.html")]) == 1
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('alt="frame of ') == 2
