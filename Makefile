@@ -2,7 +2,7 @@
 # make demo    phantoms -> train -> evaluate, then the same with clips; a few minutes on two cores
 # make test    lint, format check, types, tests
 # make test-fast   lint, format check and the quick tests: under a minute on two free cores
-# make fuzz    damaged files, a thousand of each kind (FUZZ_EXAMPLES=...): an hour or so
+# make fuzz    damaged files, configs and packs, a thousand of each kind (FUZZ_EXAMPLES=...): an hour or so
 # make bench   the training step against PyTorch, in one run
 # PYTHON=... chooses the Python of a new .venv; else the first one that runs and that MLX's wheels fit.
 PYTHONS := python3.13 python3.12 python3.11 python3

@@ -31,6 +31,8 @@ from engine.runs.trained import Overrides, Runs, Trained, open_trained
 from models import build_model
 from models.layers.dropout import dropout_table, held_masks
 
+_MOST_DRAWS = 1000
+
 
 def load(
     runs: Runs, *, checkpoint: str | None = None, mc_dropout: int | None = None, overrides: Overrides = ()
@@ -118,8 +120,11 @@ def load_networks(runs: Sequence[Trained], mc_dropout: int | None = None, group:
 
     runs: as `join_runs` returns them. Raises ValueError where there is nothing to draw from.
     """
-    if mc_dropout is not None and (mc_dropout < 2 or len(runs) > 1):
-        raise ValueError("--mc-dropout N takes at least 2 draws, of one run; an ensemble has its members")
+    if mc_dropout is not None and (not 2 <= mc_dropout <= _MOST_DRAWS or len(runs) > 1):
+        raise ValueError(
+            f"--mc-dropout N takes at least 2 draws, of one run, and at most {_MOST_DRAWS:,}; an ensemble has its "
+            "members"
+        )
     precision = PredictionPrecision(group)
     models, facts, predict = [], [], []
     for run in runs:

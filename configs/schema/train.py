@@ -90,14 +90,16 @@ class CheckpointConfig(Section):
 class EvaluateConfig(Section):
     """Sliding-window prediction and what is reported of it."""
 
-    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5
     window_size_voxels: Triple | None = None  # null: data.patch_size_voxels
     window_batch: Batch = 2
-    validation_overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25  # during training
+    validation_overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25  # during training
     validation_cases: Count | None = None  # during training, evenly spaced over the split; null: all
     # Of a split by evaluate.py, evenly spaced; null: all
     cases: Annotated[Count | None, Key("evaluation", packed=False)] = None
-    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()  # only axes that training flips
+    mirror_axes: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(max_length=3)
+    ] = ()  # only axes that training flips
     nsd_tolerance_mm: Positive = 1.0
     weights: Literal["ema", "raw"] = "ema"  # ema where the run has it
     bootstrap_samples: Annotated[int, Field(ge=1, le=100_000)] = 2000

@@ -166,3 +166,5 @@ def test_mistakes_name_what_is_expected(run: Path, scans: Path) -> None:
         load(run, overrides={"loss.name": "dice"})
     with pytest.raises(ValueError, match="takes at least 2 draws, of one run"):
         load([run, run], mc_dropout=3)
+    with pytest.raises(ValueError, match="and at most 1,000; an ensemble has its members"):
+        load(run, mc_dropout=10**9)

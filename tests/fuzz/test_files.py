@@ -1,82 +1,13 @@
-"""Damaged files are read right, or refused by name: no other error, no abort, no hang, no gigabytes.
-
-FUZZ_EXAMPLES sets how many of each kind are tried (`make fuzz`: 1000), by seeds from 0 on.
-"""
-
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+"""Damaged files are read right, or refused by name: no other error, no abort, no hang, no gigabytes."""
 
 import pytest
 
 from tests.fuzz.attack import KINDS
-
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
-SECONDS = 60  # that one example may take on a loaded machine
-LONG = EXAMPLES > 50
+from tests.fuzz.run import require_results, together
 
 pytestmark = pytest.mark.slow
 
 
-def attack(kinds: Sequence[str], first: int, last: int) -> list[dict[str, Any]]:
-    """What came of the examples `first` to `last` of each kind; those that end the process are `abort` or `hang`."""
-    outcomes = []
-    for kind in kinds if LONG else [",".join(kinds)]:
-        number = first
-        while number < last:
-            found, began = _attack_once(kind, number, last)
-            outcomes += found
-            if began is None:
-                break
-            outcomes.append(began)
-            assert LONG, f"python -m tests.fuzz.attack {began['kind']} {began['number']} {began['number'] + 1}: {began}"
-            number = began["number"] + 1
-    return outcomes
-
-
-def _attack_once(kind: str, first: int, last: int) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """The outcomes until a process ends, and the example that ended it, if one did."""
-    command = [sys.executable, "-m", "tests.fuzz.attack", kind, str(first), str(last)]
-    outcomes, began, late = [], None, threading.Event()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-
-        def kill() -> None:
-            late.set()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-        assert process.stdout is not None
-        timer = threading.Timer(SECONDS, kill)
-        timer.start()
-        for line in process.stdout:
-            timer.cancel()
-            timer = threading.Timer(SECONDS, kill)
-            timer.start()
-            facts = json.loads(line)
-            if "result" in facts:
-                outcomes.append(facts)
-            began = None if "result" in facts else facts
-        timer.cancel()
-    if process.returncode and began is None:
-        raise AssertionError(f"{' '.join(command)} ended with {process.returncode}")
-    said = f"the process ended with {process.returncode}"
-    return outcomes, None if began is None else {**began, "result": "hang" if late.is_set() else "abort", "said": said}
-
-
-@pytest.mark.parametrize("kinds", [[kind] for kind in KINDS] if LONG else [list(KINDS)], ids=",".join)
+@pytest.mark.parametrize("kinds", together(KINDS), ids=",".join)
 def test_damaged_files(kinds: list[str]) -> None:
-    outcomes = attack(kinds, 0, EXAMPLES)
-    counts = Counter((outcome["kind"], outcome["result"]) for outcome in outcomes)
-    print("".join(f"\n{kind:<10} {result:<10} {count}" for (kind, result), count in sorted(counts.items())))
-    bad = [outcome for outcome in outcomes if outcome["result"] not in ("right", "refused")]
-    assert not bad, "\n".join(f"{one['kind']} {one['number']}: {one['result']}: {one['said']}" for one in bad[:20])
-    assert len(outcomes) == EXAMPLES * len(kinds)
+    require_results("tests.fuzz.attack", kinds, ("right", "refused"))

@@ -38,6 +38,8 @@ CLIPS = {
         ("train.batch_size", 10**9, "65536; got 1000000000"),
         ("train.accumulate", 10**9, "65536; got 1000000000"),
         ("evaluate.window_batch", 10**9, "65536; got 1000000000"),
+        ("evaluate.overlap", 0.999, "0.9; got 0.999"),
+        ("evaluate.mirror_axes", [2] * 30, "at most 3 items"),
         ("evaluate.bootstrap_samples", 10**9, "100000; got 1000000000"),
         ("distributed.timeout_seconds", 1e300, r"1000000; got 1e\+300"),
         ("loss.ignore_label", 10**9, "less than 32768; got 1000000000"),
