@@ -1,4 +1,4 @@
-"""Whether a config goes together with the data that it names, and with the device."""
+"""Checks that a config fits its data and the device."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from ops import backend
 
 
 def check_fits_the_data(config: Config, data: Any) -> None:
-    """Raise ValueError unless the loss fits the labels, and validation reports what decides on the best checkpoint."""
+    """Raise ValueError unless the loss fits the labels and validation reports `checkpoint.metric`."""
     room = room_of(config)
     room.check_labels(config, data)
     known = room.validation_metrics(data.class_names)
     if config.checkpoint.metric not in known:
-        raise ValueError(f"checkpoint.metric={config.checkpoint.metric}: validation knows {', '.join(known)}")
+        raise ValueError(f"checkpoint.metric={config.checkpoint.metric}: validation reports {', '.join(known)}")
 
 
 def check_array_sizes(config: Config, data: Any, training: bool) -> None:
-    """Raise ValueError where a window, or `training` a batch of patches, would make an array of over MAX_ELEMENTS.
+    """Raise ValueError where a batch of windows, or in training of patches, needs an array of over MAX_ELEMENTS.
 
-    The CPU's own operators index with 64 bits, and have no such limit.
+    The CPU's own operators index with 64 bits and have no such limit.
     """
     if backend.active() != "mlx":
         return

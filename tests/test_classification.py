@@ -133,7 +133,10 @@ def test_labels_that_may_coincide(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["checkpoint.metric=dice.mean"], "checkpoint.metric=dice.mean: validation knows accuracy, balanced_accuracy"),
+        (
+            ["checkpoint.metric=dice.mean"],
+            "metric=dice.mean: validation reports accuracy, balanced_accuracy",
+        ),
         (["loss.name=binary_cross_entropy"], "which exclude each other; use cross_entropy or focal"),
         (["loss.class_weights=[1,2,3]"], "loss.class_weights has 3 entries, but the data has 2 classes"),
     ],

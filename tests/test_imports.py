@@ -25,14 +25,17 @@ MAY_IMPORT = {
     "engine.predict": (*ROOMS, "data", "models"),
     "engine.scoring": (*ROOMS, "data", "models"),
     "engine.train": (*ROOMS, "data", "models"),
+    "engine.training.weights": ("engine.distributed", "engine.reports", "engine.runs", "ops", "configs"),
     "planning": ("data", "engine", "configs"),
     "planning.layout": ("data", "engine", "configs"),
     "planning.survey": ("planning.layout", "data", "configs"),
     "planning.report": ("planning.survey",),
     "planning.proposal": ("planning.survey", "data", "engine", "configs"),
     "studies": ("engine", "models", "configs"),
+    "studies.sweep": ("studies.case_rows", "engine", "models", "configs"),
+    "studies.comparison": ("studies.case_rows", "studies.scores", "engine", "configs"),
 }
-MEETING = tuple(name for name in MAY_IMPORT if name.startswith("engine."))  # rooms must not reach up to these
+MEETING = tuple(name for name in MAY_IMPORT if name.startswith("engine.") and name.count(".") == 1)  # not for rooms
 
 
 def _modules(package: str) -> dict[str, Path]:

@@ -1,13 +1,12 @@
 """Compares a sweep's cells: means over seeds, differences from the baseline, and their statistics."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.metrics.bootstrap import draw_weights
-from studies.comparison.read_runs import Cell, Run, Study
+from studies.comparison.read_runs import Cell, Study
 from studies.comparison.significance import Comparisons, compare_with_baseline, crossed_intervals, wilcoxon_over_cases
 
 NUM_SAMPLES = 2000  # of the cases
@@ -175,10 +174,6 @@ def _describe(study: Study, cell: Cell, difference: Difference | None, is_unstab
     folds = len(study.folds) > 1
     missing = [f"seed {r.seed}{f' fold {r.fold}' if folds else ''}: {r.missing}" for r in runs if r.missing]
     memory = [run.memory_gb for run in runs if math.isfinite(run.memory_gb)]
-
-    def over_seeds(value: Callable[[Run], float]) -> Spread:
-        return spread(study.by_seed(cell, value))
-
     scores = study.scores(cell)
     return CellResult(
         cell,
@@ -187,8 +182,8 @@ def _describe(study: Study, cell: Cell, difference: Difference | None, is_unstab
         missing,
         scores,
         spread(scores),
-        over_seeds(lambda run: run.train_score - run.score),
-        over_seeds(lambda run: run.minutes),
+        spread(study.by_seed(cell, lambda run: run.train_score - run.score)),
+        spread(study.by_seed(cell, lambda run: run.minutes)),
         max(memory, default=math.nan),
         difference,
         is_unstable,

@@ -22,7 +22,7 @@ def config_of(**keys: Any) -> Config:
 def test_the_deciding_metric_must_be_one_of_validation() -> None:
     data = SimpleNamespace(class_names=("background", "tumour"))
     check_fits_the_data(config_of(checkpoint={"metric": "dice.tumour"}), data)
-    with pytest.raises(ValueError, match=r"checkpoint\.metric=dice\.liver: validation knows dice\.mean, dice\.tumour"):
+    with pytest.raises(ValueError, match=r"metric=dice\.liver: validation reports dice\.mean, dice\.tumour"):
         check_fits_the_data(config_of(checkpoint={"metric": "dice.liver"}), data)
 
 
