@@ -1,3 +1,3 @@
 """Many runs as one study."""
 
-import machine  # noqa: F401  # first: it tells how to start where packages are missing
+import machine  # noqa: F401  # first: it prints how to start where packages are missing

@@ -23,10 +23,10 @@ Row = dict[str, str]
 
 
 class CaseRows(Protocol):
-    """Labelled rows of one evaluation, or of several together, and what studies ask of them."""
+    """Labelled rows of one evaluation, or of several pooled, and what studies need of them."""
 
     task: ClassVar[str]
-    headline: ClassVar[str]  # the metric that a fold is summed up by
+    headline: ClassVar[str]  # the metric of a fold
 
     @property
     def rows(self) -> list[Row]: ...
@@ -35,19 +35,19 @@ class CaseRows(Protocol):
     def class_names(self) -> list[str]: ...
 
     def with_rows(self, rows: list[Row]) -> Self:
-        """Other rows of the same columns."""
+        """Return other rows of the same columns."""
 
     def table(self, metric: str, multi_label: bool) -> CaseTable:
-        """The cases, to be scored by `metric`. Raises ValueError for an unknown one."""
+        """Return the cases, to be scored by `metric`; raise ValueError for an unknown one."""
 
     def pool(self, runs: Sequence[RunFolder], split: str, baseline: Path | None, num_samples: int) -> dict[str, Any]:
-        """What metrics.json says of these rows, of the runs' evaluations of a split."""
+        """Return the contents of metrics.json for these rows of the runs' evaluations of a split."""
 
     def score(self) -> float:
-        """The headline metric over these rows."""
+        """Return the headline metric over these rows."""
 
     def format_table(self, metrics: dict[str, Any]) -> str:
-        """The metrics that `pool` returns, as a plain table."""
+        """Return the metrics that `pool` returns as a plain table."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SegmentedRows:
         return SegmentedRows(rows)
 
     def values_of(self, column: str) -> tuple[tuple[str, ...], np.ndarray]:
-        """The cases, and a metric of theirs (N, classes) float64, NaN where there is none."""
+        """Return the cases and their metric (N, classes) float64, NaN where it is missing."""
         names = self.class_names
         cases = {case: i for i, case in enumerate(dict.fromkeys(row["case"] for row in self.rows))}
         values = np.full((len(cases), len(names)), np.nan)
@@ -171,7 +171,7 @@ def read_rows(path: Path) -> SegmentedRows | ClassifiedRows:
 
 
 def read_table(path: Path, metric: str, multi_label: bool) -> CaseTable:
-    """The labelled cases of a cases.csv, to be scored by `metric`: `dice.mean`, `nsd.CLASS`, `auc`, `f1.CLASS`, ...
+    """Return the labelled cases of a cases.csv for a `metric`: `dice.mean`, `nsd.CLASS`, `auc`, `f1.CLASS`, ...
 
     Raises ValueError where the file lacks the metric, or holds no labelled case.
     """
@@ -184,7 +184,7 @@ def read_table(path: Path, metric: str, multi_label: bool) -> CaseTable:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors within name the file."""
+    """Make errors within the context name the file."""
     try:
         yield
     except KeyError as error:
@@ -194,13 +194,13 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def units_of(rows: list[Row]) -> tuple[str, ...]:
-    """What a bootstrap draws as one, for each case: its group, or the case alone; none has a group in old files."""
+    """Return for each case the unit that a bootstrap draws: its group, or the case itself, as in old files."""
     groups = {row["case"]: row.get("group") for row in rows}
     return tuple(f"group {group}" if group else f"case {case}" for case, group in groups.items())
 
 
 def require_surface_definition(evaluation: Path) -> None:
-    """Raise ValueError where an evaluation of segmentations measured surfaces otherwise than this version does."""
+    """Raise ValueError where an evaluation of segmentations measured surfaces differently from this version."""
     if (found := read_metrics(evaluation).get("surface_definition")) != SURFACE_DEFINITION:
         raise ValueError(
             f"{evaluation / 'metrics.json'}: surface_definition={found!r}, expected {SURFACE_DEFINITION!r}: its HD95 "

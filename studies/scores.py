@@ -1,4 +1,4 @@
-"""The score of cases: of all of them, and of any weighting of them, as a bootstrap draws them."""
+"""Scores of cases, for all of them or for a bootstrap's weighting of them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,20 +11,20 @@ from engine.metrics.classification import predict_indicators
 
 
 class CaseTable(Protocol):
-    """The cases of one evaluation, and what a metric is on them."""
+    """The cases of one evaluation and a metric on them."""
 
     @property
     def cases(self) -> tuple[str, ...]: ...
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What a bootstrap draws as one, for each case: its group, or the case alone."""
+        """For each case the unit that a bootstrap draws: its group, or the case itself."""
 
     def score(self, weights: np.ndarray) -> np.ndarray:
-        """The metric of each weighting (S, N) of the cases: (S,), NaN where it is undefined."""
+        """Return the metric (S,) of each weighting (S, N) of the cases, NaN where it is undefined."""
 
     def case_values(self) -> np.ndarray | None:
-        """The metric of each case (N,), of which the score is a mean; None where it is no such mean."""
+        """Return the metric of each case (N,); None where the score is not their mean."""
 
 
 @dataclass(frozen=True)
@@ -74,5 +74,5 @@ class ClassifiedCases:
 
 
 def whole_score(table: CaseTable) -> float:
-    """The metric over all cases, each counted once."""
+    """Return the metric over all cases, each counted once."""
     return float(table.score(np.ones((1, len(table.cases))))[0])

@@ -1,4 +1,4 @@
-"""Several processes that train one network: their group, what they agree on, and how they end together.
+"""The group of processes that train one network: their messages, agreements and common end.
 
 `mlx.launch` starts one process for each device, and `mx.distributed` carries the messages. Each process takes its share
 of every batch, and exchanges everything else through `Group`. All processes call a group's methods in the same order.
@@ -297,7 +297,7 @@ class Group:
                 text = (
                     f"rank {self.rank} of {self.size}: waited {limit:.0f} s for {waiting[1]} "
                     "(distributed.timeout_seconds); a process hangs, or the connection stalled. The last checkpoint "
-                    "is whole: continue with --resume. docs/distributed.md tells what to check\n"
+                    "is whole: continue with --resume. see docs/distributed.md\n"
                 )
                 os.write(2, text.encode())
                 os._exit(STALLED)

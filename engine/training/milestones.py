@@ -52,7 +52,7 @@ NO_HOOKS = Hooks()
 
 @dataclass(frozen=True)
 class Milestones:
-    """Does what is due between steps; in a group all processes call it alike, and rank 0 writes."""
+    """Does what is due between steps; in a group all processes call it, and rank 0 writes."""
 
     step: TrainStep
     feed: Feed

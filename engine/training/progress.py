@@ -63,7 +63,7 @@ class Position:
 
     @classmethod
     def from_json(cls, state: Any) -> Self:
-        """Return the position of a state.json; raises ValueError for what is none."""
+        """Return the position of a state.json; raise ValueError for anything else."""
         try:
             position: Self = TypeAdapter(cls).validate_python(state)
         except ValidationError as error:

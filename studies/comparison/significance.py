@@ -1,24 +1,24 @@
-"""Whether cells of a sweep differ from its baseline, or only their seeds: statistics over seeds, of arrays alone.
+"""Tests whether cells of a sweep differ from its baseline by more than their seeds do; takes and returns arrays.
 
 The unit is a seed: a score (cells, seeds) is that of one trained network, or the mean over the folds of that seed.
-Under one seed all cells have the same first weights and the same batches, so differences are taken within seeds.
+With one seed all cells have the same first weights and the same batches, so differences are taken within seeds.
 
 Three or five seeds give a cell's own spread 2 or 4 degrees of freedom: a paired t test of its own, corrected for
 seven comparisons, finds a difference of three standard deviations in 10 % and 50 % of studies. The spread is
 therefore pooled over the cells, as in an analysis of randomised blocks, and all cells are compared with the baseline
 by Dunnett's many-to-one test (Dunnett 1955, J. Am. Stat. Assoc. 50:1096). Pooling alone is wrong where cells are
-unequally noisy, the baseline above all, whose noise is in every comparison; hence two cautions, each of which only
-makes a test stricter:
+unequally noisy, most of all the baseline, whose noise is in every comparison. Two rules, which only make a test
+stricter, correct for that:
 
 - the baseline's variance is its own where that is larger than the others' pooled one, and the degrees of freedom
   are then Satterthwaite's (1946, Biometrics Bulletin 2:110);
 - a difference's variance is its own, over seeds, where that is larger still.
 
-A training that collapses under some seeds scatters tens of times as much as the others, and would hide all of them
-if it were pooled. Such cells are found first (`find_unstable`), leave the pool, and are tested by the variance of
+A training that collapses under some seeds varies tens of times as much as the others; in the pool it would hide all
+differences. Such cells are found first (`find_unstable`) and left out of the pool. They are tested by the variance of
 their own differences, with its own degrees of freedom, still corrected for all comparisons.
 
-`python -m benchmarks.inference` prints the error rates, and what other tests would do.
+`python -m benchmarks.inference` prints the error rates of this test and of others.
 """
 
 from dataclasses import dataclass
@@ -92,15 +92,15 @@ def compare_with_baseline(scores: np.ndarray, baseline: int = 0) -> Comparisons:
 
 
 def find_unstable(scores: np.ndarray) -> np.ndarray:
-    """Which cells of `scores` (studies, cells, seeds) are far noisier than the others: (studies, cells) of bool.
+    """Return which cells of `scores` (studies, cells, seeds) are far noisier than the others: (studies, cells) bool.
 
     Cochran's test for an outlying variance (1941, Annals of Eugenics 11:47), of residuals from an additive model of
     cells and seeds: a cell's variance about the mean of the other cells, over these cells' pooled one, has an F
-    distribution where all are equally noisy, here corrected for the number of cells. Two unstable cells hide each
-    other from a test that stops where it finds none; hence it goes on without the noisiest cell whatever it finds, and
-    all cells up to the last one found are unstable (Rosner 1983, Technometrics 25:165). With many cells the test finds
-    what does no harm in the pool; hence its standard deviation must be UNSTABLE_FACTOR times the others', too. Fewer
-    than half of the cells can be unstable, and none of less than four: too few are left to judge by.
+    distribution where all are equally noisy, here corrected for the number of cells. Two unstable cells would hide each
+    other from a test that stops at the first cell it does not find; so the test always continues without the noisiest
+    cell, and all cells up to the last one found are unstable (Rosner 1983, Technometrics 25:165). With many cells the
+    test finds harmless ones, so a cell's standard deviation must also be UNSTABLE_FACTOR times the others'. Fewer than
+    half of the cells can be unstable, and none of fewer than four: too few would be left to judge by.
     """
     num_studies, num_cells, num_seeds = scores.shape
     is_left = np.ones((num_studies, num_cells), bool)
@@ -113,7 +113,7 @@ def find_unstable(scores: np.ndarray) -> np.ndarray:
         noisiest = squares.argmax(axis=1)
         of_cell = squares[study, noisiest] * m / (m - 1)
         of_others = squares.sum(axis=1) - of_cell
-        has_noise = of_others > 1e-12 * of_cell  # others that agree to the last digit are nothing to judge by
+        has_noise = of_others > 1e-12 * of_cell  # others that agree to the last digit give no scale
         ratio = np.divide(of_cell * (m - 2), of_others, out=np.zeros(num_studies), where=has_noise)
         is_left[study, noisiest] = False
         critical = stats.f.isf(UNSTABLE_LEVEL / m, num_seeds - 1, (m - 2) * (num_seeds - 1))
@@ -122,7 +122,7 @@ def find_unstable(scores: np.ndarray) -> np.ndarray:
 
 
 def estimate_noise(scores: np.ndarray, baseline: int = 0) -> Noise:
-    """The noise of one seed's differences from the baseline; scores: (studies, cells, seeds), of many studies."""
+    """Return the noise of one seed's differences from the baseline; scores: (studies, cells, seeds)."""
     num_seeds = scores.shape[2]
     others, reference = np.delete(scores, baseline, axis=1), scores[:, baseline]
     own = (others - reference[:, None]).var(axis=2, ddof=1)
@@ -136,7 +136,7 @@ def estimate_noise(scores: np.ndarray, baseline: int = 0) -> Noise:
     residuals -= residuals.mean(axis=2, keepdims=True)
     degrees_others = (k - 1) * (num_seeds - 1)
     pooled = (residuals**2).sum(axis=(1, 2), where=~is_out[..., None]) / degrees_others
-    # The others' mean takes out what all cells of a seed share, and adds its own noise, pooled / k.
+    # The others' mean removes what all cells of a seed share, and adds its own noise, pooled / k.
     of_baseline = (reference - mean).var(axis=1, ddof=1) - pooled / k
     is_noisier = of_baseline > pooled
     of_baseline = np.maximum(of_baseline, pooled)
@@ -149,9 +149,9 @@ def estimate_noise(scores: np.ndarray, baseline: int = 0) -> Noise:
 
 
 def dunnett_p(t: float, num_comparisons: int, degrees: float) -> float:
-    """The two-sided p of Dunnett's test: how often the largest of k |t| is at least |t| where nothing differs.
+    """Return the two-sided p of Dunnett's test: how often the largest of k |t| is at least |t| if nothing differs.
 
-    Comparisons have one baseline in common and equal variances, hence correlations of 0.5. NaN for NaN.
+    Comparisons share one baseline and have equal variances, hence correlations of 0.5. NaN for NaN.
     """
     if np.isnan(t):
         return np.nan
@@ -164,20 +164,20 @@ def dunnett_p(t: float, num_comparisons: int, degrees: float) -> float:
 
 @lru_cache(maxsize=256)
 def dunnett_critical(num_comparisons: int, degrees: float) -> float:
-    """The |t| whose corrected p is 0.05."""
+    """Return the |t| whose corrected p is 0.05."""
     return float(brentq(lambda t: dunnett_p(t, num_comparisons, degrees) - (1 - CONFIDENCE), 1.0, 1e4))
 
 
 @lru_cache(maxsize=1)
 def _normal_nodes() -> tuple[np.ndarray, np.ndarray]:
-    """Gauss's nodes and weights for the standard normal distribution: of the baseline's error."""
+    """Return Gauss's nodes and weights for the standard normal distribution of the baseline's error."""
     z, weights = np.polynomial.hermite_e.hermegauss(_NODES)
     return z, weights / weights.sum()
 
 
 @lru_cache(maxsize=64)
 def _spread_nodes(degrees: float) -> tuple[np.ndarray, np.ndarray]:
-    """The same for the estimated standard deviation over the true one."""
+    """Return the same for the estimated standard deviation over the true one."""
     u, weights = np.polynomial.legendre.leggauss(_NODES)
     chi = stats.chi(degrees, scale=1 / np.sqrt(degrees))
     low, high = chi.ppf(1e-14), chi.isf(1e-14)
@@ -193,24 +193,24 @@ def crossed_intervals(
     num_draws: int = 10_000,
     seed: int = 0,
 ) -> np.ndarray:
-    """95 % intervals (k, 2) of the differences, for other seeds and other cases; they hold all together.
+    """Return simultaneous 95 % intervals (k, 2) of the differences, for other seeds and other cases.
 
-    resampled: (samples, k), the differences, averaged over these seeds, of bootstrap samples of the cases, all
-    cells having the same cases in a sample. case_degrees: of freedom, the cases (or groups) that were drawn less 1: the
-    spread of few is itself uncertain, which resampling does not show, so that deviations are taken from a t
-    distribution instead. Each draw takes one of these and adds a new set of seeds: an error of
-    the mean from the multivariate t distribution of the test. Three seeds themselves have ten resamples, whose
-    percentiles cover far less than they claim. Half-widths are a common multiple of each comparison's standard
-    error, such that 95 % of draws have all differences inside (Westfall & Young 1993, «Resampling-based Multiple
-    Testing»); for an unstable cell, such that they would if all had its degrees of freedom. Where cases are no
-    source of error, that is Dunnett's interval, which excludes 0 where p < 0.05.
-    NaN where no samples of the cases define the metric: what cases contribute is then unknown.
+    resampled: (samples, k), the differences on bootstrap samples of the cases, averaged over these seeds; all cells
+    have the same cases in a sample. case_degrees: of freedom, the number of drawn cases (or groups) less 1. Resampling
+    few cases does not show how uncertain their spread is, so their deviations follow a t distribution.
+
+    Each draw combines one of these samples with a new set of seeds: an error of the mean from the test's multivariate t
+    distribution. (Resampling three seeds gives only ten samples, whose percentiles cover far too little.) Half-widths
+    are a common multiple of each comparison's standard error, such that 95 % of draws have all differences inside
+    (Westfall & Young 1993, «Resampling-based Multiple Testing»); for an unstable cell, such that they would if all had
+    its degrees of freedom. Without error from the cases this is Dunnett's interval, which excludes 0 where p < 0.05.
+    NaN where no sample of the cases defines the metric.
     """
     k = len(comparisons.differences)
     random = np.random.default_rng(seed)
     shared = random.standard_normal((num_draws, 1))
     normal = (random.standard_normal((num_draws, k)) - shared) / np.sqrt(2)
-    defined = resampled[np.isfinite(resampled).all(axis=1)]  # an AUC is not, of samples without one of the classes
+    defined = resampled[np.isfinite(resampled).all(axis=1)]  # a sample without one of the classes has no AUC
     if len(defined) < 2:
         return np.full((k, 2), np.nan)
     cases = (defined - defined.mean(axis=0))[random.integers(len(defined), size=num_draws)]
@@ -224,7 +224,7 @@ def crossed_intervals(
         errors = normal / np.sqrt(stats.chi2.ppf(levels, degrees) / degrees)[:, None]
         deviations = _ratio(errors * comparisons.standard_errors + cases, scale)
         drawn, of_seeds = (np.nan_to_num(abs(each)).max(axis=1) for each in (deviations, errors))
-        # Known of the seeds alone, which takes most of the draws' own chance out.
+        # The seeds' own quantile is known, which removes most of the draws' chance.
         known = dunnett_critical(k, float(degrees)) / np.quantile(of_seeds, CONFIDENCE)
         factors[comparisons.degrees == degrees] = known * np.quantile(drawn, CONFIDENCE)
     half = np.where(np.isnan(comparisons.p), np.nan, factors * scale)
@@ -232,10 +232,10 @@ def crossed_intervals(
 
 
 def wilcoxon_over_cases(values: np.ndarray, reference: np.ndarray) -> float:
-    """The p of Wilcoxon's signed-rank test over cases (N,): of these trained networks, not of how they are trained.
+    """Return the p of Wilcoxon's signed-rank test over cases (N,), for these trained networks.
 
-    It says nothing of training noise: two seeds of one cell differ «significantly» too. NaN with fewer than five
-    cases that differ.
+    It ignores training noise: two seeds of one cell differ «significantly» too. NaN with fewer than five cases that
+    differ.
     """
     differences = (values - reference)[np.isfinite(values - reference)]
     differences = differences[differences != 0]
@@ -247,5 +247,5 @@ def wilcoxon_over_cases(values: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a / b, NaN where b is 0: seeds that agree to the last digit carry no information on noise."""
+    """Return a / b, NaN where b is 0: seeds that agree to the last digit carry no information on noise."""
     return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)

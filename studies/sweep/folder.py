@@ -1,4 +1,4 @@
-"""A sweep's folder: what was planned, and how far each run is."""
+"""Records a sweep's plan in its folder, and reads how far each run is."""
 
 import json
 from typing import Any

@@ -1,1 +1,1 @@
-"""The weights of a network: where they come from, which of them stand still, their moving average."""
+"""Start weights, frozen weights, and the moving average of the weights."""
