@@ -1,7 +1,7 @@
 """A network, data and a config small enough to train in milliseconds, for tests of the engine alone."""
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,15 @@ def save(step: TrainStep, folder: Path) -> None:
     """Write what the step's `load` reads."""
     for file, arrays in step.tensors().items():
         mx.save_safetensors(str(folder / f"{file}.safetensors"), arrays)
+
+
+def assert_goes_on(step: TrainStep, other: TrainStep, folder: Path, batches: Sequence[dict[str, np.ndarray]]) -> None:
+    """`other`, whatever it did before, loads what `step` saves and goes on as that does, bit for bit."""
+    save(step, folder)
+    expected = [step([batch]) for batch in batches]
+    other.load(folder)
+    assert [other([batch]) for batch in batches] == expected
+    assert_same(arrays_of(other), arrays_of(step))
 
 
 def arrays_of(step: TrainStep) -> dict[str, np.ndarray]:

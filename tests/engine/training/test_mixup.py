@@ -13,7 +13,7 @@ from engine.training.mixup import Mixup
 from engine.training.step import TrainStep
 from models.layers.dropout import apply_dropout
 from ops import backend
-from tests.engine.doubles import needs_compiler, save
+from tests.engine.doubles import assert_goes_on, needs_compiler
 
 FORMS = ["never", pytest.param("always", marks=needs_compiler)]
 
@@ -134,12 +134,9 @@ def test_a_resumed_step_draws_what_it_would_have_drawn(tmp_path: Path, monkeypat
     step, other = make_step("channel", compiled), make_step("channel", compiled, seed=9)
     for number in range(3):
         step([batch(number)])
-    save(step, tmp_path)
-    expected = [step([batch(number)]) for number in range(3, 6)]
     other([batch(8)])
-    other.load(tmp_path)
-    assert [other([batch(number)]) for number in range(3, 6)] == expected
-    assert other.tensors()["optimizer"]["mixup.key"].tolist() == step.tensors()["optimizer"]["mixup.key"].tolist()
+    assert_goes_on(step, other, tmp_path, [batch(number) for number in range(3, 6)])
+    assert "mixup.key" in step.tensors()["optimizer"]
 
 
 @needs_compiler

@@ -16,8 +16,7 @@ from tests.conftest import out_of_memory
 from tests.engine.doubles import (
     TinyData,
     TinyNet,
-    arrays_of,
-    assert_same,
+    assert_goes_on,
     needs_compiler,
     parameters_of,
     save,
@@ -145,13 +144,9 @@ def test_a_loaded_step_goes_on_bit_for_bit(tmp_path, name: str, decay: float) ->
     step = tiny_step(config)
     for i in range(3):
         step([DATA.batch(0, i)])
-    save(step, tmp_path)
-    expected = [step([DATA.batch(0, i)]) for i in range(3, 6)]
     other = tiny_step(config, seed=5)
     other([DATA.batch(3, 0)])
-    other.load(tmp_path)
-    assert [other([DATA.batch(0, i)]) for i in range(3, 6)] == expected
-    assert_same(arrays_of(other), arrays_of(step))
+    assert_goes_on(step, other, tmp_path, [DATA.batch(0, i) for i in range(3, 6)])
 
 
 @needs_compiler
@@ -161,10 +156,7 @@ def test_a_compiled_step_sees_what_was_loaded(tmp_path, monkeypatch) -> None:
     step, other = tiny_step(config), tiny_step(config, seed=5)
     for each in (step, other):
         each([DATA.batch(0, 0)])
-    save(step, tmp_path)
-    expected = [step([DATA.batch(0, i)]) for i in range(1, 4)]
-    other.load(tmp_path)
-    assert [other([DATA.batch(0, i)]) for i in range(1, 4)] == expected
+    assert_goes_on(step, other, tmp_path, [DATA.batch(0, i) for i in range(1, 4)])
 
 
 def test_loading_into_another_optimiser_names_every_tensor(tmp_path) -> None:

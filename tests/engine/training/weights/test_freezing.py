@@ -19,7 +19,7 @@ from engine.training.weights.freezing import Freezing
 from models.layers.blocks import ConvBlock
 from models.layers.norms import make_norm
 from ops import backend
-from tests.engine.doubles import TinyData, assert_same, needs_compiler, parameters_of, save, tiny_config, tiny_step
+from tests.engine.doubles import TinyData, assert_goes_on, needs_compiler, parameters_of, tiny_config, tiny_step
 
 DATA = TinyData()
 RATE = 0.01
@@ -118,13 +118,9 @@ def test_a_run_resumed_around_the_thaw_goes_on_bit_for_bit(tmp_path: Path, at: i
     step, other = _step(freeze), _step(freeze)
     for i in range(at):
         step([DATA.batch(0, i)])
-    save(step, tmp_path)
-    expected = [step([DATA.batch(0, i)]) for i in range(at, 5)]
     for i in range(4):
         other([DATA.batch(3, i)])  # thawed, which loading undoes where it was not yet
-    other.load(tmp_path)
-    assert [other([DATA.batch(0, i)]) for i in range(at, 5)] == expected
-    assert_same(parameters_of(other.model), parameters_of(step.model))
+    assert_goes_on(step, other, tmp_path, [DATA.batch(0, i) for i in range(at, 5)])
 
 
 @needs_compiler
@@ -252,7 +248,4 @@ def test_a_resumed_run_keeps_its_start_and_its_rates(tmp_path: Path, name: str) 
     step, other = (tiny_step(config, seed, loaded={"stem.weight"}) for seed in (0, 5))
     for each in (step, other):
         each([DATA.batch(0, 0)])
-    save(step, tmp_path)
-    expected = [step([DATA.batch(0, i)]) for i in range(1, 4)]
-    other.load(tmp_path)
-    assert [other([DATA.batch(0, i)]) for i in range(1, 4)] == expected
+    assert_goes_on(step, other, tmp_path, [DATA.batch(0, i) for i in range(1, 4)])
