@@ -76,6 +76,9 @@ class TestFolders:
             find_cases(DataConfig(root=tmp_path, source="folders"))
 
 
+MASK = Columns(label="mask")
+
+
 class TestCsv:
     def test_all_columns(self, tmp_path: Path) -> None:
         text = "Path,label,case,split,patient\nscans/a.nii,segs/a.nii,one,Train,p1\n../b.nii,,two,dev,\n\n"
@@ -101,11 +104,9 @@ class TestCsv:
         assert case.images == (tmp_path / "a1.nii", Path("/elsewhere/a2.nii"))
         assert case.label == tmp_path / "a.nii"
 
-    def test_a_repeated_file_name_takes_its_folder_along(self, tmp_path: Path) -> None:
+    def test_a_repeated_file_name_takes_its_folder_along_and_ids_are_safe(self, tmp_path: Path) -> None:
         listing = find_cases(table(tmp_path, "image\np1/ct.nii\np2/ct.nii\np3/mr.nii\n"))
         assert [case.id for case in listing.cases] == ["mr", "p1_ct", "p2_ct"]
-
-    def test_ids_are_made_safe_as_file_names(self, tmp_path: Path) -> None:
         listing = find_cases(table(tmp_path, "image,id\na.nii,../p 1/x:y\n"))
         assert listing.cases[0].id == "_p_1_x_y"
 
@@ -121,11 +122,7 @@ class TestCsv:
         ("text", "columns", "message"),
         [
             ("scan,seg\na,b\n", Columns(), r"no image column \(looked for image, path, file\); it has scan, seg"),
-            (
-                "image,seg\na,b\n",
-                Columns(label="mask"),
-                r"data.columns.label: no column 'mask' in .*; it has image, seg",
-            ),
+            ("image,seg\na,b\n", MASK, r"data.columns.label: no column 'mask' in .*; it has image, seg"),
             ("image,label\n", Columns(), "no rows below its header"),
             ("image,label\n,b.nii\n", Columns(), "row 2 has no image"),
             ("image,split\na.nii,hold\n", Columns(), "row 2 has split 'hold'; expected train, val or test"),

@@ -79,6 +79,7 @@ def test_specks_and_many_labels_at_one_place_keep_their_volume() -> None:
     source = square_grid(label.shape)
     result = resample_label(label, source, at(source, (2, 2, 2)))
     assert np.count_nonzero(result) == round(np.count_nonzero(label) / 8)
+    # More than two labels share most voxels, and each still gets its own.
     label = np.random.default_rng(3).integers(0, 6, (8, 8, 8)).astype(np.uint8).repeat(2, 0).repeat(2, 1).repeat(2, 2)
     source = square_grid(label.shape)
     result = resample_label(label, source, at(source, (1.6, 1.6, 1.6)))

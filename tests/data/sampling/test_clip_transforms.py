@@ -37,8 +37,7 @@ class TestSegments:
         assert segment.tolist() == [0, 2, 4, 5]
         for found in draws(UNEVEN, 2.0, clip(frames=2, frame_rate=2.0)):
             assert 0.1 < UNEVEN[found[1]] - UNEVEN[found[0]] <= 0.9
-
-    def test_differences_take_one_more(self) -> None:
+        # differences take one more
         assert place_segments(np.arange(9.0), 9.0, clip(frames=8, input="differences")).tolist() == [list(range(9))]
 
     @pytest.mark.parametrize(
@@ -77,15 +76,13 @@ class TestBoxes:
         assert place_boxes((1, 20, 30, 3), clip(crops=3)) == [(4, 0, 12, 16), (4, 7, 12, 16), (4, 14, 12, 16)]
         assert place_boxes((1, 30, 20, 3), clip(crops=3)) == [(0, 2, 12, 16), (9, 2, 12, 16), (18, 2, 12, 16)]
 
-    def test_random_ones_cut_whole_pixels_all_over_the_frame(self) -> None:
+    def test_random_ones_cut_whole_pixels_all_over_the_frame_alike(self) -> None:
         rng = np.random.default_rng(0)
         boxes = np.array([draw_box((1, 20, 30, 3), clip(), rng) for _ in range(500)])
         assert (boxes[:, 2:] == (12, 16)).all()
         assert (boxes == boxes.astype(int)).all()
         assert (boxes[:, 0].min(), boxes[:, 0].max()) == (0, 8)
         assert (boxes[:, 1].min(), boxes[:, 1].max()) == (0, 14)
-
-    def test_every_place_is_as_likely(self) -> None:
         rng = np.random.default_rng(0)
         lefts = [draw_box((1, 20, 19, 3), clip(crop_pixels=(20, 16)), rng)[1] for _ in range(4000)]
         np.testing.assert_allclose(np.bincount(np.array(lefts, int)) / 4000, 1 / 4, atol=0.02)
@@ -134,12 +131,10 @@ class TestColours:
     def change(self, **ranges: tuple[float, float]) -> np.ndarray:
         return change_colours(self.pixels, clip(augment=ranges).augment, np.random.default_rng(0))
 
-    def test_off_and_brightness(self) -> None:
+    def test_off_brightness_and_contrast_which_keeps_the_mean(self) -> None:
         assert self.change() is self.pixels
         np.testing.assert_allclose(self.change(brightness=(1.5, 1.5)), self.pixels * 1.5, rtol=1e-6)
         assert self.change(brightness=(9, 9)).max() == 1
-
-    def test_contrast_keeps_the_mean(self) -> None:
         changed = self.change(contrast=(0.5, 0.5))
         assert changed.mean() == pytest.approx(self.pixels.mean(), abs=1e-5)
         assert changed.std() == pytest.approx(self.pixels.std() / 2, rel=1e-4)

@@ -37,6 +37,10 @@ def test_reads_scores_gap_time_and_memory(sweep: Path) -> None:
     assert run.memory_gb == 1.5
     assert [step for step, _ in run.validation] == list(range(10, STEPS + 1, 10))
     assert not study.less_is_better
+    write_metrics(sweep / "none" / "seed0" / "eval" / "train", checkpoint={"step": 50})
+    (run, other, _) = read_study(sweep).runs_of(read_study(sweep).cells[0])
+    assert np.isnan(run.train_score)
+    assert np.isfinite(other.train_score)
 
 
 def test_a_seeds_score_is_the_mean_over_its_folds(tmp_path: Path) -> None:
@@ -69,13 +73,6 @@ def test_runs_that_are_not_finished_say_why(sweep: Path) -> None:
         "rate=0.1/seed1": "1 cases could not be evaluated",
         "rate=0.1/seed2": "dice.mean is undefined",
     }
-
-
-def test_training_scores_of_another_checkpoint_do_not_count(sweep: Path) -> None:
-    write_metrics(sweep / "none" / "seed0" / "eval" / "train", checkpoint={"step": 50})
-    (run, other, _) = read_study(sweep).runs_of(read_study(sweep).cells[0])
-    assert np.isnan(run.train_score)
-    assert np.isfinite(other.train_score)
 
 
 def test_refuses_a_folder_without_a_sweep(tmp_path: Path) -> None:
