@@ -53,8 +53,7 @@ def read_nifti_header(path: Path) -> Header:
         shape, channels = split_channels(path, tuple(int(size) for size in block.get_data_shape()))
     except (HeaderDataError, OverflowError) as error:
         raise _unusable(path, error) from None
-    if not 0 <= (offset := float(block["vox_offset"])) < 2**63:
-        raise FileProblem(path, f"the voxels' place in the file (vox_offset) is {offset:g}", RESTORE)
+    offset = float(block["vox_offset"])
     if single and offset < block.single_vox_offset:
         _warn_once(f"{path}: vox_offset is {offset:g}; the voxels are taken from byte {block.single_vox_offset} on")
         offset = float(block.single_vox_offset)
@@ -195,6 +194,8 @@ def _parse(path: Path, head: bytes) -> Any:
         block = kind(head[: kind.template_dtype.itemsize], endianness=order, check=False)
         if not 1 <= (num_axes := int(block["dim"][0])) <= 7:
             raise FileProblem(path, f"dim[0]={num_axes} in its header, expected 1 to 7 axes", RESTORE)
+        if not 0 <= (offset := float(block["vox_offset"])) < 2**63:
+            raise FileProblem(path, f"the voxels' place in the file (vox_offset) is {offset:g}", RESTORE)
         block.check_fix(logger=_Named(LOG, {"path": path}))
     except (HeaderDataError, WrapStructError) as error:
         raise _unusable(path, error) from None

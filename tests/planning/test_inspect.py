@@ -1,6 +1,7 @@
 """`python -m planning.inspect`: what it measures, what it finds, and what it exits with."""
 
 import base64
+import os
 import re
 from io import BytesIO
 from pathlib import Path
@@ -221,3 +222,32 @@ def test_some_of_the_hippocampus(datasets: Path, tmp_path: Path, capsys: pytest.
     (tmp_path / "cases.csv").write_text("\n".join(["image,label", *rows]))
     assert main([str(tmp_path), "--threads", "1"]) == 0
     assert re.search(r"spacing +D 1 × H 1 × W 1 mm\n", capsys.readouterr().out)
+
+
+def test_what_is_no_file_is_told_of(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(root / "images" / "pipe.nii.gz")
+    (root / "images" / "folder.nii.gz").mkdir()
+    (root / "images" / "link.nii").symlink_to("nowhere")
+    assert main([str(root), "--threads", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "cases        7, 4 labelled, 3 that cannot be used" in out
+    assert "pipe.nii.gz: is a named pipe (FIFO), not a regular file" in out
+    assert "folder.nii.gz: is a folder, not a file; name the file inside it" in out
+    assert "link.nii: no such file; correct the path" in out
+
+
+def test_names_are_not_obeyed_by_the_terminal(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "images" / "\x1b[31mred.nii.gz").write_bytes(b"no volume")
+    assert main([str(root), "--threads", "1"]) == 1
+    assert main([str(root / "\x1b]0;title\x07")]) == 2
+    out, error = capsys.readouterr()
+    assert r"/images/\x1b[31mred.nii.gz: neither a NIfTI nor an Analyze header" in out
+    assert r"/\x1b]0;title\x07: no such file or folder" in error
+    assert "\x1b" not in out + error
+
+
+def test_a_page_on_a_full_disk(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    assert main([str(root), "--threads", "1", "--html", "/dev/full"]) == 2
+    assert "/dev/full: cannot be written (No space left on device); free some space" in capsys.readouterr().err

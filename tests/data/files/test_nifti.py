@@ -86,7 +86,8 @@ def only_qform(b: float) -> Edit:
     ("edit", "reason"),
     [
         (setting("vox_offset", np.nan), r"the voxels' place in the file \(vox_offset\) is nan; restore the file"),
-        (setting("vox_offset", -400), r"the voxels' place in the file \(vox_offset\) is -400|unusable header"),
+        (setting("vox_offset", -np.inf), r"the voxels' place in the file \(vox_offset\) is -inf; restore"),
+        (setting("vox_offset", -400), r"the voxels' place in the file \(vox_offset\) is -400; restore"),
         (axes(0), r"dim\[0\]=0 in its header, expected 1 to 7 axes; restore the file"),
         (axes(-1), r"dim\[0\]=-1 in its header, expected 1 to 7 axes"),
         (axes(8), r"dim\[0\]=8 in its header, expected 1 to 7 axes"),
