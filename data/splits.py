@@ -11,7 +11,7 @@ from configs.schema.data import Split
 from data.layouts.cases import Case, some
 from data.layouts.registry import list_cases
 
-LOG = logging.getLogger("mlx_volumes")
+_log = logging.getLogger("mlx_volumes")
 Splits = dict[str, list[str]]  # "train", "val", "test" -> case ids, sorted
 
 
@@ -46,7 +46,7 @@ def _make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> S
         return _checked(_given(cases), cases, "the source's own split")
     drawn = [case for case in cases if case.label is not None and case.split != "test"]
     if any(case.split for case in drawn):
-        LOG.warning("data.split.kind=%s draws a new split; the source's own needs data.split.kind=given", split.kind)
+        _log.warning("data.split.kind=%s draws a new split; the source's own needs data.split.kind=given", split.kind)
     units = _units(drawn, split.by_group)
     counted = _counted(drawn)
     kept = {case.id for case in drawn}
@@ -146,7 +146,7 @@ def _warn_of_torn_groups(cases: Sequence[Case], splits: Splits) -> None:
         if case.group is not None and case.id in placed:
             found.setdefault(case.group, set()).add(placed[case.id])
     if torn := sorted(group for group, names in found.items() if len(names) > 1):
-        LOG.warning(
+        _log.warning(
             "%d of %d groups have cases in several splits (%s): scores will flatter; use data.split.kind=kfold or "
             "ratio with data.split.by_group=true",
             len(torn),
@@ -165,5 +165,5 @@ def _checked(splits: Splits, cases: Sequence[Case], where: str) -> Splits:
             raise ValueError(f"split {name}: cases without a label: {some(missing)}; move them to test")
     placed = {case_id for ids in splits.values() for case_id in ids}
     if left_out := sorted(case.id for case in cases if case.id not in placed):
-        LOG.warning("in no split: %s", some(left_out))
+        _log.warning("in no split: %s", some(left_out))
     return splits

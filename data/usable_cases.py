@@ -11,7 +11,7 @@ from data.layouts.cases import Case, some
 from data.prepare.case_checks import Problem, check_case
 from machine.resources import available_threads
 
-log = logging.getLogger("mlx_volumes")
+_log = logging.getLogger("mlx_volumes")
 
 Progress = Callable[[int, int], None]  # (cases done, cases in all)
 Result = TypeVar("Result")
@@ -135,7 +135,7 @@ class Roster:
                 problems.append(Problem(case_id, path, reason))
         if allowed and problems:
             text = "data.split.allow_copies=true: scores flatter, %d training cases are copies of cases scored: %s"
-            log.warning(text, len(problems), some([problem.case_id for problem in problems]))
+            _log.warning(text, len(problems), some([problem.case_id for problem in problems]))
             return
         self.reject(problems)
 
@@ -151,7 +151,7 @@ class Roster:
                 "fix or remove them, or set data.on_error=skip to go on without them"
             )
         for problem in problems:
-            log.warning("skipped case %s: %s: %s", problem.case_id, problem.path, problem.reason)
+            _log.warning("skipped case %s: %s: %s", problem.case_id, problem.path, problem.reason)
             self.skipped.append((problem.case_id, str(problem.path), problem.reason))
         for case_id in bad:
             del self.cases[case_id]

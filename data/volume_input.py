@@ -25,7 +25,7 @@ from data.sampling.augment import Augment
 from data.sampling.patches import draw_sample
 from data.usable_cases import Progress, Roster
 
-log = logging.getLogger("mlx_volumes")
+_log = logging.getLogger("mlx_volumes")
 
 
 class Volumes(Input):
@@ -59,7 +59,7 @@ class Volumes(Input):
         data = self._config.data
         largest = self._largest(roster.cases.values())
         if any(n > p for n, p in zip(largest, data.patch_size_voxels, strict=True)) and not data.crop_nonzero:
-            log.warning(
+            _log.warning(
                 "data.patch_size_voxels=%s is less than the largest volume, %s: evaluation sees its centre alone",
                 list(data.patch_size_voxels),
                 largest,
@@ -112,7 +112,7 @@ class Volumes(Input):
     def _make(self, case: Case) -> Entry:
         prepared = prepare(case, self._preparation)
         for note in prepared.notes:
-            log.warning("%s: %s", case.images[0], note)
+            _log.warning("%s: %s", case.images[0], note)
         return prepared.to_entry()
 
     def shapes(self, case: Case) -> tuple[Shape, Shape]:

@@ -10,7 +10,7 @@ from data.layouts.class_folders import list_clips
 from data.layouts.msd_nnunet import group_channels, warn_of_unmatched
 from data.layouts.table import read_table
 
-LOG = logging.getLogger("mlx_volumes")
+_log = logging.getLogger("mlx_volumes")
 
 IMAGE_WORDS = "image|images|img|volume|vol|scan|orig"
 LABEL_WORDS = "label|labels|lbl|seg|segmentation|mask|gt"
@@ -39,7 +39,7 @@ def find_folders(config: DataConfig) -> Listing:
             f"{labels_folder} ({some(p.name for p in labels.values())}); rename them, or list them in a CSV"
         )
     if not labels:
-        LOG.warning("%s: no labels, all %d cases are unlabelled", labels_folder, len(images))
+        _log.warning("%s: no labels, all %d cases are unlabelled", labels_folder, len(images))
     warn_of_unmatched(images_folder, images, labels_folder, labels)
     return Listing(tuple(Case(name, (path,), labels.get(name)) for name, path in images.items()))
 

@@ -12,7 +12,7 @@ from configs.schema.data import DataConfig
 from data.files.gzip import read_text
 from data.layouts.cases import Case, Listing, list_volumes, some, strip_suffix
 
-LOG = logging.getLogger("mlx_volumes")
+_log = logging.getLogger("mlx_volumes")
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
@@ -111,9 +111,9 @@ def warn_of_unmatched(images: Path, named_images: Iterable[str], labels: Path, n
     """Warn of images without a label, where there are labels at all, and of labels without an image, by their names."""
     known_images, known_labels = set(named_images), set(named_labels)
     if known_labels and (missing := sorted(known_images - known_labels)):
-        LOG.warning("%s: no label for %s", images, some(missing))
+        _log.warning("%s: no label for %s", images, some(missing))
     if missing := sorted(known_labels - known_images):
-        LOG.warning("%s: no image for %s", labels, some(missing))
+        _log.warning("%s: no image for %s", labels, some(missing))
 
 
 def read_json(root: Path) -> dict[str, Any]:

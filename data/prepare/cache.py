@@ -30,7 +30,7 @@ from numpy.lib import format as npy
 from data.files.errors import readable_size
 from machine import disk
 
-log = logging.getLogger("mlx_volumes")
+_log = logging.getLogger("mlx_volumes")
 
 _FORMAT = 3  # part of every key: raise it when what is stored changes, or how cases are prepared
 _SCAN_EVERY = 64  # puts between looks at what other processes stored
@@ -103,7 +103,7 @@ class Cache:
             return Entry(arrays, stored["facts"])
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             if folder.exists():  # else another process has just evicted it
-                log.warning("data.cache.folder: rebuilding the damaged entry %s (%s)", folder, error)
+                _log.warning("data.cache.folder: rebuilding the damaged entry %s (%s)", folder, error)
                 self._remove(key)
             return None
 
@@ -224,7 +224,7 @@ class Cache:
                     self._size -= size
             if self._size > self.limit_bytes and not self._warned:
                 self._warned = True
-                log.warning(
+                _log.warning(
                     "data.cache.limit_gb=%.3g is passed: the cases in use alone take %s in %s; raise it",
                     self.limit_bytes / 1e9,
                     readable_size(int(self._size)),

@@ -10,7 +10,7 @@ import numpy as np
 from data.layouts.cases import Case, some
 from data.sampling.order import balanced_order, epoch_order
 
-log = logging.getLogger("mlx_volumes")
+_log = logging.getLogger("mlx_volumes")
 
 
 class Target:
@@ -67,7 +67,7 @@ class Classes(Target):
             counts = self.count(cases)
             missing = [label for label, count in zip(self._class_names, counts, strict=True) if not count]
             if missing and any(counts):
-                log.warning("split %s has no case of %s", name, some(missing))
+                _log.warning("split %s has no case of %s", name, some(missing))
 
     def statistics(self) -> dict[str, Any]:
         return {"multi_label": self._multi_label}

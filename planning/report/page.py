@@ -78,7 +78,7 @@ def _found(survey: Survey) -> list[str]:
     body = []
     problems = [f"{problem.case_id}: {problem.path}: {problem.reason}" for problem in survey.problems]
     findings = [str(finding) for finding in survey.findings]
-    for heading, lines in (("Cases that cannot be used", problems), ("Worth a look", findings)):
+    for heading, lines in (("Cases that cannot be used", problems), ("Worth checking", findings)):
         if lines:
             items = [f"<li>{escape(line)}</li>" for line in lines]
             body += [f"<h2>{heading}</h2>", '<ul class="warning">', *items, "</ul>"]

@@ -31,7 +31,7 @@ def survey_text(survey: Survey) -> str:
         lines.append("problems (these cases cannot be used)")
         lines += [f"  {problem.case_id}: {problem.path}: {problem.reason}" for problem in survey.problems]
     if survey.findings:
-        lines.append("worth a look")
+        lines.append("worth checking")
         lines += [f"  {finding}" for finding in survey.findings]
     if not survey.problems and not survey.findings:
         lines.append("no problems found")

@@ -1,4 +1,4 @@
-"""Cases with one class or several: how many there are of each, and what is worth a look in them."""
+"""Cases with one class or several: how many there are of each, and what is worth checking in them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence

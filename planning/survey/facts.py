@@ -16,7 +16,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Finding:
-    """A line on something worth a look: in the cases that it names or, without names, in the whole data set.
+    """A line on something worth checking: in the cases that it names or, without names, in the whole data set.
 
     `brief` stands beside each of the cases; of the whole data set it is the score that a network has to beat.
     """

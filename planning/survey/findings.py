@@ -1,4 +1,4 @@
-"""What is worth a look in a data set although each of its cases can be used."""
+"""What is worth checking in a data set although each of its cases can be used."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence

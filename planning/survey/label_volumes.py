@@ -1,4 +1,4 @@
-"""Cases whose labels are volumes: their classes, and what is worth a look in the labels."""
+"""Cases whose labels are volumes: their classes, and what is worth checking in the labels."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

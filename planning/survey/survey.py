@@ -16,14 +16,14 @@ from planning.survey.findings import find_all
 from planning.survey.label_volumes import LabelVolumes, make_up_names
 from planning.survey.volumes import ROWS, VOLUMES, read_volumes
 
-log = logging.getLogger("mlx_volumes")
+_log = logging.getLogger("mlx_volumes")
 
 
 @dataclass(frozen=True, eq=False)
 class Survey:
     """All that was found at a path: the facts of each case, which are of one `kind`, and its classes, the `target`.
 
-    A case with `problems` cannot be used; `findings` are worth a look.
+    A case with `problems` cannot be used; `findings` are worth checking.
     """
 
     config: Config
@@ -85,10 +85,10 @@ def _collected_warnings() -> Iterator[list[Finding]]:
     findings: list[Finding] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: findings.append(Finding(record.getMessage()))  # type: ignore[method-assign]
-    propagates, log.propagate = log.propagate, False
-    log.addHandler(handler)
+    propagates, _log.propagate = _log.propagate, False
+    _log.addHandler(handler)
     try:
         yield findings
     finally:
-        log.removeHandler(handler)
-        log.propagate = propagates
+        _log.removeHandler(handler)
+        _log.propagate = propagates

@@ -20,7 +20,7 @@ from tests.conftest import leave_out_figures
 pytestmark = pytest.mark.slow
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "finetune.md"
-MAY_FIND = {"planning.inspect": (0, 1)}  # generated volumes are of mixed orientations, which is worth a look
+MAY_FIND = {"planning.inspect": (0, 1)}  # generated volumes are of mixed orientations, which is worth checking
 
 
 def commands(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Cases with classes: what is measured of volumes, archives and clips, and what is worth a look among them."""
+"""Cases with classes: what is measured of volumes, archives and clips, and what is worth checking among them."""
 
 import base64
 import re
