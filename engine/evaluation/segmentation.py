@@ -17,10 +17,12 @@ from engine.evaluation.cases import Failure, attempt, make_validator
 from engine.evaluation.members import Member, predict_together, window_settings
 from engine.evaluation.sliding_window import (
     Predict,
+    Triple,
     most_probable,
     predict_labels,
     predict_probabilities,
     predict_slabs,
+    require_few_windows,
 )
 from engine.evaluation.temperature import scale
 from engine.evaluation.voxels import VoxelCounter, VoxelFacts
@@ -110,7 +112,7 @@ def _evaluate_case(
     case: Any,
 ) -> CaseResult:
     settings, ignore_label = config.evaluate, config.loss.ignore_label
-    require_case_fits(config, data.shapes(case), num_classes, len(members))
+    _require_moderate(config, data.shapes(case), num_classes, len(members))
     prepared = data.load(case)
     spacing_mm, reference, counter = prepared.source_grid.spacing_mm, None, None
     if case.label is not None:
@@ -180,11 +182,19 @@ def predict_one(
     """Return a case's labels in the axes and on the grid of its file, or all classes' probabilities (..., K)."""
     settings = config.evaluate.model_copy(update={"save_probabilities": probabilities})
     config = config.model_copy(update={"evaluate": settings})
-    require_case_fits(config, data.shapes(case), data.num_outputs, len(members))
+    _require_moderate(config, data.shapes(case), data.num_outputs, len(members))
     prepared = data.load(case)
     labels, volumes = predict_case(members, data, case, prepared, config, None, temperature)
     found: np.ndarray = prepared.source.in_file_axes(volumes["probabilities"] if probabilities else labels)
     return found
+
+
+def _require_moderate(config: Config, shapes: tuple[Triple, Triple], num_classes: int, num_members: int) -> None:
+    """Raise ValueError for a case that takes more memory or windows than there should be, by its header."""
+    require_case_fits(config, shapes, num_classes, num_members)
+    patch_size, overlap, *_ = window_settings(config)
+    if not config.data.crop_nonzero:
+        require_few_windows(shapes[1], patch_size, overlap)
 
 
 def _same_grid(prepared: Any) -> bool:

@@ -13,6 +13,7 @@ from ops import memory
 Triple = tuple[int, int, int]
 Predict = Callable[[mx.array], mx.array]  # (B, d, h, w, C) float32 -> logits (B, d, h, w, K)
 
+_MOST_WINDOWS = 1_000_000  # of a volume: hours of the smallest networks
 _SMALLER = "evaluate.window_size_voxels (null: data.patch_size_voxels) or evaluate.window_batch"
 
 
@@ -92,6 +93,18 @@ def most_probable(probabilities: np.ndarray) -> np.ndarray:
     """The class of the largest probability (..., K) in each voxel, uint8 (int16 beyond 256 classes)."""
     num_classes = probabilities.shape[-1]
     return probabilities.argmax(-1).astype(np.uint8 if num_classes <= 256 else np.int16)
+
+
+def require_few_windows(shape: Triple, patch_size: Triple, overlap: float) -> None:
+    """Raise ValueError where a volume (D, H, W) takes more windows than anybody waits for."""
+    axes = zip(shape, patch_size, strict=True)
+    count = math.prod(len(window_starts(size, patch, overlap)) for size, patch in axes)
+    if count > _MOST_WINDOWS:
+        raise ValueError(
+            f"{'×'.join(map(str, shape))} voxels take {count:,} windows of {'×'.join(map(str, patch_size))}, at most "
+            f"{_MOST_WINDOWS:,} are predicted; use a larger evaluate.window_size_voxels or data.spacing_mm, or a "
+            "smaller evaluate.overlap"
+        )
 
 
 def window_starts(size: int, patch: int, overlap: float) -> list[int]:

@@ -10,6 +10,7 @@ from engine.evaluation.sliding_window import (
     predict_labels,
     predict_probabilities,
     predict_slabs,
+    require_few_windows,
     window_starts,
 )
 from ops import memory
@@ -173,3 +174,9 @@ def test_a_batch_is_waited_for_once_and_failures_name_the_window(monkeypatch) ->
     )
     with pytest.raises(memory.OutOfMemory, match=expected):
         predict_probabilities(lambda x: x, volume, (4, 4, 4))
+
+
+def test_a_volume_of_a_million_windows_is_refused() -> None:
+    require_few_windows((512, 512, 512), (16, 16, 16), 0.5)  # 63³ windows
+    with pytest.raises(ValueError, match=r"^600×600×600 voxels take 3,307,949 windows of 8×8×8, at most 1,000,000 are"):
+        require_few_windows((600, 600, 600), (8, 8, 8), 0.5)
