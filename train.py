@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train a 3-D CNN from a config. Ctrl-C, SIGTERM, or a file STOP in the run's folder end it "
+        description="Train a 3-D CNN from a config. Ctrl-C, SIGTERM, SIGHUP, or a file STOP in the run's folder end it "
         "after the current step, saved; --resume continues from there.",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/")
@@ -40,7 +40,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0, 1 where the run failed, 2 for a user's mistake, 130 or 143 after a signal."""
+    """Return the exit code: 0, 1 where the run failed, 2 for a user's mistake, 129, 130 or 143 after a signal."""
     arguments = parse_arguments(argv)
     from engine.config import load_config  # here, so that --help and a config's mistakes appear at once
     from engine.distributed.group import ALONE, GroupError, join_group, set_up_logging
@@ -61,8 +61,6 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, GroupError, MemoryError) as error:
         group.print_error(error, "train.py")
         return 1 if isinstance(error, GroupError | MemoryError) else 2
-    except KeyboardInterrupt:
-        return 130
     finally:
         group.leave()
 

@@ -53,8 +53,8 @@ def train(
     """Train a run to the end of its budget; return its folder.
 
     config: a config, or the path of its YAML file; `overrides` are laid over it, {"train.steps": 500}. With
-    {"resume": True} the run goes on where it stopped. Ctrl-C, SIGTERM, or a file STOP in the run's folder end it after
-    the current step, saved. Progress is logged as "mlx_volumes"; `hooks` are called as it goes.
+    {"resume": True} the run goes on where it stopped. Ctrl-C, SIGTERM, SIGHUP, or a file STOP in the run's folder end
+    it after the current step, saved. Progress is logged as "mlx_volumes"; `hooks` are called as it goes.
 
     Raises ValueError for a mistake in the config or the data, NonFiniteError for a loss that is no number, OSError
     where files cannot be read or written.

@@ -3,6 +3,10 @@
 It imports nothing of the project, and each script and package imports it first.
 """
 
-from machine.interpreter import require
+from machine.interrupt import end_in_one_line
+
+end_in_one_line()
+
+from machine.interpreter import require  # noqa: E402
 
 require()

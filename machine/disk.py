@@ -50,6 +50,15 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> list[Path]:
+    """Make the folder and those above it that are missing, each flushed into its parent; return them, deepest first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        flush_folder(path.parent)
+    return missing
+
+
 def write_flushed(path: Path, content: bytes) -> None:
     """Write the file and flush it."""
     with writing(path), path.open("wb") as file:

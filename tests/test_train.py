@@ -1,13 +1,16 @@
 """train.py from end to end: real NIfTI files, real processes, real signals."""
 
+import fcntl
 import json
 import logging
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,6 +138,30 @@ def test_sigterm_finishes_the_step_saves_and_exits_with_143(whole, config, tmp_p
     assert run.checkpoint("last").resolve().name == str(step)
     assert f"stopped by SIGTERM at step {step}, saved; continue with --resume" in output
     _assert_same_run(whole, trained(config, f"run.dir={tmp_path}", "--resume"))
+
+
+def test_a_closed_terminal_saves(whole, config, tmp_path) -> None:
+    run, (ours, theirs) = RunFolder(tmp_path / "tiny"), pty.openpty()
+    command = [sys.executable, "train.py", "--config", str(config), f"run.dir={tmp_path}"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    while len(run.read_metrics()) < 3:
+        assert os.read(ours, 4096)  # raises OSError once the process has ended
+    os.close(ours)
+    process.wait(60)
+    step = len(run.read_metrics("train"))
+    assert run.checkpoint("last").resolve().name == str(step)
+    assert step < STEPS
+    assert train.main(["--config", str(config), f"run.dir={tmp_path}", "--resume"]) == 0
+    _assert_same_run(whole, run)
 
 
 def test_two_that_resume_one_run_at_once_are_told_apart(whole, config, tmp_path) -> None:

@@ -44,7 +44,7 @@ def save_checkpoint(
 
     Raises OSError, having removed what it wrote, when the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(folder)
     target = folder / str(state["step"])
     temporary = folder / f".writing-{target.name}"
     shutil.rmtree(temporary, ignore_errors=True)

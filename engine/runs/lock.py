@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from machine import disk
 from machine.processes import when_started
 
 _log = logging.getLogger("mlx_volumes")
@@ -76,10 +77,10 @@ def hold(folder: Path, work: str, patience_seconds: float = 0.0) -> Iterator[int
     Raises ValueError that says who holds it, or that the folder cannot be written. A folder that is made here and
     stays empty is removed.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made: list[Path] = []
     try:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            made = disk.make_folder(folder)
             descriptor = _acquire(folder, work, patience_seconds)
         except OSError as error:
             raise ValueError(

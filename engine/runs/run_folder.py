@@ -132,6 +132,12 @@ class RunFolder:
         with disk.writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(without_nan(line), allow_nan=False, ensure_ascii=False) + "\n")
 
+    def flush_metrics(self) -> None:
+        """Wait until the lines so far are on the disk: a checkpoint that is there counts on them."""
+        if self.metrics_path.exists():
+            with self.metrics_path.open("rb") as file:
+                disk.flush(file.fileno())
+
     def read_metrics(self, split: str | None = None) -> list[dict[str, Any]]:
         """All lines, or those of one split. What is no such line is left out: a kill or a full disk cut it short."""
         lines = []
@@ -154,13 +160,14 @@ class RunFolder:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at once: a kill leaves the old contents or the new."""
+    """Replace the file at once: a kill or a loss of power leaves the old contents or the new."""
     temporary = path.with_name(f".{path.name}.tmp")
     with disk.writing(path), temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         disk.flush(file.fileno())
     temporary.replace(path)
+    disk.flush_folder(path.parent)
 
 
 def without_nan(value: Any) -> Any:

@@ -1,7 +1,8 @@
-"""Requests to stop a run: SIGINT, SIGTERM, or a file STOP in the run's folder."""
+"""Requests to stop a run: SIGINT, SIGTERM, SIGHUP, or a file STOP in the run's folder."""
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -16,8 +17,9 @@ class StopRequested(Exception):
 class StopRequest:
     """Notices that the run should stop; the loop asks it after each step.
 
-    As a context manager it handles SIGINT and SIGTERM. The first one is a request; the second ends the process
-    at once, as if nobody handled it.
+    As a context manager it handles SIGINT, SIGTERM and SIGHUP, which a closed terminal sends. The first one is a
+    request; another SIGINT or SIGTERM ends the process at once, as if nobody handled it. SIGHUP stays ignored where it
+    is already, under nohup.
 
     `speaks`: whether it says on standard error that it noticed a signal.
     """
@@ -61,7 +63,8 @@ class StopRequest:
             raise StopRequested
 
     def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        heard = [*_SIGNALS, *([] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP])]
+        self._previous = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(
@@ -74,9 +77,11 @@ class StopRequest:
         self._signal = signal.Signals(number)
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal sends one, and its shell another
         text = f"\n{self._signal.name}: finishing this step and saving; once more to quit at once\n"
         if self._speaks:
-            os.write(2, text.encode())
+            with suppress(OSError):  # the terminal is gone
+                os.write(2, text.encode())
 
 
 class StoppableData:

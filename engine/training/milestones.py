@@ -120,6 +120,7 @@ class Milestones:
             "data_fingerprint": self.feed.data.fingerprint,
         }
         best = best or self.validate is None  # without validation `best` is the last checkpoint
+        self.run.flush_metrics()
         save_checkpoint(self.run.checkpoints, self.step.tensors(), state, best, config.checkpoint.keep)
         position.seconds += time.perf_counter() - started
 

@@ -40,8 +40,8 @@ def run_sweep(
 ) -> int:
     """Train and evaluate the unfinished runs of the sweep, or those of them that match `only`.
 
-    Return the exit code: 0, 1 where a run failed, 130 or 143 after a signal. A request to stop ends the sweep after the
-    current step, saved; the same call continues from there.
+    Return the exit code: 0, 1 where a run failed, 129, 130 or 143 after a signal. A request to stop ends the sweep
+    after the current step, saved; the same call continues from there.
 
     count_validation_cases: returns the number of a config's labelled validation cases.
 

@@ -39,7 +39,7 @@ def test_a_file_asks_and_exits_with_zero(tmp_path) -> None:
         stop.raise_if_requested()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_asks_and_handlers_are_put_back(tmp_path, number: int, code: int, capfd) -> None:
     before = signal.getsignal(number)
     with StopRequest(tmp_path / "STOP") as stop:
@@ -49,7 +49,22 @@ def test_a_signal_asks_and_handlers_are_put_back(tmp_path, number: int, code: in
     assert "finishing this step and saving" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+def test_sighup_stays_ignored_where_it_was_and_comes_twice_from_a_closed_terminal(tmp_path, capfd) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopRequest(tmp_path / "STOP") as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with StopRequest(tmp_path / "STOP") as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (stop.reason, stop.exit_code) == ("SIGHUP", 129)
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_the_second_signal_ends_the_process_at_once(first: str) -> None:
     command = [sys.executable, "-c", TWICE.format(first=first)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
