@@ -11,10 +11,10 @@ sets: weights, their gradients and Adam's moments, and the activations. `--measu
 import argparse
 import json
 import math
-import subprocess
 import sys
 from dataclasses import dataclass
 
+from benchmarks.shared.command import call_apart
 from configs.schema.model import MAX_ELEMENTS
 from models.unet3d import UNet3dArgs
 from ops.memory import GPU_SHARE
@@ -53,15 +53,7 @@ DEVICES = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measured", type=float, nargs=2, metavar=("FLOAT32", "BFLOAT16"), help="bytes a voxel")
-    parser.add_argument("--row", nargs=2, metavar=("SHAPE", "PRECISION"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.row:
-        from benchmarks.shared.cases import Case
-        from benchmarks.step_memory import LIMIT_BYTES, measure
-
-        case = Case("unet", SHAPES[int(arguments.row[0])], 3, MEASURED_WIDTHS)
-        print(measure(case, "mlx", LIMIT_BYTES, arguments.row[1])["peak_bytes"])
-        return
     measured = arguments.measured or [measure_bytes_a_voxel(precision) for precision in PRECISIONS]
     print(json.dumps({"bytes_a_voxel": dict(zip(PRECISIONS, measured, strict=True))}), file=sys.stderr)
     print(format_table(dict(zip(PRECISIONS, measured, strict=True))))
@@ -69,12 +61,18 @@ def main() -> None:
 
 def measure_bytes_a_voxel(precision: str) -> float:
     """Return the bytes per voxel of a batch of the standard U-Net; the levels not measured count by their maps."""
-    peaks = []
-    for number in range(len(SHAPES)):
-        command = [sys.executable, "-m", "benchmarks.patch_table", "--row", str(number), precision]
-        peaks.append(int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]))
+    peaks = [call_apart("benchmarks.patch_table", "measure_peak", number, precision) for number in range(len(SHAPES))]
     voxels = [math.prod(shape) for shape in SHAPES]
     return (peaks[1] - peaks[0]) / (voxels[1] - voxels[0]) * maps_a_voxel(WIDTHS) / maps_a_voxel(MEASURED_WIDTHS)
+
+
+def measure_peak(number: int, precision: str) -> int:
+    """Return the peak bytes of loss and gradients on a batch of SHAPES[number]."""
+    from benchmarks.shared.cases import Case
+    from benchmarks.step_memory import LIMIT_BYTES, measure
+
+    row = measure(Case("unet", SHAPES[number], 3, MEASURED_WIDTHS), "mlx", LIMIT_BYTES, precision)
+    return int(row["peak_bytes"])
 
 
 def maps_a_voxel(widths: tuple[int, ...]) -> float:

@@ -14,11 +14,8 @@ The peaks that decide are measured under `mx.set_memory_limit(1_000_000)`: it ke
 their results are used. Without it their number is random; one such peak is shown too.
 """
 
-import argparse
 import dataclasses
-import json
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any, cast
@@ -27,7 +24,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from benchmarks.shared.cases import CASES, Case, our_network
-from benchmarks.shared.command import make_parser, write_rows
+from benchmarks.shared.command import call_apart, make_parser, write_rows
 from ops import backend
 
 Convolution = Callable[[mx.array, mx.array], mx.array]  # of x and weight
@@ -48,12 +45,7 @@ FULL_VOXELS = 2 * 128**3  # of a batch that the rule's bounds in bytes are made 
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--cases", nargs="+", choices=list(SHAPES), default=list(SHAPES))
-    parser.add_argument("--row", nargs=3, metavar=("CASE", "FORM", "LIMIT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.row:
-        case, form, limit = arguments.row
-        print(json.dumps(measure(small(case), form, int(limit))))
-        return
     rows = []
     print(f"{'case':<10}{'shape':<22}{'onednn':>9}{'mlx':>9}{'ratio':>7}{'mlx, no limit':>15}   MB")
     for name in arguments.cases:
@@ -73,9 +65,13 @@ def is_allowed(onednn: dict[str, Any], mlx: dict[str, Any]) -> bool:
 
 
 def _run_row(case: str, form: str, limit: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.step_memory", "--row", case, form, str(limit)]
-    row: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    row: dict[str, Any] = call_apart("benchmarks.step_memory", "measure_small", case, form, limit)
     return row
+
+
+def measure_small(name: str, form: str, limit: int) -> dict[str, Any]:
+    """Return `measure`'s row of the benchmark's case of the name."""
+    return measure(small(name), form, limit)
 
 
 def small(name: str) -> Case:

@@ -11,7 +11,7 @@ need at the peak rate measured in the same run.
 from typing import Any
 
 from benchmarks.shared.command import make_timing_parser, write_rows
-from benchmarks.shared.workers import Worker, ratio_interval, serve, take_turns
+from benchmarks.shared.workers import Worker, compare_with_torch, ratio_interval, serve, take_turns
 
 MODULE = "benchmarks.train_step"
 
@@ -62,23 +62,18 @@ def compare(case: str, precisions: list[str], threads: int, warmup: int, rounds:
     rows = []
     for i, precision in enumerate(precisions):
         ours, torch = seconds[:, 2 * i], seconds[:, 2 * i + 1]
-        ratio, low, high = ratio_interval(torch, ours)
-        median = float(sorted(ours)[len(ours) // 2])
+        compared = compare_with_torch(ours, torch)
         over, over_low, _ = ratio_interval(seconds[:, 0], ours) if i else (None, None, None)
         rows.append(
             {
                 "case": case,
                 "precision": precision,
-                "seconds": median,
-                "torch_seconds": float(sorted(torch)[len(torch) // 2]),
-                "samples_per_second": batch / median,
-                "ratio": ratio,
-                "ratio_low": low,
-                "ratio_high": high,
+                **compared,
+                "samples_per_second": batch / compared["seconds"],
                 "memory_bytes": memory[2 * i],
                 "torch_memory_bytes": memory[2 * i + 1],
                 "memory_ratio": memory[2 * i] / max(memory[2 * i + 1], 1),
-                "arithmetic": flops / _peak(precision, threads) / median,
+                "arithmetic": flops / _peak(precision, threads) / compared["seconds"],
                 "over_float32": over,
                 "over_float32_low": over_low,
                 "torch_loss_is_finite": workers[2 * i + 1].finite,

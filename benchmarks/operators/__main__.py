@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.operators.cases import OPERATORS, our_commands, torch_commands
 from benchmarks.shared.command import make_timing_parser, write_rows
-from benchmarks.shared.workers import Worker, ratio_interval, serve, take_turns
+from benchmarks.shared.workers import Worker, compare_with_torch, serve, take_turns
 
 MODULE = "benchmarks.operators.__main__"
 PEAK = "conv3d 3³ 2×32³ 64→64"  # timed in every run, for the peak
@@ -66,9 +66,8 @@ def _row(name: str, workers: list[Worker], warmup: int, rounds: int) -> dict[str
     for key, seconds in (("", both), ("forward_", forward)):
         if len(workers) > 1:
             fastest = 1 + int(np.argmin(np.median(seconds[:, 1:], axis=0)))
-            ratio, low, high = ratio_interval(seconds[:, fastest], seconds[:, 0])
-            row[f"{key}torch_seconds"] = float(np.median(seconds[:, fastest]))
-            row |= {f"{key}ratio": ratio, f"{key}ratio_low": low, f"{key}ratio_high": high}
+            compared = compare_with_torch(seconds[:, 0], seconds[:, fastest])
+            row |= {f"{key}{name}": value for name, value in compared.items()}
             row[f"{key}torch_memory_format"] = FORMATS[fastest - 1]
     return row
 

@@ -156,15 +156,10 @@ def our_commands(precision: str) -> dict[str, Command]:
     def arrays(name: str) -> tuple[list[mx.array], mx.array]:
         return our_arrays(OPERATORS[name], precision)
 
-    def forward(name: str) -> float:
-        mx.eval(OPERATORS[name].ours(ops, *arrays(name)[0]))
-        return 0.0
-
-    def gradients(name: str) -> float:
-        mx.eval(our_gradients(OPERATORS[name], *arrays(name)))
-        return 0.0
-
-    return _commands(forward, gradients)
+    return _commands(
+        lambda name: mx.eval(OPERATORS[name].ours(ops, *arrays(name)[0])),
+        lambda name: mx.eval(our_gradients(OPERATORS[name], *arrays(name))),
+    )
 
 
 def torch_commands(precision: str, memory_format: str) -> dict[str, Command]:
@@ -194,25 +189,26 @@ def torch_commands(precision: str, memory_format: str) -> dict[str, Command]:
             t.requires_grad_()
         return inputs, cotangent
 
-    def forward(name: str) -> float:
+    def forward(name: str) -> None:
         with torch.no_grad():
             run(name, arrays(name)[0])
-        return 0.0
 
-    def gradients(name: str) -> float:
+    def gradients(name: str) -> None:
         inputs, cotangent = arrays(name)
         torch.autograd.grad(run(name, inputs), inputs[OPERATORS[name].image :], cotangent)
-        return 0.0
 
     return _commands(forward, gradients)
 
 
-def _commands(forward: Callable[[str], float], gradients: Callable[[str], float]) -> dict[str, Command]:
-    commands: dict[str, Command] = {}
-    for name in OPERATORS:
-        commands[f"{name} forward"] = functools.partial(forward, name)
-        commands[f"{name} gradients"] = functools.partial(gradients, name)
-    return commands
+def _commands(forward: Callable[[str], None], gradients: Callable[[str], None]) -> dict[str, Command]:
+    def command(run: Callable[[str], None], name: str) -> float:
+        run(name)
+        return 0.0
+
+    parts = {"forward": forward, "gradients": gradients}
+    return {
+        f"{name} {part}": functools.partial(command, run, name) for name in OPERATORS for part, run in parts.items()
+    }
 
 
 def _is_volume(operator: Operator, i: int) -> bool:

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,14 @@ def make_timing_parser(description: str | None, rounds: int, warmup: int) -> arg
     parser.add_argument("--warmup", type=int, default=warmup)
     parser.add_argument("--threads", type=int, default=available_threads())
     return parser
+
+
+def call_apart(module: str, function: str, *arguments: Any) -> Any:
+    """Return the result of a module's function, called in a process of its own; both it and the arguments are JSON."""
+    code = f"import json, sys, {module} as m; print(json.dumps(m.{function}(*json.loads(sys.argv[1]))))"
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def write_rows(file: Path | None, rows: Any) -> None:

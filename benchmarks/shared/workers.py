@@ -104,6 +104,13 @@ def take_turns(workers: list[Worker], warmup: int, rounds: int, command: str = "
     return seconds
 
 
+def compare_with_torch(ours: np.ndarray, torch: np.ndarray) -> dict[str, float]:
+    """Return both sides' median seconds, and PyTorch's time over ours with its interval."""
+    ratio, low, high = ratio_interval(torch, ours)
+    times = {"seconds": float(np.median(ours)), "torch_seconds": float(np.median(torch))}
+    return {**times, "ratio": ratio, "ratio_low": low, "ratio_high": high}
+
+
 def ratio_interval(above: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
     """Return the median of the pairwise ratios and its 95 % bootstrap interval."""
     ratios = above / below
