@@ -1,4 +1,4 @@
-"""What each process of test_distributed.py runs: `python -m tests.engine.distributed_worker CHECK OUTPUT`.
+"""Runs in each process of test_group.py: `python -m tests.engine.distributed_worker CHECK OUTPUT`.
 
 The output, JSON, is written by every process, as OUTPUT.<rank>.
 """

@@ -27,7 +27,7 @@ EFFECTS = {"none": 0.0, "rate=0.1": 0.05, "rate=0.3": 0.001}
 
 
 def dice(cell: str, seed: int, fold: int) -> np.ndarray:
-    """0.8 and what cases, cells, seeds and folds add to it; a cell that is another's twin has its numbers."""
+    """Return 0.8 plus effects of cases, cells, seeds and folds; a twin of another cell has its numbers."""
     cell = {"<again>": "rate=0.1", "rate=0": "none"}.get(cell, cell)
     return 0.8 + CASES + EFFECTS[cell] + NOISE[list(RATES).index(cell), seed] + 0.01 * fold
 
@@ -130,7 +130,7 @@ def write_segmented(folder: Path, dice: np.ndarray, fold: int = 0, **changes: An
 
 
 def write_classified(folder: Path, probabilities: np.ndarray, labels: np.ndarray, **changes: Any) -> None:
-    """The same of probabilities (cases, 2) and labels (cases,)."""
+    """Write the same for probabilities (cases, 2) and labels (cases,)."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ("normal", "hyperplasia")
     with (folder / "cases.csv").open("w", newline="") as file:

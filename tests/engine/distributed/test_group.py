@@ -1,4 +1,4 @@
-"""Several processes, as real ones over MLX's ring: the same training as of one, and one end for all."""
+"""Several real processes over MLX's ring train as one process does, and end together."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who of a group is alive."""
+"""Which processes of a group are alive."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from engine.distributed.liveness import Peers, own_address
 
 @pytest.fixture(params=["this system", "ps"], autouse=True)
 def _how_is_told(request, monkeypatch) -> None:
-    """As on macOS, too."""
+    """Also as on macOS."""
     if request.param == "ps":
         if shutil.which("ps") is None:
             pytest.skip("needs ps")

@@ -34,7 +34,7 @@ def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
 def _train(
     config: Config, validate: Callable[[nn.Module], Any] | None = None, data: TinyData | None = None, **settings: Any
 ) -> tuple[RunFolder, TrainStep, Position]:
-    """Train, or go on with, the run of this config."""
+    """Train or resume the run of this config."""
     run = RunFolder(config.run_folder)
     if not run.exists():
         run = RunFolder.create(config)

@@ -89,7 +89,7 @@ def test_a_step_minimises_the_blended_loss() -> None:
 
 
 class Dropping(Mean):
-    """Its dropout's kind decides which random numbers it draws; `look` is given its input."""
+    """The kind of its dropout decides which random numbers it draws; `look` receives its input."""
 
     def __init__(self, kind: str, look: Callable[[mx.array], object]) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ def test_a_position_survives_json_with_its_unfinished_interval() -> None:
     assert Position.from_json(position.to_json()).interval.parts == pytest.approx({"dice": 1 / 7})
 
 
-def test_preparation_is_told_every_ten_seconds_and_at_its_end(
+def test_preparation_is_logged_every_ten_seconds_and_at_its_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [100.0]

@@ -1,4 +1,4 @@
-"""Batch norms behind dropout: the shift between training and evaluation, and what takes it back."""
+"""Batch norms after dropout: the shift between training and evaluation, and its correction."""
 
 import logging
 from typing import Any
@@ -112,7 +112,7 @@ def test_frozen_statistics_stay(tmp_path) -> None:
 
 
 def train(config: Config, stop_at: int | None = None, scores: list[float] | None = None) -> tuple[RunFolder, Position]:
-    """Train, or go on with, the run of this config; asked to stop while the batches of a step are read."""
+    """Train or resume the run of this config; asked to stop while the batches of a step are read."""
     run = RunFolder(config.run_folder)
     run = run if run.exists() else RunFolder.create(config)
     data, step = LabelledData(), make_step(config)

@@ -67,7 +67,7 @@ def test_the_average_grows_its_decay_and_is_applied_for_a_while_only(tmp_path) -
 
 @needs_compiler
 def test_compiled_step_equals_the_uncompiled_one(tmp_path, monkeypatch) -> None:
-    """Dropout rate changed in mid-run and evaluation in between included."""
+    """Also with a dropout rate that changes during the run, and an evaluation in between."""
     monkeypatch.setattr(backend, "_form", "mlx")
     losses = {}
     for compiled in ("never", "always"):
@@ -185,7 +185,7 @@ def test_a_step_out_of_memory_says_what_it_was_and_what_to_make_smaller(tmp_path
 
 @needs_compiler
 def test_a_compiled_step_waits_for_the_device_once(tmp_path, monkeypatch) -> None:
-    """Batches that accumulate are queued one behind the other."""
+    """Batches that accumulate are queued one after the other."""
     monkeypatch.setattr(backend, "_form", "mlx")
     results = {}
     for when in ("never", "always"):

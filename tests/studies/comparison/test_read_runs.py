@@ -56,7 +56,7 @@ def reasons(sweep: Path) -> dict[str, str]:
     return {run.folder: run.missing for run in read_study(sweep).runs if run.missing}
 
 
-def test_runs_that_are_not_finished_say_why(sweep: Path) -> None:
+def test_unfinished_runs_have_a_reason(sweep: Path) -> None:
     shutil.rmtree(sweep / "none" / "seed0")
     (sweep / "none" / "seed1" / "eval" / "val" / "metrics.json").unlink()
     lines = (sweep / "none" / "seed2" / "metrics.jsonl").read_text().splitlines(keepends=True)

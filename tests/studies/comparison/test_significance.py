@@ -71,7 +71,7 @@ def test_noise_of_a_baseline_or_a_cell_is_its_own() -> None:
 
 
 def test_an_unstable_cell_leaves_the_pool() -> None:
-    """The others are tested as if it were not there, but for the number of comparisons; it by its own paired t."""
+    """The others are tested as without it, except for the number of comparisons; it has its own paired t test."""
     scores = np.random.default_rng(1).standard_normal((8, 3))
     scores[4] += [-300, 20, 10]
     found, without = compare_with_baseline(scores), compare_with_baseline(np.delete(scores, 4, axis=0))
@@ -210,7 +210,7 @@ def test_intervals_without_noise_of_cases_or_of_seeds() -> None:
 
 @pytest.mark.parametrize("num_cases", [6, 40])
 def test_intervals_of_few_cases_have_the_tails_of_t(num_cases: int) -> None:
-    """Of one comparison without seed noise: Student's interval, though resampling knows the variance of n alone."""
+    """One comparison without seed noise has Student's interval, though resampling has the variance of n."""
     one = np.array([1e-9])
     comparisons = Comparisons(np.array([0.1]), one, np.array([8.0]), one, one, 0.0, one > 1)
     sd_of_bootstrap = 0.05 * np.sqrt(1 - 1 / num_cases)

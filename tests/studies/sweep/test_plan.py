@@ -1,4 +1,4 @@
-"""From a sweep's config to its runs."""
+"""Planning a sweep's runs from its config."""
 
 from collections import Counter
 from pathlib import Path
@@ -137,7 +137,7 @@ SMALL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_cells_of_a_seed_begin_with_the_same_weights_and_random_numbers(name: str) -> None:
-    """Whatever dropout layers there are between the others, of whichever kind."""
+    """With any dropout layers between the others."""
     plan = make_plan(load_config(FOLDER / name, SMALL[name]))
     assert len({len(cell.dropout) for cell in plan.cells}) > 2
     first = _begin(next(run.config for run in plan.runs if run.seed == 0))

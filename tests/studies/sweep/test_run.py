@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def orders(tmp_path, monkeypatch, caplog) -> Callable[..., None]:
-    """Has the stand-ins called; tells them what to do: orders({folder: [words]})."""
+    """Make a sweep call the stand-ins, and give them orders: orders({folder: [words]})."""
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     for name in ("train", "evaluate"):
@@ -51,7 +51,7 @@ def count(config: Config, script: str) -> int:
 
 
 def calls(config: Config) -> list[tuple[str, list[str]]]:
-    """What was called, by the logs: (script, its arguments), run by run."""
+    """Return what was called, from the logs: (script, its arguments), run by run."""
     found = []
     for log in sorted(config.run_folder.glob("*/*/log.txt")):
         for line in log.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Parameters that stand still: which, until when, and what follows from it for the optimiser."""
+"""Frozen parameters: which, until when, and how the optimiser treats them."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_statistics_are_held_as_in_evaluation_or_move_where_the_config_says_so()
 
 
 def test_thawed_weights_are_trained_from_their_step_on(form: str) -> None:
-    """And their first update is as long as AdamW's first is: their moments have a count of steps of their own."""
+    """Their first update is as long as AdamW's first: their moments have their own count of steps."""
     step = _step({"patterns": ["encoder.*", "decoder.0.norm.*"], "thaw_at_step": 2}, optim={"schedule": "cosine"})
     states = [parameters_of(step.model)]
     for i in range(4):
@@ -140,7 +140,7 @@ def test_a_compiled_step_freezes_and_thaws(monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_frozen_run_equals_one_whose_gradients_are_masked(name: str, form: str) -> None:
-    """What is trained moves as if the rest were frozen by hand."""
+    """Trained parameters move as if the rest were frozen by hand."""
     step = _step(["decoder.*"], optim={"name": name})
     by_hand = _step(None, optim={"name": name})
     by_hand.model.decoder[0].freeze()
@@ -176,7 +176,7 @@ def test_frozen_convolutions_cost_no_weight_gradient(monkeypatch) -> None:
     assert shapes == [decoder]
 
 
-def test_what_is_frozen_is_told() -> None:
+def test_what_is_frozen_as_text() -> None:
     assert str(Freezing(_Net())) == "nothing"
     frozen = Freezing(_Net(), FreezeConfig(patterns=("encoder.*",), thaw_at_step=1000))
     assert str(frozen) == "116 of 566 parameters (encoder.*) and the statistics of 1 batch norms, until step 1000"
@@ -224,7 +224,7 @@ def test_factors_keep_kernels_and_biases_apart() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_loaded_kernels_decay_to_their_start(tmp_path: Path, form: str, name: str) -> None:
-    """With a gradient of 0 a loaded kernel comes nearer by learning rate × strength, and a new one to 0."""
+    """With a gradient of 0 a loaded kernel decays to its start by learning rate × strength, and a new one to 0."""
     optim = {"name": name, "momentum": 0.0, "decay_to_start": 2.0, "weight_decay": 1.0, "schedule": "constant"}
     config = tiny_config(tmp_path, init={"from": "weights"}, optim={**optim, "learning_rate": 0.1, "ema_decay": None})
     step = tiny_step(config, loaded={"stem.weight", "stem.bias"})

@@ -1,4 +1,4 @@
-"""Weights to start from: a run's, a checkpoint's, a file's, a pack's."""
+"""Start weights from a run, a checkpoint, a file and a pack."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def read(path: Path, **keys: object) -> Start:
 
 
 def scale(start: Start, checkpoint: Path) -> float:
-    """Of the weights read, over the raw ones."""
+    """Return the ratio of the weights read to the raw ones."""
     name = "encoder.0.blocks.0.conv.weight"
     raw = mx.load(str(checkpoint / "model.safetensors"))[name]
     return float(np.mean(np.array(start.tensors[name]) / np.array(raw)))
@@ -86,7 +86,7 @@ def test_a_file_says_where_it_is_from(tmp_path: Path) -> None:
         read(path)
 
 
-def test_what_is_no_start(trained: tuple[RunFolder, Config], tmp_path: Path) -> None:
+def test_other_files_are_refused_as_a_start(trained: tuple[RunFolder, Config], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"init\.from=runs/nowhere: no such file or folder; expected a run, a check"):
         read(Path("runs/nowhere"))
     with pytest.raises(ValueError, match=r"init\.from=.*: expected a run's folder, a checkpoint's, a \.safetensors"):

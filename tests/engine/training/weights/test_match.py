@@ -38,7 +38,7 @@ def cnn(seed: int, num_outputs: int, channels: int = 1) -> nn.Module:
 
 
 def weights(model: nn.Module, class_names: Sequence[str] | None = ORGANS) -> Start:
-    """Those of the model, its running statistics moved away from their beginning."""
+    """Return the model's tensors, with running statistics unlike their initial ones."""
     tensors = {name: a + 0.25 if "running" in name else mx.array(a) for name, a in tree_flatten(model.parameters())}
     return Start(tensors, None if class_names is None else tuple(class_names), {"file": "there.safetensors"})
 
