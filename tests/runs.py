@@ -25,9 +25,9 @@ from models import build_model
 Capture = pytest.CaptureFixture[str]
 
 
-def write_config(folder: Path, *overrides: str, cases: int = 5, **phantoms: Any) -> Path:
-    """Write phantoms, and the config of two steps of a U-Net of two levels on voxels of 5 mm."""
-    write_phantoms(folder / "data", cases, seed=0, **phantoms)
+def write_config(folder: Path, *overrides: str, cases: int = 5) -> Path:
+    """Write phantoms of 3 mm voxels, and the config of two steps of a U-Net of two levels on voxels of 5 mm."""
+    write_phantoms(folder / "data", cases, seed=0, shape=(20, 28, 24))
     tree: dict[str, Any] = {
         "name": "tiny",
         "ops": "mlx",

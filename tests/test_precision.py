@@ -26,10 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(
         tmp_path_factory.mktemp("precision"),
-        "data.spacing_mm=[4, 4, 4]",
         "checkpoint.every_steps=1",
         "evaluate.bootstrap_samples=20",
-        shape=(24, 24, 24),
     )
 
 

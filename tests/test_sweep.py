@@ -22,10 +22,8 @@ def config(tmp_path) -> Path:
     return write_config(
         tmp_path,
         "name=study",
-        "data.spacing_mm=[4, 4, 4]",
         "train={steps: 400, validate_every_steps: 400}",
         "sweep={cells: [{name: channel, model.args.dropout.rate: 0.3}], seeds: [7], train_cases: 2}",
-        shape=(24, 24, 24),
     )
 
 

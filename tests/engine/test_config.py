@@ -59,8 +59,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tree(**sections: Any) -> dict[str, Any]:
-    base = {"name": "x", "data": {"root": "."}, "model": {"name": "toy"}, "train": {"steps": 9, "precision": "float32"}}
-    return {**base, **sections}
+    train = {"steps": 9, "precision": "float32", "compile": "never"}
+    return {"name": "x", "data": {"root": "."}, "model": {"name": "toy"}, "train": train, **sections}
 
 
 def train_steps(config: Config, steps: int = 9) -> list[float]:

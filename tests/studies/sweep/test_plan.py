@@ -173,12 +173,13 @@ def _first_batches(config: Config) -> np.ndarray:
 
 
 def test_in_the_head_both_kinds_draw_the_same_masks(tmp_path) -> None:
-    plan = make_plan(load_config(FOLDER / "head_dropout_quick.yaml"))
+    file = "head_dropout_quick.yaml"
+    plan = make_plan(load_config(FOLDER / file, SMALL[file]))
     cells = {cell.name: cell for cell in plan.cells}
     assert cells["kind=element,places=head"].same_as == "kind=channel,places=head"
     outputs = []
     for kind in ("element", "channel"):
-        config = load_config(FOLDER / "head_dropout_quick.yaml", [f"{KIND}={kind}", f"{PLACES}=[head]", f"{RATE}=0.5"])
+        config = load_config(FOLDER / file, [*SMALL[file], f"{KIND}={kind}", f"{PLACES}=[head]", f"{RATE}=0.5"])
         mx.random.seed(0)
         model = build_model(config.model.name, config.model.args, in_channels=1, num_outputs=3)
         model.train()
