@@ -127,15 +127,16 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """
     if path.resolve() in seen:
         raise ConfigError(f"{path}: base files form a circle: {' -> '.join(map(str, [*seen, path.resolve()]))}")
+    named = f"{path}, the base of {seen[-1]}" if seen else str(path)
     try:
         tree = read_yaml_file(path)
     except FileNotFoundError:
         there = sorted(p.name for p in path.parent.glob("[!.]*.yaml")) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, there, n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else f"; found {', '.join(there)}" if there else ""
-        raise ConfigError(f"{path}: no such config file{hint}") from None
+        raise ConfigError(f"{named}: no such config file{hint}") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read as a YAML file ({error})") from None
+        raise ConfigError(f"{named}: cannot be read as a YAML file ({error})") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from None
     if not isinstance(tree, dict):

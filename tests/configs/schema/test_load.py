@@ -156,6 +156,10 @@ def test_mistakes_in_a_classifier(path: Path, override: str, message: str) -> No
 def test_broken_files(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rn\.yaml: no such config file; did you mean .*run\.yaml\?"):
         load_config(tmp_path / "rn.yaml")
+    (tmp_path / "child.yaml").write_text("base: absent.yaml\n")
+    with pytest.raises(ConfigError, match=r"absent\.yaml, the base of .*child\.yaml: no such config file"):
+        load_config(tmp_path / "child.yaml")
+    (tmp_path / "child.yaml").unlink()
     with pytest.raises(ConfigError, match=r"other: no such config file; found run\.yaml"):
         load_config(tmp_path / "other")
     path.write_text("a: [")
