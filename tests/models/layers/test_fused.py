@@ -131,7 +131,7 @@ def test_a_mask_after_the_norm_is_one_after_a_piecewise_linear_activation(form: 
 
 
 def test_a_residual_keeps_all_channels_and_a_transposed_convolution_its_values(form: str) -> None:
-    """Dropout lies in the branch: where it drops, the shortcut alone is left."""
+    """Dropout is in the branch: where it drops, only the shortcut is left."""
     mx.random.seed(0)
     x, residual = mx.random.normal(SHAPE), mx.random.normal(SHAPE)
     block = ConvBlock(16, 16, norm=_norm("instance"), act=nn.ReLU(), drop=nn.Dropout3d(1 - 1e-6))

@@ -37,7 +37,7 @@ def _native(monkeypatch):
 def test_bfloat16_rounds_as_mlx_does_and_every_task_runs_once(monkeypatch, threads):
     monkeypatch.setattr(backend, "_threads", threads)
     bits = np.random.default_rng(0).integers(0, 2**32, 9999, dtype=np.uint32)
-    bits[::3] &= 0xFFFF8000  # half of these lie between two bfloat16 numbers
+    bits[::3] &= 0xFFFF8000  # half of these are between two bfloat16 numbers
     x = np.append(bits.view(np.float32), np.array([0, -0.0, np.inf, -np.inf, 1e-40, 3.4e38], np.float32))
     y = np.zeros(x.size, np.uint16)
     narrow(-(-x.size // 1000), y, x, x.size)
