@@ -100,7 +100,7 @@ class Volumes(Input):
         """Return the centre patch (1, D, H, W, C) float32."""
         volume, size = self._prepared(case).volume, self._config.data.patch_size_voxels
         d, h, w = ((n - p) // 2 if n >= p else -((p - n) // 2) for n, p in zip(volume.shape[:3], size, strict=True))
-        return crop(volume, (d, h, w), size, 0.0, np.float32)[None]
+        return crop(volume, (d, h, w), size, np.float32)[None]
 
     def _count_channels(self, roster: Roster, expected: int | None) -> int:
         return roster.check_headers(expected)

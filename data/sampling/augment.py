@@ -28,17 +28,6 @@ class Augment:
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
 
-    def __call__(
-        self,
-        volume: np.ndarray,
-        label: np.ndarray | None,
-        rng: np.random.Generator,
-        spacing_mm: Spacing = (1.0, 1.0, 1.0),
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return augmented copies of volume (D, H, W, C) float32 and of label (D, H, W), or None, on the same grid."""
-        d, h, w = volume.shape[:3]
-        return self.sample(volume, label, (0, 0, 0), rng, patch_size=(d, h, w), spacing_mm=spacing_mm)
-
     def sample(
         self,
         volume: np.ndarray,
@@ -48,11 +37,10 @@ class Augment:
         *,
         patch_size: Shape,
         spacing_mm: Spacing = (1.0, 1.0, 1.0),
-        fill: float = 0.0,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the augmented patch (d, h, w, C) float32 at `offset` and its labels (d, h, w), if any."""
         cut = self.draw_cut(offset, patch_size, volume.shape, rng, spacing_mm)
-        return self.change_intensities(cut.image(volume, fill), rng), None if label is None else cut.labels(label)
+        return self.change_intensities(cut.image(volume), rng), None if label is None else cut.labels(label)
 
     def draw_cut(
         self,

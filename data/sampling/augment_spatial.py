@@ -18,20 +18,19 @@ class Cut:
     flips: tuple[int, ...] = ()
     sampler: "LinearSampler | None" = None  # None: the cut lies on the voxel grid and copies it
 
-    def image(self, volume: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        """Return the patch (d, h, w, C) float32 of volume (D, H, W, C), `fill` outside of it."""
-        if self.sampler is None:
-            patch = crop(volume, self.offset, self.size, fill, np.float32)
-        else:
-            patch = self.sampler.image(volume, fill)
-        return np.ascontiguousarray(np.flip(patch, self.flips)) if self.flips else patch
+    def image(self, volume: np.ndarray) -> np.ndarray:
+        """Return the patch (d, h, w, C) float32 of volume (D, H, W, C), 0 outside of it."""
+        if self.sampler is not None:
+            return self._flipped(self.sampler.image(volume))
+        return self._flipped(crop(volume, self.offset, self.size, np.float32))
 
     def labels(self, label: np.ndarray) -> np.ndarray:
         """Return the patch (d, h, w) of label (D, H, W), 0 outside of it; uint8 stays, else int32."""
-        if self.sampler is None:
-            patch = crop(label, self.offset, self.size, 0, label_dtype(label))
-        else:
-            patch = self.sampler.labels(label)
+        if self.sampler is not None:
+            return self._flipped(self.sampler.labels(label))
+        return self._flipped(crop(label, self.offset, self.size, label_dtype(label)))
+
+    def _flipped(self, patch: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(np.flip(patch, self.flips)) if self.flips else patch
 
 
@@ -126,9 +125,9 @@ class LinearSampler:
         self._index = index  # of the lowest of the eight neighbours, in the flat block
         self._corners = [(d * extent[1] + h) * extent[2] + w for d in (0, 1) for h in (0, 1) for w in (0, 1)]
 
-    def image(self, volume: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        """Return the interpolated patch (d, h, w, C) float32 of volume (D, H, W, C), `fill` outside of it."""
-        block = crop(volume, self._low, self._extent, fill, np.float32)
+    def image(self, volume: np.ndarray) -> np.ndarray:
+        """Return the interpolated patch (d, h, w, C) float32 of volume (D, H, W, C), 0 outside of it."""
+        block = crop(volume, self._low, self._extent, np.float32)
         channels = volume.shape[3]
         patch = np.empty((*self.size, channels), np.float32)
         for channel in range(channels):
@@ -145,7 +144,7 @@ class LinearSampler:
 
     def labels(self, label: np.ndarray) -> np.ndarray:
         """Return the labels (d, h, w) of label (D, H, W), by vote of the interpolated classes; 0 outside of it."""
-        flat = crop(label, self._low, self._extent, 0, label_dtype(label)).reshape(-1)
+        flat = crop(label, self._low, self._extent, label_dtype(label)).reshape(-1)
         if flat.min() == flat.max():
             return np.full(self.size, flat[0])
         corners = np.stack([flat[corner:].take(self._index) for corner in self._corners])  # (8, voxels)

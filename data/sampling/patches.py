@@ -24,7 +24,6 @@ def draw_sample(
     sampling: Sampling = "random",
     augment: Augment | None = None,
     spacing_mm: Spacing = (1.0, 1.0, 1.0),
-    fill: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return one augmented patch x (d, h, w, C) float32 and its labels y (d, h, w), if any, cut from a prepared case.
 
@@ -34,7 +33,7 @@ def draw_sample(
 
     `foreground` holds voxel coordinates (n, 3) per class. `sampling` is "random" (a share `foreground_rate`
     centred on a voxel of a random foreground class), "whole" (the volume, padded) or "grid" (a random tile
-    of the volume's grid of patches). Outside the volume x is `fill`, y 0. Both arrays are C-contiguous,
+    of the volume's grid of patches). Outside the volume both are 0. Both arrays are C-contiguous,
     writable and owned by the caller; y is uint8 where the label is, else int32. The result depends on the
     arguments and on the state of `rng` alone.
 
@@ -42,9 +41,9 @@ def draw_sample(
     """
     offset = draw_offset(volume.shape[:3], foreground, rng, patch_size, foreground_rate, sampling)
     if augment is not None:
-        return augment.sample(volume, label, offset, rng, patch_size=patch_size, spacing_mm=spacing_mm, fill=fill)
-    y = None if label is None else crop(label, offset, patch_size, 0, label_dtype(label))
-    return crop(volume, offset, patch_size, fill, np.float32), y
+        return augment.sample(volume, label, offset, rng, patch_size=patch_size, spacing_mm=spacing_mm)
+    y = None if label is None else crop(label, offset, patch_size, label_dtype(label))
+    return crop(volume, offset, patch_size, np.float32), y
 
 
 def draw_offset(
@@ -76,17 +75,14 @@ def draw_offset(
     return _limit([int(rng.integers(limit + 1)) for limit in limits], shape, patch_size)
 
 
-def grid_offsets(shape: tuple[int, ...], patch_size: Shape, stride: Shape | None = None) -> list[Shape]:
-    """Return offsets of patches that cover the volume, `stride` voxels apart (default: edge to edge).
+def grid_offsets(shape: tuple[int, ...], patch_size: Shape) -> list[Shape]:
+    """Return offsets of patches that cover the volume, edge to edge.
 
     The last patch of an axis ends with the volume; an axis shorter than the patch has one, centred.
     """
-    axes = []
-    for n, p, s in zip(shape, patch_size, stride or patch_size, strict=True):
-        if n <= p:
-            axes.append([-((p - n) // 2)])
-            continue
-        axes.append([*range(0, n - p, s), n - p])
+    axes = [
+        [*range(0, n - p, p), n - p] if n > p else [-((p - n) // 2)] for n, p in zip(shape, patch_size, strict=True)
+    ]
     return [(d, h, w) for d, h, w in product(*axes)]
 
 

@@ -207,7 +207,7 @@ def test_a_change_of_intensity_is_one_file_and_one_line(monkeypatch: pytest.Monk
     def changed(section: dict[str, float]) -> np.ndarray:
         data = {"root": ".", "augment": {"invert": section}}
         augment = Augment(check_config(tree(model={}, data=data), "test").data.augment)
-        return augment(np.full((4, 4, 4, 1), 3, np.float32), None, np.random.default_rng(0))[0]
+        return augment.change_intensities(np.full((4, 4, 4, 1), 3, np.float32), np.random.default_rng(0))
 
     np.testing.assert_array_equal(changed({"probability": 1, "constant": 5}), 2)
     np.testing.assert_array_equal(changed({}), 3)

@@ -21,6 +21,11 @@ def augment(*names: str, probability: float = 1.0, **settings: dict[str, Any]) -
     return Augment(check_config(tree, "test").data.augment)
 
 
+def apply(transform: Augment, volume: np.ndarray, label: np.ndarray | None = None, seed: int = 0) -> Any:
+    """The whole volume and its labels, augmented."""
+    return transform.sample(volume, label, (0, 0, 0), np.random.default_rng(seed), patch_size=volume.shape[:3])
+
+
 @pytest.fixture
 def volume() -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal((16, 18, 14, 2)).astype(np.float32)
@@ -33,11 +38,11 @@ def label(volume: np.ndarray) -> np.ndarray:
 
 
 def test_nothing_and_flips_of_the_listed_axes_alone(volume: np.ndarray, label: np.ndarray) -> None:
-    x, y = augment()(volume, label, np.random.default_rng(0))
+    x, y = apply(augment(), volume, label)
     np.testing.assert_array_equal(x, volume)
     np.testing.assert_array_equal(y, label)
     assert not np.shares_memory(x, volume)
-    x, y = augment(flip={"probability": 1.0, "axes": [0, 2]})(volume, label, np.random.default_rng(0))
+    x, y = apply(augment(flip={"probability": 1.0, "axes": [0, 2]}), volume, label)
     np.testing.assert_array_equal(x, volume[::-1, :, ::-1])
     np.testing.assert_array_equal(y, label[::-1, :, ::-1])
 
@@ -60,7 +65,7 @@ def test_the_same_seed_gives_the_same_arrays(volume: np.ndarray, label: np.ndarr
 @pytest.mark.parametrize("name", [*SPATIAL, *INTENSITY])
 def test_each_transform_acts_and_leaves_its_input_alone(name: str, volume: np.ndarray, label: np.ndarray) -> None:
     before = volume.copy()
-    x, y = augment(name)(volume, label, np.random.default_rng(0))
+    x, y = apply(augment(name), volume, label)
     np.testing.assert_array_equal(volume, before)
     assert (x.dtype, x.shape) == (np.float32, volume.shape)
     assert x.flags.c_contiguous
@@ -74,7 +79,7 @@ def test_each_transform_acts_and_leaves_its_input_alone(name: str, volume: np.nd
 def test_probabilities_are_frequencies(name: str) -> None:
     volume = np.random.default_rng(0).standard_normal((4, 4, 4, 2), dtype=np.float32)
     transform = augment(**{name: {"probability": 0.25} | ({"axes": [1]} if name == "flip" else {})})
-    samples = (transform(volume, None, np.random.default_rng(seed))[0] for seed in range(600))
+    samples = (apply(transform, volume, seed=seed)[0] for seed in range(600))
     changed = [not np.array_equal(sample, volume) for sample in samples]
     assert np.mean(changed) == pytest.approx(0.25, abs=0.06)
 
@@ -84,7 +89,7 @@ def test_a_fixed_rotation_and_zoom_are_what_the_config_says() -> None:
     volume[10, 10, 15] = 1  # five voxels to the right
     turn = {"probability": 1.0, "degrees": [[90, 90], [0, 0], [0, 0]]}
     zoom = {"probability": 1.0, "factor": [2, 2]}
-    x, _ = augment(rotate=turn, scale=zoom)(volume, None, np.random.default_rng(0))
+    x, _ = apply(augment(rotate=turn, scale=zoom), volume)
     assert np.unravel_index(x.argmax(), x.shape) == (10, 0, 10, 0)  # np.rot90 over (H, W), then twice as far
 
 
@@ -99,7 +104,7 @@ def test_one_zoom_factor_for_all_axes_unless_per_axis(label: np.ndarray) -> None
 
 
 def test_channels_are_brightened_by_themselves(volume: np.ndarray) -> None:
-    x, _ = augment("brightness")(volume, None, np.random.default_rng(0))
+    x, _ = apply(augment("brightness"), volume)
     factors = [np.median(x[..., channel] / volume[..., channel]) for channel in (0, 1)]
     assert factors[0] != pytest.approx(factors[1], rel=0.01)
     for channel, factor in enumerate(factors):

@@ -75,7 +75,7 @@ def test_the_identity_changes_nothing_and_far_outside_is_padding() -> None:
     np.testing.assert_allclose(same.image(volume), volume, atol=1e-6)
     volume = np.ones((4, 4, 4, 1), np.float32)
     sampler = LinearSampler(source_coordinates((50, 0, -70), (3, 3, 3), np.eye(3)), volume.shape)
-    np.testing.assert_array_equal(sampler.image(volume, fill=2.5), np.full((3, 3, 3, 1), 2.5))
+    np.testing.assert_array_equal(sampler.image(volume), np.zeros((3, 3, 3, 1)))
     np.testing.assert_array_equal(sampler.labels(np.ones((4, 4, 4), np.uint8)), np.zeros((3, 3, 3)))
 
 
@@ -83,9 +83,9 @@ def test_interpolation_equals_scipy_and_patches_are_parts_of_the_transformed_vol
     volume = smooth_volume((12, 10, 11, 2))
     matrix = rotation_scaling(np.array([20.0, -10.0, 35.0]), np.array([1.1, 0.7, 1.3]), (2.0, 1.0, 1.5))
     coordinates = source_coordinates((-2, 1, 3), (9, 8, 7), matrix)
-    patch = LinearSampler(coordinates, volume.shape).image(volume, fill=-1.5)
+    patch = LinearSampler(coordinates, volume.shape).image(volume)
     for channel in (0, 1):
-        expected = ndimage.map_coordinates(volume[..., channel], coordinates, order=1, mode="grid-constant", cval=-1.5)
+        expected = ndimage.map_coordinates(volume[..., channel], coordinates, order=1, mode="grid-constant")
         np.testing.assert_allclose(patch[..., channel], expected, atol=1e-4)
     volume = smooth_volume((21, 21, 21, 1))
     matrix = rotation_scaling(np.array([15.0, 10.0, 5.0]), np.full(3, 1.2), ISOTROPIC)
