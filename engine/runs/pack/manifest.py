@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from configs import Config
+from configs.plain_yaml import LARGEST_WHOLE_NUMBER
 from configs.schema.types import Count, Positive, Section
 from engine.runs.pack.archive import PackError, printable
 
@@ -63,7 +64,7 @@ class PackedCheckpoint(Section):
     """Which weights were packed."""
 
     name: Text  # best, last, or a step
-    step: Annotated[int, Field(ge=0)]
+    step: Annotated[int, Field(ge=0, le=LARGEST_WHOLE_NUMBER)]
     weights: Literal["ema", "raw"]
 
 
@@ -145,4 +146,5 @@ def require_fit(facts: Facts, config: Config, where: Path) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return (is_whole and abs(value) <= LARGEST_WHOLE_NUMBER) or (isinstance(value, float) and math.isfinite(value))

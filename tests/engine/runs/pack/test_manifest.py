@@ -96,6 +96,7 @@ def test_metrics_are_numbers_alone(pack: Path) -> None:
         deep = {"a": deep}
     assert read_pack(with_facts(pack, metrics=deep)).facts.metrics == {}
     assert only_numbers({"a": float("nan"), "b": float("inf"), "c": -1.5}) == {"c": -1.5}
+    assert only_numbers({"a": 10**4000, "b": -(10**400), "c": 2**53}) == {"c": 2**53}  # beyond what a float holds
 
 
 def test_the_facts_of_a_good_pack(pack: Path) -> None:
