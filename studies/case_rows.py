@@ -74,7 +74,7 @@ class SegmentedRows:
         cases = {case: i for i, case in enumerate(dict.fromkeys(row["case"] for row in self.rows))}
         values = np.full((len(cases), len(names)), np.nan)
         for row in self.rows:
-            values[cases[row["case"]], names.index(row["class"])] = float(row[column] or "nan")
+            values[cases[row["case"]], names.index(row["class"])] = float(row.get(column) or "nan")
         return tuple(cases), values
 
     def table(self, metric: str, multi_label: bool) -> SegmentedCases:
@@ -85,6 +85,8 @@ class SegmentedRows:
             raise ValueError(
                 f"no metric {metric}: expected one of {known}, then .mean or a class, .{', .'.join(names)}"
             )
+        if column not in self.rows[0]:
+            raise KeyError(column)
         cases, values = self.values_of(column)
         chosen_values = values if chosen in ("", "mean") else values[:, [names.index(chosen)]]
         return SegmentedCases(cases, units_of(self.rows), chosen_values)

@@ -97,7 +97,7 @@ def evaluate_cases(
     evaluate = partial(_evaluate_case, members, data, config, num_classes, save, temperature)
     for number, result in attempt(cases, evaluate, failures, is_numbered=True):
         results.append(result)
-        score = f"Dice {nan_mean([s.dice for s in result.scores]):.4f}, " if result.labelled else ""
+        score = f"Dice {nan_mean([s['dice'] for s in result.scores]):.4f}, " if result.labelled else ""
         _log.info("%d/%d %s: %s%.1f s", number, len(cases), result.id, score, result.seconds)
     return results, failures
 

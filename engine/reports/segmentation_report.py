@@ -10,13 +10,12 @@ import numpy as np
 from engine.evaluation.cases import Failure
 from engine.evaluation.segmentation import CaseResult
 from engine.metrics.bootstrap import explain_units
+from engine.metrics.segmentation import METRICS
 from engine.reports.page import figure, image, write_evaluation_page
 from engine.reports.plots import plot_case, plot_scores
 from engine.reports.segmentation_tables import case_dice, count_cases
 from engine.reports.tables import html_table, interval, number
 from engine.runs.run_folder import RunFolder
-
-_TITLES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95 (mm)", "nsd": "NSD", "volume_error_ml": "Volume error (ml)"}
 
 
 def write_evaluation_report(
@@ -37,22 +36,22 @@ def write_evaluation_report(
     body = []
     if metrics["num_cases"]:
         body += _table(metrics)
-        scores = {name: [r.scores[i].dice for r in results if r.labelled] for i, name in enumerate(class_names[1:])}
+        scores = {name: [r.scores[i]["dice"] for r in results if r.labelled] for i, name in enumerate(class_names[1:])}
         body += ["<h2>Dice of each case</h2>", image(plot_scores(scores, "Dice"), "Dice of each case, by class")]
     body += [*_cases(results, class_names, read_image, metrics.get("case_dice", {})), *sections]
     return write_evaluation_page(path, run, metrics, len(results), failures, body)
 
 
 def _table(metrics: Mapping[str, Any]) -> list[str]:
-    rows = []
+    rows, shown = [], {name: metric for name, metric in METRICS.items() if metric.title}
     for name in metrics["dice"]:
-        cells = (_cell(metric, metrics["details"][metric][name]) for metric in _TITLES)
+        cells = (_cell(metrics["details"][key][name], metric.digits) for key, metric in shown.items())
         empty = metrics["empty"].get(name)
         rows.append((name, *cells, f"{empty['both']} / {empty['prediction']} / {empty['reference']}" if empty else ""))
     tolerance = metrics["settings"]["nsd_tolerance_mm"]
     return [
         "<h2>Metrics</h2>",
-        *html_table(("", *_TITLES.values(), "empty in both / prediction / reference"), rows),
+        *html_table(("", *(metric.title for metric in shown.values()), "empty in both / prediction / reference"), rows),
         "<p>Means over the cases, with their studentised bootstrap 95 % interval, standard deviation (sd) and median; "
         "the last row is the mean over the classes. On the label files' own grid and spacing. NSD at a tolerance of "
         f"{tolerance:g} mm; volume error is prediction less reference. A class that is empty in both volumes is left "
@@ -62,8 +61,7 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cell(metric: str, row: Mapping[str, Any]) -> str:
-    digits = 2 if metric == "hd95_mm" else 3
+def _cell(row: Mapping[str, Any], digits: int) -> str:
     mean, sd, median = (number(row[key], digits) for key in ("mean", "sd", "median"))
     count = f" of {count_cases(row)}" if row["num_infinite"] else ""
     return f"{mean}{count}<small>{interval(row, digits)}</small><small>sd {sd}, median {median}</small>"
@@ -82,7 +80,7 @@ def _cases(
         caption = f"{word}{result.id}"
         if result.labelled:
             dice = [
-                f"{n} {s.dice:.3f}" for n, s in zip(class_names[1:], result.scores, strict=True) if s.empty != "both"
+                f"{n} {s['dice']:.3f}" for n, s in zip(class_names[1:], result.scores, strict=True) if s.empty != "both"
             ]
             caption += f" — Dice {case_dice(result):.3f} ({', '.join(dice)})"
         body.append(figure(caption, plot_case(read_image(result.id), result.slices, class_names)))

@@ -10,11 +10,10 @@ from engine.evaluation.segmentation import CaseResult
 from engine.metrics.arithmetic import nan_mean
 from engine.metrics.bootstrap import MIN_UNITS, describe_units, explain_units, resampling_units
 from engine.metrics.means import summarise
-from engine.metrics.segmentation import BOUNDS, METRICS, SURFACE_DEFINITION
+from engine.metrics.segmentation import METRICS, SURFACE_DEFINITION
 from engine.reports.tables import interval, number, text_table, write_csv
 
-_VALUES = (*METRICS, "volume_ml", "reference_volume_ml")
-COLUMNS = ("case", "group", "class", *_VALUES, "empty_in")
+_VOLUMES = ("volume_ml", "reference_volume_ml")
 
 
 def summarise_cases(results: Sequence[CaseResult], class_names: Sequence[str], num_samples: int) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def summarise_cases(results: Sequence[CaseResult], class_names: Sequence[str], n
     mean, infinite HD95 (empty in one) out of HD95's; what does not exist is NaN.
     """
     labelled = [result for result in results if result.labelled]
-    values = {m: np.array([[getattr(s, m) for s in r.scores] for r in labelled], float) for m in METRICS}
+    values = {m: np.array([[s[m] for s in r.scores] for r in labelled], float) for m in METRICS}
     units, names = resampling_units([result.group for result in labelled]), list(class_names[1:])
     summary = summarise_values(values, names, units, num_samples)
     if summary["num_groups"] < MIN_UNITS:
@@ -46,7 +45,7 @@ def summarise_values(
 ) -> dict[str, Any]:
     """What `summarise_cases` says of METRICS' values (cases, classes) alone."""
     shape = len(units), len(names)
-    details = {m: summarise(values[m].reshape(shape), names, units, num_samples, BOUNDS[m]) for m in METRICS}
+    details = {m: summarise(values[m].reshape(shape), names, units, num_samples, METRICS[m].bounds) for m in METRICS}
     means = {metric: {name: row["mean"] for name, row in rows.items()} for metric, rows in details.items()}
     about = {"surface_definition": SURFACE_DEFINITION, **describe_units(units)}
     return {"num_cases": len(units), **means, **about, "details": details}
@@ -54,17 +53,17 @@ def summarise_values(
 
 def case_dice(result: CaseResult) -> float:
     """Mean Dice of one case over its classes; NaN without any."""
-    return nan_mean([score.dice for score in result.scores])
+    return nan_mean([score["dice"] for score in result.scores])
 
 
 def write_cases(path: Path, results: Sequence[CaseResult], class_names: Sequence[str]) -> None:
     """Write cases.csv, one row a case and class: empty cells for numbers that don't exist, `inf` for infinite HD95."""
     rows = (
-        (result.id, result.group, name, *(getattr(score, column) for column in _VALUES), score.empty)
+        (result.id, result.group, name, *score.values, score.volume_ml, score.reference_volume_ml, score.empty)
         for result in results
         for name, score in zip(class_names[1:], result.scores, strict=True)
     )
-    write_csv(path, COLUMNS, rows)
+    write_csv(path, ("case", "group", "class", *METRICS, *_VOLUMES, "empty_in"), rows)
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:

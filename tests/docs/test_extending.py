@@ -20,6 +20,7 @@ RECIPES = {section.splitlines()[0]: FENCE.findall(section) for section in SECTIO
 REGISTRIES = {
     "models": "MODELS",
     "engine.training.losses": "LOSSES",
+    "engine.metrics.segmentation": "METRICS",
     "data.sampling.intensity_changes": "CHANGES",
     "data.layouts.registry": "SOURCES",
 }

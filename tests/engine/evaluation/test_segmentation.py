@@ -123,7 +123,7 @@ def test_a_perfect_network_scores_one_on_the_source_grid(shrunk: bool) -> None:
     results, failures = evaluate(Data(shrunk), cases(2))
     assert not failures
     assert [result.id for result in results] == ["0", "1"]
-    assert [[score.dice for score in result.scores] for result in results] == [[1, 1], [1, 1]]
+    assert [[score["dice"] for score in result.scores] for result in results] == [[1, 1], [1, 1]]
     expected_ml = (Data().labels(cases(1)[0]) == 1).sum() * 2 / 1000
     assert results[0].scores[0].volume_ml == pytest.approx(expected_ml)
 
@@ -131,14 +131,14 @@ def test_a_perfect_network_scores_one_on_the_source_grid(shrunk: bool) -> None:
 def test_what_is_not_seen_not_read_or_not_labelled() -> None:
     (result,), _ = evaluate(Data(), cases(1), blind=True)
     missed = (Data().labels(cases(1)[0]) == 2).sum() * 2 / 1000  # in the label file's own spacing
-    assert result.scores[1].volume_error_ml == pytest.approx(-missed)
+    assert result.scores[1]["volume_error_ml"] == pytest.approx(-missed)
     assert result.scores[1].empty == "prediction"
     results, failures = evaluate(Data(broken=["1"]), cases(3))
     assert [result.id for result in results] == ["0", "2"]
     assert [(f.case, f.file, f.reason) for f in failures] == [("1", "image.nii", "the file ends early")]
     (result,), _ = evaluate(Data(), [Case("0", label=None)])
     assert not result.labelled
-    assert np.isnan([result.scores[0].dice, result.scores[0].reference_volume_ml]).all()
+    assert np.isnan([result.scores[0]["dice"], result.scores[0].reference_volume_ml]).all()
     assert result.scores[0].volume_ml == pytest.approx((Data().labels(Case("0")) == 1).sum() * 2 / 1000)
 
 

@@ -26,16 +26,16 @@ def test_equals_monai(number: int) -> None:
     scores = score_case(pair.prediction, pair.reference, pair.spacing_mm, 3, pair.tolerance_mm)
     for i, score in enumerate(scores):
         if score.empty == "both":
-            assert np.isnan([score.dice, score.iou, score.hd95_voxels_mm, score.nsd_voxels]).all()
+            assert np.isnan([score["dice"], score["iou"], score["hd95_voxels_mm"], score["nsd_voxels"]]).all()
             assert expected["nsd_voxels"][i] == expected["hd95_voxels_mm"][i] == "nan"
             continue
-        assert score.dice == pytest.approx(expected["dice"][i], abs=1e-5)
-        assert score.nsd_voxels == pytest.approx(expected["nsd_voxels"][i], abs=1e-5)
+        assert score["dice"] == pytest.approx(expected["dice"][i], abs=1e-5)
+        assert score["nsd_voxels"] == pytest.approx(expected["nsd_voxels"][i], abs=1e-5)
         if score.empty:  # MONAI interpolates between infinities: NaN
-            assert (score.dice, score.nsd_voxels, score.hd95_voxels_mm) == (0, 0, np.inf)
+            assert (score["dice"], score["nsd_voxels"], score["hd95_voxels_mm"]) == (0, 0, np.inf)
             assert expected["hd95_voxels_mm"][i] == "nan"
         else:
-            assert score.hd95_voxels_mm == pytest.approx(expected["hd95_voxels_mm"][i], abs=1e-5)
+            assert score["hd95_voxels_mm"] == pytest.approx(expected["hd95_voxels_mm"][i], abs=1e-5)
 
 
 @pytest.mark.parametrize("number", range(NUM_PAIRS))
@@ -45,10 +45,10 @@ def test_equals_surface_distance(number: int) -> None:
     scores = score_case(pair.prediction, pair.reference, pair.spacing_mm, 3, pair.tolerance_mm)
     for score, expected in zip(scores, SURFACES[number], strict=True):
         if expected is None:
-            assert np.isnan(score.nsd) if score.empty == "both" else (score.nsd, score.hd95_mm) == (0, np.inf)
+            assert np.isnan(score["nsd"]) if score.empty == "both" else (score["nsd"], score["hd95_mm"]) == (0, np.inf)
             continue
-        assert score.nsd == pytest.approx(expected["nsd"], abs=1e-6)
-        assert score.hd95_mm == pytest.approx(expected["hd95_mm"], abs=1e-5)
+        assert score["nsd"] == pytest.approx(expected["nsd"], abs=1e-6)
+        assert score["hd95_mm"] == pytest.approx(expected["hd95_mm"], abs=1e-5)
 
 
 def test_frozen_pairs_hold_every_kind_and_the_two_definitions_differ() -> None:
@@ -57,12 +57,12 @@ def test_frozen_pairs_hold_every_kind_and_the_two_definitions_differ() -> None:
     border = [n for n in range(NUM_PAIRS) if make_pair(n).reference[:, 0].any()]
     assert len(border) > 10
     scores = [score for n in range(NUM_PAIRS) for score in _scores(n) if not score.empty]
-    assert max(abs(score.nsd - score.nsd_voxels) for score in scores) > 0.05
-    assert max(abs(score.hd95_mm - score.hd95_voxels_mm) for score in scores) > 0.2
+    assert max(abs(score["nsd"] - score["nsd_voxels"]) for score in scores) > 0.05
+    assert max(abs(score["hd95_mm"] - score["hd95_voxels_mm"]) for score in scores) > 0.2
     for number in range(10):
         pair = make_pair(number)
         quick = dice_per_class(pair.prediction, pair.reference.astype(np.int32), 3)
-        full = [score.dice for score in score_case(pair.prediction, pair.reference, pair.spacing_mm, 3)]
+        full = [score["dice"] for score in score_case(pair.prediction, pair.reference, pair.spacing_mm, 3)]
         np.testing.assert_allclose(quick, full)
 
 
@@ -75,24 +75,24 @@ def test_hand_arithmetic() -> None:
     prediction = box((1, 4), (1, 4), (1, 4))  # 27 voxels
     reference = box((1, 4), (1, 4), (3, 6))  # 27, of which 9 in common
     (score,) = score_case(prediction, reference, SPACING_MM, 2, tolerance_mm=1.0)
-    assert score.dice == pytest.approx(18 / 54)
-    assert score.iou == pytest.approx(9 / 45)
-    assert score.hd95_voxels_mm == pytest.approx(2.0)  # nine of 26 border voxels lie 2 mm off
+    assert score["dice"] == pytest.approx(18 / 54)
+    assert score["iou"] == pytest.approx(9 / 45)
+    assert score["hd95_voxels_mm"] == pytest.approx(2.0)  # nine of 26 border voxels lie 2 mm off
     # Within 1 mm: of each region's 26 border voxels the common face's 9 and the 8 on the rim of the next layer,
     # and its centre, which is no border voxel
-    assert score.nsd_voxels == pytest.approx(34 / 52)
-    assert score.volume_error_ml == 0
+    assert score["nsd_voxels"] == pytest.approx(34 / 52)
+    assert score["volume_error_ml"] == 0
     assert score.volume_ml == pytest.approx(27 * 6 / 1000)
     (score,) = score_case(box((0, 1), (0, 2), (0, 5)), box((0, 2), (0, 2), (0, 5)), SPACING_MM, 2)
-    assert score.volume_error_ml == pytest.approx(-10 * 6 / 1000)
+    assert score["volume_error_ml"] == pytest.approx(-10 * 6 / 1000)
     assert (score.volume_ml, score.reference_volume_ml) == (pytest.approx(0.06), pytest.approx(0.12))
     labels = box((0, 8), (2, 5), (9, 10))
     (score,) = score_case(labels, labels.astype(np.int16), SPACING_MM, 2)
-    assert (score.dice, score.iou, score.hd95_mm, score.nsd, score.empty) == (1, 1, 0, 1, "")
+    assert (score["dice"], score["iou"], score["hd95_mm"], score["nsd"], score.empty) == (1, 1, 0, 1, "")
     spacing_mm = (1.0, 1.0, 0.1)
     prediction, reference = box((0, 1), (0, 1), (0, 1)), box((0, 1), (0, 1), (3, 4))
     (score,) = score_case(prediction, reference, spacing_mm, 2, tolerance_mm=0.3)
-    assert score.nsd == 1
+    assert score["nsd"] == 1
 
 
 @pytest.mark.parametrize(("predicted", "empty"), [(True, "reference"), (False, "prediction")])
@@ -100,7 +100,7 @@ def test_class_in_one_volume_alone(predicted: bool, empty: str) -> None:
     there, nothing = box((1, 2), (1, 2), (1, 2)), np.zeros((8, 9, 10), np.uint8)
     prediction, reference = (there, nothing) if predicted else (nothing, there)
     (score,) = score_case(prediction, reference, SPACING_MM, 2)
-    assert (score.dice, score.iou, score.hd95_mm, score.nsd, score.empty) == (0, 0, np.inf, 0, empty)
+    assert (score["dice"], score["iou"], score["hd95_mm"], score["nsd"], score.empty) == (0, 0, np.inf, 0, empty)
 
 
 def test_ignored_voxels_count_nowhere() -> None:
@@ -109,8 +109,8 @@ def test_ignored_voxels_count_nowhere() -> None:
     prediction[6:] = 1
     reference[6:] = 9
     (score,) = score_case(prediction, reference, SPACING_MM, 2, ignore_label=9)
-    assert score.dice == 1
+    assert score["dice"] == 1
     (score,) = score_case(prediction, reference, SPACING_MM, 2)
-    assert score.dice < 0.5
+    assert score["dice"] < 0.5
     with pytest.raises(ValueError, match=r"must have one shape; got \(8, 9, 10\) and \(8, 9, 9\)"):
         score_case(np.zeros((8, 9, 10), int), np.zeros((8, 9, 9), int), SPACING_MM, 2)
