@@ -46,6 +46,6 @@ def _check_array_size(config: Config, data: Any, passed: InputSize) -> None:
         fitting[axis] -= steps[axis]
     fewer = f"{batch_key}={MAX_ELEMENTS // one} or " if one <= MAX_ELEMENTS else ""
     raise ValueError(
-        f"{size_key}={list(size)} with {batch_key}={batch}: the largest array of {config.model.name} would have "
+        f"{size_key}={list(size)} with {batch_key}={batch}: the largest array of {config.model.name} would hold "
         f"{batch * one:,} elements, and MLX's GPU kernels index {MAX_ELEMENTS:,}; use {fewer}{size_key}={fitting}"
     )

@@ -124,9 +124,7 @@ def read_pytorch(path: Path) -> dict[str, np.ndarray]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path}: holds other things than tensors, which are not read; save its state_dict()"
-        ) from None
+        raise ValueError(f"{path}: holds more than tensors, which is not read; save the model's state_dict()") from None
     except Exception as error:  # what is no pickle may raise anything on the way
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{path}: not a whole PyTorch file ({reason})") from None
@@ -136,11 +134,11 @@ def read_pytorch(path: Path) -> dict[str, np.ndarray]:
         found = inner[0]
     tensors = {n: t for n, t in found.items() if torch.is_tensor(t)} if isinstance(found, Mapping) else {}
     if not tensors:
-        raise ValueError(f"{path}: holds no state_dict, {{name: tensor}}, but {type(found).__name__}")
+        raise ValueError(f"{path}: expected a state_dict, {{name: tensor}}, got {type(found).__name__}")
     try:
         return {str(name): tensor.float().numpy() for name, tensor in tensors.items()}
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{path}: holds tensors of other kinds than dense ones ({error})") from None
+        raise ValueError(f"{path}: holds tensors that are not dense ({error})") from None
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -196,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     try:
         if arguments.out.suffix != ".safetensors":
-            raise ValueError(f"{arguments.out}: name the output .safetensors")
+            raise ValueError(f"{arguments.out}: the output's name must end in .safetensors")
         if not arguments.out.parent.is_dir():
             raise ValueError(f"{arguments.out}: there is no folder {arguments.out.parent}")
         conversion = convert(read_pytorch(arguments.weights), arguments.architecture)

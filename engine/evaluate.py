@@ -50,7 +50,7 @@ def evaluate(
     split        "train", "val", "test" or "all"
     images       a folder, or a file, without labels, which is predicted in place of a split
     checkpoint   `last` (None), `best`, a step, or a path to one
-    baseline     a classification run, evaluated on the same split, whose scores are set beside these
+    baseline     a classification run, evaluated on the same split, whose scores are compared with these
     mc_dropout   predict the mean of so many draws of the network by its dropout layers
     output       a folder; None is eval/SPLIT in the run's folder, with _mc_dropout or _ensemble
     overrides    of the keys that docs/configs.md lists for it, {"evaluate.overlap": 0.25}

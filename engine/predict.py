@@ -122,8 +122,7 @@ def load_networks(runs: Sequence[Trained], mc_dropout: int | None = None, group:
     """
     if mc_dropout is not None and (not 2 <= mc_dropout <= _MOST_DRAWS or len(runs) > 1):
         raise ValueError(
-            f"--mc-dropout N takes at least 2 draws, of one run, and at most {_MOST_DRAWS:,}; an ensemble has its "
-            "members"
+            f"--mc-dropout N needs 2 to {_MOST_DRAWS:,} draws and exactly one run; several runs are an ensemble"
         )
     precision = PredictionPrecision(group)
     models, facts, predict = [], [], []

@@ -121,7 +121,7 @@ def _build(run: RunFolder, config: Config, group: Group) -> tuple[Dataset, Train
     elif group.writes:
         run.require_absent()
         if config.resume:
-            _log.info("%s: no run to resume yet, this begins one", run.path)
+            _log.info("%s: no run to resume yet; starting one", run.path)
     start = None if resumed and steps_in(run.checkpoints) else read_weights(config, group)
     data = prepare_data(config, run if resumed else None, group)
     step = build_step(config, data, group, start)
@@ -134,7 +134,7 @@ def _build(run: RunFolder, config: Config, group: Group) -> tuple[Dataset, Train
 
 
 def dry_run(config: Config, group: Group = ALONE) -> str:
-    """Check everything, train two steps that nobody keeps; return what a run would take, in rank 0, else "".
+    """Check everything, train two steps and discard them; return what a run would take, in rank 0, else "".
 
     Writes the first batch as batch.png into the run's folder.
     """

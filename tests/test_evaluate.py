@@ -219,9 +219,9 @@ def test_mistakes_are_told_in_one_message(run: RunFolder, capsys: Capture) -> No
     assert "has no test cases" in refused(evaluate, capsys, *here, "--split", "test")
     assert "did you mean" in refused(evaluate, capsys, *here, "evaluate.overlapp=0.1")
     settled = refused(evaluate, capsys, *here, "loss.name=dice")
-    assert "loss.name=dice: loss.name was settled when" in settled
+    assert "loss.name=dice: loss.name was fixed when" in settled
     assert "keys that may be set here are ops, threads, memory_limit_gb, data.source, data.root, " in settled
-    assert "run.dir was settled when" in refused(evaluate, capsys, *here, "run.dir=elsewhere")
+    assert "run.dir was fixed when" in refused(evaluate, capsys, *here, "run.dir=elsewhere")
 
 
 def test_what_only_the_machine_decides_may_be_set(run: RunFolder) -> None:

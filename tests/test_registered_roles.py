@@ -43,7 +43,7 @@ def test_in_an_evaluation(tmp_path: Path) -> None:
     run.write_config(check_config(tree, "test"))
     changes: Any = read_config(run, ["data.augment.invert.verbosity=2"]).data.augment
     assert changes.invert.verbosity == 2
-    with pytest.raises(ValueError, match=r"data\.augment\.invert\.constant was settled"):
+    with pytest.raises(ValueError, match=r"data\.augment\.invert\.constant was fixed"):
         read_config(run, ["data.augment.invert.constant=2"])
 
 

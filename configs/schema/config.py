@@ -73,7 +73,7 @@ class Config(Section):
 
     @property
     def classes_may_coincide(self) -> bool:
-        """Whether a case may be of several classes: the loss takes each for a question of its own."""
+        """Whether a case may be of several classes: the loss treats each class independently."""
         return "classes" in self.choices.losses[self.loss.name].targets
 
     @model_validator(mode="before")
@@ -151,14 +151,16 @@ class Config(Section):
     @model_validator(mode="after")
     def _a_start_to_decay_to(self) -> "Config":
         if self.optim.decay_to_start is not None and self.init is None:
-            raise ValueError("optim.decay_to_start leads loaded weights back to their start; set init.from, or null it")
+            raise ValueError(
+                "optim.decay_to_start pulls loaded weights towards their start; set init.from, or set it to null"
+            )
         return self
 
     @model_validator(mode="after")
     def _deep_supervision_has_levels(self) -> "Config":
         if not self.loss.supervise_coarsest and not self.model.args.supervises_levels:
             raise ValueError(
-                "loss.supervise_coarsest=false is of deep supervision, and this network has one output; set "
+                "loss.supervise_coarsest=false needs deep supervision, and this network has one output; set "
                 "model.args.deep_supervision=true, or leave it out"
             )
         return self

@@ -106,5 +106,7 @@ class DataConfig(Section):
         if self.percentiles[0] >= self.percentiles[1]:
             raise ValueError(f"percentiles must be [low, high]; got {list(self.percentiles)}")
         if self.label_map is not None and self.class_names is None:
-            raise ValueError("label_map changes what label values mean: list data.class_names as they are after it")
+            raise ValueError(
+                "label_map changes what label values mean: list data.class_names as they are after mapping"
+            )
         return self

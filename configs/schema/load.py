@@ -19,7 +19,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 
 class ConfigError(ValueError):
-    """A mistake in a config; the message names file, dotted path and mend."""
+    """A mistake in a config; the message names the file, the dotted path and the fix."""
 
 
 _LONGEST_VALUE = 200  # characters, in a message

@@ -46,7 +46,7 @@ class SweepConfig(Section):
             raise ValueError(f"{twice[0]} is in grid and in zip; leave it in one")
         for field, numbers in (("seeds", self.seeds), ("folds", self.folds or ())):
             if len(set(numbers)) < len(numbers):
-                raise ValueError(f"{field}={list(numbers)} names one twice")
+                raise ValueError(f"{field}={list(numbers)} holds a number twice")
         of_zip = max((len(values) for values in self.zip.values()), default=1)
         product = math.prod(len(values) for values in self.grid.values()) * of_zip
         num_cells = len(self.cells) + (product if self.grid or self.zip else 0)
@@ -58,7 +58,7 @@ class SweepConfig(Section):
             )
         names = self.settings()
         if self.baseline is not None and self.baseline not in names:
-            raise ValueError(f"baseline={self.baseline} is none of the cells, {', '.join(names)}")
+            raise ValueError(f"baseline={self.baseline} is not a cell; expected one of {', '.join(names)}")
         return self
 
     def paths(self) -> list[str]:
@@ -94,7 +94,7 @@ def _add(cells: dict[str, Settings], name: str, settings: Settings) -> None:
             "cell, or the values: {short: VALUE}"
         )
     if name in cells:
-        raise ValueError(f"two cells are called {name}; tell them apart by a name of their own")
+        raise ValueError(f"two cells are called {name}; give each its own name")
     cells[name] = settings
 
 

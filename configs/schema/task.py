@@ -71,7 +71,7 @@ class Segmentation:
         data, name, chosen = config.data, config.model.name, config.choices.sources[config.data.source]
         if not chosen.volumes or data.clip is not None:
             what = "data.clip" if chosen.volumes else f"data.source={data.source}"
-            raise ValueError(f"{what} gives classes of whole cases; set task=classification")
+            raise ValueError(f"{what} gives a class for each case; set task=classification")
         if not config.model.args.segments:
             known = " or ".join(name for name, args in config.choices.networks.items() if args.segments)
             raise ValueError(f"model.name={name} classifies; use {known}, or set task=classification")
@@ -123,7 +123,7 @@ class Classification:
             known = ", ".join([name for name, args in config.choices.networks.items() if not args.segments][:3])
             raise ValueError(f"model.name={config.model.name} segments; task=classification needs {known}, ...")
         if data.normalisation == "ct":
-            raise ValueError("data.normalisation=ct measures label volumes; use percentile or zscore")
+            raise ValueError("data.normalisation=ct needs label volumes; use percentile or zscore")
         if not chosen.clips and data.clip is not None:
             raise ValueError(f"data.clip is for video; data.source={data.source} holds volumes, leave it out")
         if data.label_map is not None:
@@ -148,7 +148,7 @@ class Classification:
                 "loss.class_weights=balanced needs labels that exclude each other; give one weight a class"
             )
         if checkpoint.metric == "log_loss" and checkpoint.mode == "max":
-            raise ValueError("checkpoint.metric=log_loss is the better the lower; set checkpoint.mode=min")
+            raise ValueError("checkpoint.metric=log_loss: lower is better; set checkpoint.mode=min")
 
     def predicted(self, config: Sections) -> InputSize:
         return trained(config)

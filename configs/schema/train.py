@@ -66,7 +66,7 @@ class TrainConfig(Section):
     def _one_budget(self) -> "TrainConfig":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(
-                f"set exactly one of steps and epochs, and null the other; got steps={self.steps}, epochs={self.epochs}"
+                f"set exactly one of steps and epochs, the other to null; got {self.steps} steps, {self.epochs} epochs"
             )
         return self
 

@@ -25,7 +25,7 @@ class Key:
     role: Literal["result", "evaluation", "runtime", "place"] = "result"
     # data: which cases and labels there are; input: what the network's input is made of.
     about: Literal["data", "input"] | None = None
-    may_change_in: tuple[Literal["resume", "evaluate"], ...] = ()  # in spite of its role
+    may_change_in: tuple[Literal["resume", "evaluate"], ...] = ()  # although its role says no
     in_sweeps: str = ""  # how a sweep tells its runs apart by the key, which no cell sets then
     packed: bool = True  # false: may hold names of files or cases, or is of no use without such a key
 

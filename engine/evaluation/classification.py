@@ -205,7 +205,7 @@ def _predict_batch(predict: Predict, x: np.ndarray, multi_label: bool, mirror_ax
             probabilities = mx.sigmoid(logits) if multi_label else mx.softmax(logits, axis=-1)
             memory.evaluate(probabilities)
         total = total + np.array(probabilities, np.float64)
-    # float32's softmax sums to 1 but for rounding, which scikit-learn's log loss would warn of
+    # float32's softmax sums to 1 up to rounding, which scikit-learn's log loss would warn of
     return total / len(flips) if multi_label else total / total.sum(axis=-1, keepdims=True)
 
 
@@ -264,5 +264,5 @@ def check_labels(config: Config, data: Any) -> None:
 
 
 def is_multi_label(config: Config) -> bool:
-    """Whether classes do not exclude each other: the loss takes each for a question of its own."""
+    """Whether classes do not exclude each other: the loss treats each class independently."""
     return config.classes_may_coincide

@@ -1,7 +1,7 @@
 """Temperature scaling: one number that softens or sharpens all probabilities and changes no decision.
 
 Guo et al. 2017, arXiv:1706.04599. Here it acts on the logarithms of the final probabilities, after views, windows,
-draws and members are averaged; of a single forward pass these are its logits but for a constant.
+draws and members are averaged; of a single forward pass these are its logits up to a constant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,15 +104,15 @@ def choose_temperature(run: RunFolder, setting: str | float, kind: str, checkpoi
     if kind == "ensemble":
         raise ValueError(f"{where} is of one run; give the number that the ensemble's metrics.json holds")
     option = "--mc-dropout " if kind == "mc_dropout" else ""
-    mend = f"run evaluate.py {option}on the val split first, without evaluate.temperature"
+    fix = f"run evaluate.py {option}on the val split first, without evaluate.temperature"
     found = run.read_json("temperature") if run.has_json("temperature") else {}
     entry = found if kind == "plain" else found.get(kind, {})
     if "temperature" not in entry:
-        raise ValueError(f"{where} holds none for this kind of prediction ({kind}); {mend}")
+        raise ValueError(f"{where} holds none for this kind of prediction ({kind}); {fix}")
     fitted, step, weights = entry["fitted_on"], checkpoint["step"], checkpoint["weights"]
     if (fitted["step"], fitted["weights"]) != (step, weights):
         raise ValueError(
             f"{where} was fitted at step {fitted['step']} ({fitted['weights']} weights), this checkpoint is of step "
-            f"{step} ({weights}); {mend}"
+            f"{step} ({weights}); {fix}"
         )
     return float(entry["temperature"])

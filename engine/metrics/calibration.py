@@ -28,7 +28,7 @@ class Reliability:
 def count_reliability(probabilities: np.ndarray, labels: np.ndarray) -> Reliability:
     """The sums over probabilities (N, K) and labels (N,), or (N, K) of 0 and 1 where classes may coincide.
 
-    There each class of a case is a decision of its own, right from 0.5 upwards; Brier score and nll are means over
+    There each class of a case is decided independently, right from 0.5 upwards; Brier score and nll are means over
     the classes. Otherwise the most probable class is decided on, and Brier score is summed over them (0 to 2).
     """
     p = np.asarray(probabilities, np.float64)

@@ -1,4 +1,4 @@
-"""Whether uncertainty tells errors: error AUROC, and risk when the most uncertain is left to somebody else.
+"""Whether uncertainty tells errors: error AUROC, and risk when the most uncertain cases are left to an expert.
 
 All take counts of the wrong and the right ones in rising order of uncertainty, (..., B): what shares a bin is tied.
 """

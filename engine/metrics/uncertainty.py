@@ -10,7 +10,7 @@ MEASURES = ("entropy", "mutual_information", "variance")
 def entropy(probabilities: np.ndarray, multi_label: bool = False) -> np.ndarray:
     """The entropy in nats of probabilities (..., K), as (...).
 
-    Multi-label, where each class is a question of its own: the mean over the K binary entropies.
+    Multi-label, where each class is decided independently: the mean over the K binary entropies.
     """
     if multi_label:
         return (entr(probabilities) + entr(1 - probabilities)).mean(axis=-1)

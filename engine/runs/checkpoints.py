@@ -147,16 +147,16 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = read_json(checkpoint / STATE_FILE)
     except ValueError as error:
-        raise CheckpointError(f"{checkpoint}: not a whole checkpoint ({error})") from None
+        raise CheckpointError(f"{checkpoint}: not a complete checkpoint ({error})") from None
     for name, expected in state["files"].items():
         try:
             found = _size_and_checksum(checkpoint / name)
         except OSError as error:
-            raise CheckpointError(f"{checkpoint}: not a whole checkpoint ({error})") from None
+            raise CheckpointError(f"{checkpoint}: not a complete checkpoint ({error})") from None
         if found["bytes"] != expected["bytes"]:
             raise CheckpointError(
                 f"{checkpoint / name}: expected {expected['bytes']} bytes, found {found['bytes']}; "
-                "the checkpoint is not whole: use another one"
+                "the checkpoint is incomplete: use another one"
             )
         if found["crc32"] != expected["crc32"]:
             raise CheckpointError(
@@ -179,7 +179,7 @@ def latest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             problems.append(str(error))
             _log.warning("%s; falling back to the one before", error)
     if problems:
-        raise CheckpointError("no whole checkpoint left:\n  " + "\n  ".join(problems))
+        raise CheckpointError("no complete checkpoint left:\n  " + "\n  ".join(problems))
     return None
 
 

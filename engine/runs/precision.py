@@ -72,7 +72,9 @@ def _require_own(config: Config, own: str, missing: str | None) -> None:
         how = "go on in float32 with train.precision=float32"
         if config.sweep is not None:
             how = "start a new sweep under another name: all cells have one precision"
-        raise ValueError(f"{folder}: it trains in bfloat16, and {missing}; go on where there is bfloat16, or {how}")
+        raise ValueError(
+            f"{folder}: it trains in bfloat16, and {missing}; continue on a device with bfloat16, or {how}"
+        )
     if config.sweep is None and asked not in ("auto", own) and not lost:
         raise ValueError(
             f"{folder}: --resume with train.precision={asked}, but the run trains in {own}; use train.precision=auto, "

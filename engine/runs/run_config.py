@@ -15,7 +15,7 @@ def read_config(run: RunFolder, overrides: Overrides) -> Config:
         key = override if isinstance(overrides, Mapping) else override.partition("=")[0]
         if not is_within(key, free):
             raise ConfigError(
-                f"{override}: {key} was settled when {run.path} was trained; keys that may be set here are "
+                f"{override}: {key} was fixed when {run.path} was trained; keys that may be set here are "
                 f"{', '.join(free)}, and those below them"
             )
     tree = apply_overrides(apply_overrides(run.read_config_tree(), overrides), {"data.on_error": "skip"})

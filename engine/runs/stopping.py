@@ -18,7 +18,7 @@ class StopRequest:
     """Notices that the run should stop; the loop asks it after each step.
 
     As a context manager it handles SIGINT, SIGTERM and SIGHUP, which a closed terminal sends. The first one is a
-    request; another SIGINT or SIGTERM ends the process at once, as if nobody handled it. SIGHUP stays ignored where it
+    request; another SIGINT or SIGTERM ends the process at once, as without a handler. SIGHUP stays ignored where it
     is already, under nohup.
 
     `speaks`: whether it says on standard error that it noticed a signal.

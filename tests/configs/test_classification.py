@@ -48,7 +48,7 @@ def test_loss_and_score_follow_the_task_and_what_is_set_is_kept() -> None:
             r"loss\.name=focal does not fit labels that may coincide .*; use binary_cross_entropy",
         ),
         ("classification", [SEVERAL, "loss.class_weights=balanced"], r"balanced needs labels that exclude each other"),
-        ("classification", ["checkpoint.metric=log_loss"], r"log_loss is the better the lower; set checkpoint\.mode="),
+        ("classification", ["checkpoint.metric=log_loss"], r"log_loss: lower is better; set checkpoint\.mode="),
         ("classification", ["loss.class_weights=even"], r"loss\.class_weights"),
         ("classification", ["loss=3"], r"loss"),
     ],

@@ -68,7 +68,7 @@ def test_arrays_beyond_32_bits_are_refused_with_the_size_that_fits(monkeypatch) 
     with pytest.raises(ValueError, match="elements") as caught:
         check_array_sizes(large, DATA, training=True)
     assert str(caught.value) == (
-        "data.patch_size_voxels=[256, 256, 256] with train.batch_size=4: the largest array of unet3d would have "
+        "data.patch_size_voxels=[256, 256, 256] with train.batch_size=4: the largest array of unet3d would hold "
         "4,294,967,296 elements, and MLX's GPU kernels index 2,147,483,647; "
         "use train.batch_size=1 or data.patch_size_voxels=[200, 204, 204]"
     )

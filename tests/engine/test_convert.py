@@ -156,8 +156,8 @@ def test_a_misfit_writes_nothing(torch: Any, tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (Path("code"), r"holds other things than tensors, which are not read; save its state_dict\(\)"),
-        ([1, 2], r"holds no state_dict, \{name: tensor\}, but list"),
+        (Path("code"), r"holds more than tensors, which is not read; save the model's state_dict\(\)"),
+        ([1, 2], r"expected a state_dict, \{name: tensor\}, got list"),
     ],
 )
 def test_files_of_something_else(torch: Any, tmp_path: Path, capsys, content: object, message: str) -> None:
@@ -174,7 +174,7 @@ def test_files_cut_short_and_tensors_of_other_kinds(torch: Any, tmp_path: Path) 
     with pytest.raises(ValueError, match=r"w\.pth: not a whole PyTorch file \("):
         module.read_pytorch(path)
     torch.save({"a": torch.zeros(3).to_sparse()}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"w\.pth: holds tensors of other kinds than dense ones"):
+    with pytest.raises(ValueError, match=r"w\.pth: holds tensors that are not dense"):
         module.read_pytorch(tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"no conv1\.weight .* among 1 tensors"):
         module.convert({"conv1.weight": np.zeros((64, 0, 7, 7, 7), np.float32)}, SMALLEST)
@@ -183,7 +183,7 @@ def test_files_cut_short_and_tensors_of_other_kinds(torch: Any, tmp_path: Path) 
 @pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04", b"\x80\x02."])
 def test_bytes_that_are_no_weights(torch: Any, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"w\.pth: (not a whole PyTorch file \(\w+|holds other things)"):
+    with pytest.raises(ValueError, match=r"w\.pth: (not a whole PyTorch file \(\w+|holds more than tensors)"):
         module.read_pytorch(tmp_path / "w.pth")
 
 
@@ -191,6 +191,6 @@ def test_mistakes_in_the_command(torch: Any, tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path / "none.pth"), str(tmp_path / "o.safetensors"), "--as", SMALLEST]) == 2
     assert "none.pth: no such file" in capsys.readouterr().err
     assert main([str(tmp_path / "none.pth"), str(tmp_path / "o.zip"), "--as", SMALLEST]) == 2
-    assert "o.zip: name the output .safetensors" in capsys.readouterr().err
+    assert "o.zip: the output's name must end in .safetensors" in capsys.readouterr().err
     assert main([str(tmp_path / "none.pth"), str(tmp_path / "no" / "o.safetensors"), "--as", SMALLEST]) == 2
     assert "o.safetensors: there is no folder" in capsys.readouterr().err

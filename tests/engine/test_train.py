@@ -64,5 +64,5 @@ def test_evaluation_returns_what_it_writes(config: Path, tmp_path: Path) -> None
     assert written["dice"]["mean"] == done.metrics["dice"]["mean"]
     assert np.isfinite(written["dice"]["mean"])
     assert done.failures == []
-    with pytest.raises(ValueError, match=r"loss\.name was settled when"):
+    with pytest.raises(ValueError, match=r"loss\.name was fixed when"):
         evaluate(run.path, overrides={"loss.name": "dice"})

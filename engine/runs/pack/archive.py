@@ -87,7 +87,7 @@ class Archive:
             raise
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as error:
             content.close()
-            raise PackError(path, f"not a whole zip file ({error}); fetch the pack again") from None
+            raise PackError(path, f"not a complete zip file ({error}); fetch the pack again") from None
         self._content = content
 
     def __enter__(self) -> Self:
@@ -118,7 +118,7 @@ class Archive:
         tail = file.read()
         signature, disk, first_disk, here, entries, length, _, comment = _END.unpack(tail[-_END.size :])
         if signature != b"PK\x05\x06" or comment:
-            raise PackError(self.path, "not a whole zip file, or not a pack: it does not end as one; fetch it again")
+            raise PackError(self.path, "not a complete zip file, or not a pack; fetch it again")
         if tail[:4] == b"PK\x06\x07" or disk or first_disk or here != entries:
             raise PackError(self.path, "not a pack: a zip file of several parts, or of the 64-bit form")
         if entries > 2 * len(LIMITS) or length > _DIRECTORY_LIMIT:
@@ -137,7 +137,7 @@ class Archive:
             if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
                 raise PackError(self.path, f"not a pack: {name} is a link or a special file")
             if info.flag_bits & 0x61 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise PackError(self.path, f"not a pack: {name} is encrypted, or compressed in an unknown way")
+                raise PackError(self.path, f"not a pack: {name} is encrypted, or compressed by an unknown method")
             if name == "model.safetensors" and info.compress_type != zipfile.ZIP_STORED:
                 raise PackError(self.path, f"not a pack: {name} is compressed; packs store it as it is")
             if info.file_size > LIMITS[name]:
@@ -149,5 +149,5 @@ class Archive:
             raise PackError(self.path, f"not a pack: {', '.join(missing)} is missing")
         total, there = sum(info.compress_size for info in members.values()), os.path.getsize(self.path)
         if total > there:
-            raise PackError(self.path, f"not a whole pack: members of {total:,} bytes in a file of {there:,}")
+            raise PackError(self.path, f"not a complete pack: members of {total:,} bytes in a file of {there:,}")
         return members

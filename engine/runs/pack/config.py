@@ -58,7 +58,7 @@ def read_config(content: bytes, where: Path) -> Config:
             raise PackError(where, f"expected a mapping of config keys, got {type(tree).__name__}")
         config = neutral_config(check_config(rename_old_keys(clean(tree)), where="config"))
     except ConfigError as error:
-        raise PackError(where, f"not the config of a run this version can read ({_short(error)})") from None
+        raise PackError(where, f"not a config that this version can read ({_short(error)})") from None
     except PackError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError) as error:
@@ -89,7 +89,7 @@ def _require_moderate(config: Config, where: Path) -> None:
         ("frame steps of a clip", 1 if clip is None else clip.frames * clip.stride, 1 << 16),
     ):
         if value > limit:
-            raise PackError(where, f"{key}: {value:,} is beyond what is taken from a pack, {limit:,}")
+            raise PackError(where, f"{key}: {value:,} exceeds what a pack may ask for, {limit:,}")
 
 
 def _short(error: Exception) -> str:

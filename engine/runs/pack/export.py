@@ -41,7 +41,7 @@ def export_run(
     if path.suffix != ".zip":
         raise PackError(path, "a pack's name ends in .zip")
     if path.exists():
-        raise PackError(path, "exists already, and no pack is overwritten: choose another name, or remove it")
+        raise PackError(path, "exists already, and packs are not overwritten: choose another name, or remove it")
     step = read_state(checkpoint)["step"]
     kind = load_weights(model, checkpoint, config.evaluate.weights)
     weights = dict(tree_flatten(model.parameters()))
@@ -85,7 +85,7 @@ def describe(pack: Pack) -> str:
         f"left out  {LEFT_OUT}",
     ]
     if facts.licence == UNSPECIFIED:
-        lines.append("remark: without a licence nobody may use the model but you; say one with --licence TEXT")
+        lines.append("warning: without a licence only you may use the model; name one with --licence TEXT")
     return "\n".join(lines)
 
 

@@ -140,9 +140,9 @@ def require_fit(facts: Facts, config: Config, where: Path) -> None:
     if statistics.normalisation not in (None, data.normalisation):
         raise PackError(where, f"the config normalises by {data.normalisation}, pack.json {statistics.normalisation}")
     if statistics.own != config.kind.own_statistic:
-        raise PackError(where, f"task={config.task}, but the statistics in pack.json are of the other task")
+        raise PackError(where, f"task={config.task}, but pack.json holds the statistics of another task")
     if data.class_names is not None and data.class_names != statistics.class_names:
-        raise PackError(where, "config and pack.json name other classes")
+        raise PackError(where, "config and pack.json name different classes")
 
 
 def _is_number(value: Any) -> bool:

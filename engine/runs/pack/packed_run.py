@@ -62,7 +62,7 @@ def load_packed(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, 
     try:
         model = build()
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise PackError(path, f"its config describes no network that can be built ({error})") from None
+        raise PackError(path, f"no network can be built from its config ({error})") from None
     expected = dict(tree_flatten(model.parameters()))
     for name in sorted(expected.keys() | tensors.keys()):  # nothing of `expected` is computed: MLX is lazy
         want = tuple(expected[name].shape) if name in expected else None
@@ -133,14 +133,14 @@ class PackedRun(RunFolder):
         """Raises ValueError where that would be within another run, or elsewhere by a link."""
         folder = self.path / "eval" / split
         if RunFolder(self.path).exists():
-            raise ValueError(f"{self.path} is a run of its own: say --output FOLDER, or move the pack elsewhere")
+            raise ValueError(f"{self.path} is another run: set --output FOLDER, or move the pack")
         self._require_own(folder)
         return folder
 
     def _require_own(self, folder: Path) -> None:
         own = self.path.parent.resolve() / self.path.name
         if not folder.resolve().is_relative_to(own):
-            raise ValueError(f"{folder} leads elsewhere by a link, and nothing is written there; remove the link")
+            raise ValueError(f"{folder} is a link to another place, where nothing is written; remove the link")
 
 
 def open_run(path: Path | str) -> RunFolder:
@@ -151,7 +151,7 @@ def open_run(path: Path | str) -> RunFolder:
 def _verified(archive: Archive, name: str, facts: Facts) -> bytes:
     content = archive.read(name)
     if hashlib.sha256(content).hexdigest() != facts.sha256[name]:  # type: ignore[index]
-        raise PackError(archive.path, f"{name} is not what pack.json says (SHA-256); fetch the pack again")
+        raise PackError(archive.path, f"{name} differs from its SHA-256 in pack.json; fetch the pack again")
     return content
 
 
@@ -176,7 +176,7 @@ def _require_plausible(pack: Pack, tensors: dict[str, mx.array]) -> None:
         )
     held = sum(tensor.size for tensor in tensors.values())
     if held != pack.facts.parameters:
-        raise PackError(pack.path, f"pack.json says {pack.facts.parameters:,} numbers, the weights hold {held:,}")
+        raise PackError(pack.path, f"pack.json states {pack.facts.parameters:,} numbers, the weights hold {held:,}")
 
 
 def _whole_numbers(tree: Any) -> Iterator[int]:

@@ -73,13 +73,13 @@ def test_arguments_of_another_model_are_not_mixed() -> None:
         ("model.name=unet", r"model\.name: unknown, 'unet'; did you mean unet3d\?"),
         (
             "loss.supervise_coarsest=false",
-            r"loss\.supervise_coarsest=false is of deep supervision, .*; set model\.args\.deep_supervision=true",
+            r"loss\.supervise_coarsest=false needs deep supervision, .*; set model\.args\.deep_supervision=true",
         ),
         ("model.args.dropout.position=first", r"position: input should be 'after_activation', 'before_norm' or"),
         ("model.name=vit", r"model\.name: unknown, 'vit'; known: unet3d, cnn3d, resnet3d, r3d_18"),
         ("model.name=cnn3d", r"model\.name=cnn3d classifies; use unet3d, or set task=classification"),
-        ("data.source=classes", r"data\.source=classes gives classes of whole cases; set task=classification"),
-        ("data.clip.frames=8", r"data\.clip gives classes of whole cases; set task=classification"),
+        ("data.source=classes", r"data\.source=classes gives a class for each case; set task=classification"),
+        ("data.clip.frames=8", r"data\.clip gives a class for each case; set task=classification"),
         ("data.balance=classes", r"data\.balance is for task=classification; see data\.foreground_rate"),
         ("seed", r"override 'seed': expected key\.path=value"),
         ("seed=[", r"override 'seed=\[': the value is not YAML"),
@@ -91,7 +91,7 @@ def test_mistakes_name_path_and_mend(path: Path, override: str, message: str) ->
 
 
 def test_a_label_map_needs_the_names_after_it_and_every_problem_is_listed(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data: label_map .* list data\.class_names as they are after it"):
+    with pytest.raises(ConfigError, match=r"data: label_map .* list data\.class_names as they are after mapping"):
         load_config(path, ["data.label_map={2: 1}"])
     config = load_config(path, ["data.label_map={2: 1}", "data.class_names=[background, organ]"])
     assert config.data.label_map == {2: 1}
@@ -135,7 +135,7 @@ def test_a_classifier(path: Path) -> None:
         ("model.name=unet3d", r"model\.name=unet3d segments; task=classification needs cnn3d"),
         ("data.source=msd", r"data\.source=msd gives label volumes; .* takes classes, medmnist or csv"),
         ("data.source=medmnist", r"data\.clip is for video; data\.source=medmnist holds volumes, leave it out"),
-        ("data.normalisation=ct", r"data\.normalisation=ct measures label volumes; use percentile or zscore"),
+        ("data.normalisation=ct", r"data\.normalisation=ct needs label volumes; use percentile or zscore"),
         ("data.clip.crop_pixels=[112,160]", r"data\.clip: short_side_pixels=128 must be at least 160"),
         ("data.clip.mean=[0,1]", r"data\.clip: mean has 2 values; colour=rgb needs 1 or 3"),
         ("data.clip.std=[0]", r"data\.clip: std must be above 0; got \[0\.0\]"),

@@ -90,8 +90,8 @@ def test_a_run_in_bfloat16_stops_where_there_is_none_and_names_the_override(tmp_
     RunFolder.create(asking(tmp_path, "bfloat16"))
     for asked in ("auto", "bfloat16"):
         with refused(
-            f"{tmp_path}/tiny: it trains in bfloat16, and {NO_BFLOAT16}; go on where there is bfloat16, or go on in "
-            "float32 with train.precision=float32"
+            f"{tmp_path}/tiny: it trains in bfloat16, and {NO_BFLOAT16}; continue on a device with bfloat16, "
+            "or go on in float32 with train.precision=float32"
         ):
             settled(tmp_path, asked, resume=True)
     assert settled(tmp_path, "float32", resume=True) == "float32"
@@ -111,8 +111,8 @@ def test_a_sweep_that_goes_on_keeps_its_own(tmp_path, request) -> None:
     assert settle_training(config_class().model_validate(sweep), ALONE) == begun
     request.getfixturevalue("no_bfloat16")
     with refused(
-        f"{tmp_path}/tiny: it trains in bfloat16, and {NO_BFLOAT16}; go on where there is bfloat16, or start a new "
-        "sweep under another name: all cells have one precision"
+        f"{tmp_path}/tiny: it trains in bfloat16, and {NO_BFLOAT16}; continue on a device with bfloat16, "
+        "or start a new sweep under another name: all cells have one precision"
     ):
         settle_training(config_class().model_validate(sweep), ALONE)
 

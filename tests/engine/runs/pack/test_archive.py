@@ -58,7 +58,7 @@ def test_a_member_beyond_its_limit_is_not_written(tmp_path: Path) -> None:
 def test_what_is_no_zip(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(content)
-    expect_refusal(path, "not a (whole )?zip file")
+    expect_refusal(path, "not a (complete )?zip file")
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_truncated(tmp_path: Path, cut: int) -> None:
     write_archive(tmp_path / "a.zip", MEMBERS)
     (tmp_path / "b.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:-cut])
-    expect_refusal(tmp_path / "b.zip", "not a whole zip file")
+    expect_refusal(tmp_path / "b.zip", "not a complete zip file")
 
 
 @pytest.mark.parametrize("name", list(MEMBERS))
@@ -101,7 +101,7 @@ def test_a_link_or_special_file(tmp_path: Path, kind: int) -> None:
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_an_unknown_compression(tmp_path: Path, method: int) -> None:
     entry = (info("config.yaml", method), b"a: 1")
-    expect_refusal(write_zip(tmp_path / "a.zip", entry, without="config.yaml"), "encrypted, or compressed in an unkn")
+    expect_refusal(write_zip(tmp_path / "a.zip", entry, without="config.yaml"), "encrypted, or compressed by an unkn")
 
 
 def test_an_encrypted_member(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_directory_is_bounded_before_it_is_read(tmp_path: Path) -> None:
     comment = tmp_path / "b.zip"
     with zipfile.ZipFile(write_zip(comment), "a") as archive:
         archive.comment = b"hello"
-    expect_refusal(comment, "does not end as one")
+    expect_refusal(comment, "not a complete zip file, or not a pack")
 
 
 def test_the_64_bit_form_cannot_contradict_the_end(tmp_path: Path) -> None:

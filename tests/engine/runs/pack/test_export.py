@@ -119,7 +119,7 @@ def test_what_is_printed(tmp_path: Path) -> None:
     assert "weights   ema of step 3, " in text
     assert "classes   background, nucleus" in text
     assert "scores    none (this version's evaluate.py was not run on these weights)" in text
-    assert "remark: without a licence nobody may use the model but you; say one with --licence TEXT" in text
+    assert "warning: without a licence only you may use the model; name one with --licence TEXT" in text
     text = describe(export(run, tmp_path / "b.zip", "MIT"))
     assert "licence   MIT" in text
     assert "remark" not in text
@@ -128,7 +128,7 @@ def test_what_is_printed(tmp_path: Path) -> None:
 def test_no_pack_is_overwritten(tmp_path: Path) -> None:
     run, _ = write_run(tmp_path)
     export(run, tmp_path / "model.zip")
-    with pytest.raises(PackError, match="exists already, and no pack is overwritten"):
+    with pytest.raises(PackError, match="exists already, and packs are not overwritten"):
         export(run, tmp_path / "model.zip")
     with pytest.raises(PackError, match=r"model: a pack's name ends in \.zip"):
         export(run, tmp_path / "model")

@@ -48,7 +48,7 @@ def refused(path: Path) -> str:
         ({"statistics": {**STATISTICS, "file_channels": 10**9}}, "statistics.file_channels: "),
         ({"statistics": {**STATISTICS, "num_channels": 2}}, "takes 1 channels, pack.json says 2"),
         ({"statistics": {**STATISTICS, "normalisation": "ct"}}, "normalises by zscore, pack.json ct"),
-        ({"statistics": {**STATISTICS, "multi_label": False}}, "the statistics in pack.json are of the other task"),
+        ({"statistics": {**STATISTICS, "multi_label": False}}, "pack.json holds the statistics of another task"),
         ({"temperatures": {"plain": 0}}, "temperatures.plain: "),
         ({"versions": {f"v{i}": "1" for i in range(51)}}, "versions: "),
     ],
@@ -74,7 +74,7 @@ def test_a_hash_that_is_missing_or_wrong(tmp_path: Path, pack: Path) -> None:
         write_archive(tmp_path / "a.zip", members)
         assert match in refused(tmp_path / "a.zip")
     write_archive(tmp_path / "a.zip", {**read_members(pack), "config.yaml": b"name: other\n"})
-    assert "config.yaml is not what pack.json says (SHA-256)" in refused(tmp_path / "a.zip")
+    assert "config.yaml differs from its SHA-256 in pack.json" in refused(tmp_path / "a.zip")
 
 
 def test_control_characters_do_not_come_through(pack: Path) -> None:

@@ -55,7 +55,7 @@ def test_weights_that_are_not_those_of_the_facts(tmp_path: Path, pack: Pack) -> 
     content = bytearray(members["model.safetensors"])
     content[-1] ^= 1
     write_archive(tmp_path / "a.zip", {**members, "model.safetensors": bytes(content)})
-    with pytest.raises(PackError, match=r"model\.safetensors is not what pack\.json says \(SHA-256\)"):
+    with pytest.raises(PackError, match=r"model\.safetensors differs from its SHA-256 in pack\.json"):
         read_weights(tmp_path / "a.zip")
 
 
@@ -121,7 +121,7 @@ def test_a_config_whose_network_is_larger_by_shapes_alone(pack: Pack) -> None:
 
 
 def test_numbers_that_the_facts_do_not_count(pack: Pack) -> None:
-    with pytest.raises(PackError, match=r"pack\.json says 7 numbers, the weights hold "):
+    with pytest.raises(PackError, match=r"pack\.json states 7 numbers, the weights hold "):
         load(with_facts(pack.path, parameters=7))
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_built_is_one_line(pack: Pack) -> None:
     def build() -> nn.Module:
         raise OverflowError("too\nlarge")
 
-    with pytest.raises(PackError, match=r"no network that can be built \(too large\)"):
+    with pytest.raises(PackError, match=r"no network can be built from its config \(too large\)"):
         load_packed(pack.path, build)
 
 
@@ -179,15 +179,15 @@ def test_outputs_go_into_no_other_run_and_through_no_link(tmp_path: Path, pack: 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "eval").symlink_to(tmp_path / "elsewhere")
     run = PackedRun(tmp_path / "model.zip")
-    with pytest.raises(ValueError, match="leads elsewhere by a link, and nothing is written there"):
+    with pytest.raises(ValueError, match="is a link to another place, where nothing is written"):
         run.evaluation("val")
     (tmp_path / "model" / "eval").unlink()
     (tmp_path / "model" / ".cache").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="leads elsewhere by a link"):
+    with pytest.raises(ValueError, match="is a link to another place"):
         PackedRun(tmp_path / "model.zip")
     (tmp_path / "model" / ".cache").unlink()
     (tmp_path / "model" / "config.yaml").write_text("name: x\n")
-    with pytest.raises(ValueError, match="is a run of its own: say --output FOLDER"):
+    with pytest.raises(ValueError, match="is another run: set --output FOLDER"):
         run.evaluation("val")
 
 

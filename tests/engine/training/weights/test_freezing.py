@@ -60,7 +60,7 @@ def test_what_a_config_says_of_patterns_and_of_a_start(tmp_path: Path) -> None:
     assert again.freeze.patterns == ("stem.*",)
     with pytest.raises(ValidationError, match="at least 1 item"):
         FreezeConfig.model_validate([])
-    with pytest.raises(ValidationError, match=r"optim\.decay_to_start leads loaded weights back .* set init\.from"):
+    with pytest.raises(ValidationError, match=r"optim\.decay_to_start pulls loaded weights towards .* set init\.from"):
         tiny_config(tmp_path, optim={"decay_to_start": 0.1})
 
 
