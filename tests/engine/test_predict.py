@@ -166,5 +166,5 @@ def test_mistakes_name_what_is_expected(run: Path, scans: Path) -> None:
         load(run, overrides={"loss.name": "dice"})
     with pytest.raises(ValueError, match="needs 2 to .* draws and exactly one run"):
         load([run, run], mc_dropout=3)
-    with pytest.raises(ValueError, match="and at most 1,000; an ensemble has its members"):
+    with pytest.raises(ValueError, match="needs 2 to 1,000 draws and exactly one run; several runs are an ensemble"):
         load(run, mc_dropout=10**9)
