@@ -164,7 +164,7 @@ def test_mistakes_name_what_is_expected(run: Path, scans: Path) -> None:
         predictor.predict_array(np.pad([[[np.nan]]], ((0, 7),) * 3), (1, 1, 1))
     with pytest.raises(ValueError, match=r"loss\.name: loss\.name was fixed when .* was trained"):
         load(run, overrides={"loss.name": "dice"})
-    with pytest.raises(ValueError, match="needs 2 to .* draws and exactly one run"):
+    with pytest.raises(ValueError, match=r"needs 2 to .* draws and exactly one run"):
         load([run, run], mc_dropout=3)
     with pytest.raises(ValueError, match="needs 2 to 1,000 draws and exactly one run; several runs are an ensemble"):
         load(run, mc_dropout=10**9)
