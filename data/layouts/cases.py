@@ -1,5 +1,7 @@
 """A case: the files of one subject's scan, by name; nothing is opened here."""
 
+import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -112,6 +114,24 @@ def with_safe_ids(cases: Iterable[Case], where: Path) -> tuple[Case, ...]:
             )
         taken[key] = case
     return tuple(sorted(taken.values(), key=lambda case: case.id))
+
+
+def check_path(text: str, where: str) -> None:
+    """Raise ValueError for text that can be no path: with a zero byte or half a character, or too long."""
+    try:
+        names = os.fsencode(text).split(b"/")
+    except UnicodeEncodeError:
+        names = [b"\0"]
+    if any(b"\0" in name for name in names):
+        raise ValueError(f"{where}: {shown(text)} is no path; correct it")
+    if len(text) > 4000 or any(len(name) > 255 for name in names):
+        raise ValueError(f"{where}: {shown(text)} is too long for a path; correct it")
+
+
+def shown(value: object) -> str:
+    """Return a JSON value as it stands in a message, however long it is."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:80]} …"
 
 
 def some(names: Iterable[object]) -> str:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from configs.schema.data import DataConfig
-from data.layouts.cases import Case, Listing, describe_folder, list_volumes, some, stem, strip_suffix
+from data.layouts.cases import Case, Listing, check_path, describe_folder, list_volumes, some, stem, strip_suffix
 from data.layouts.class_folders import list_clips
 from data.layouts.msd_nnunet import group_channels, warn_of_unmatched
 from data.layouts.table import read_table
@@ -70,6 +70,8 @@ def find_csv(config: DataConfig) -> Listing:
         raise ValueError(f"data.columns.label={list(table.labels)}: segmentation takes one column, of label files")
     cases = []
     for row in table.rows:
+        if any(row.labels):
+            check_path(row.labels[0], f"{table.path}: row {row.line}")
         label = table.path.parent / row.labels[0] if any(row.labels) else None
         cases.append(Case(row.id, row.images, label, row.split, row.group))
     return Listing(tuple(cases))

@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.schema.data import DataConfig
 from data.files.gzip import read_text
-from data.layouts.cases import Case, Listing, list_volumes, some, strip_suffix
+from data.layouts.cases import Case, Listing, check_path, list_volumes, shown, some, strip_suffix
 
 _log = logging.getLogger("mlx_volumes")
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -131,18 +131,11 @@ def read_json(root: Path) -> dict[str, Any]:
     return facts
 
 
-def shown(value: object) -> str:
-    """Return a value of dataset.json in a message, however long it is."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:80]} …"
-
-
 def _inside(root: Path, text: Any, where: str) -> Path:
     """Return a path of dataset.json below the root; links inside the root are the user's own and are followed."""
     if not isinstance(text, str):
         raise ValueError(f"{where} must be a path, got {shown(text)}")
-    if "\0" in text or len(text) > 4000 or any(0xD800 <= ord(letter) < 0xE000 for letter in text):
-        raise ValueError(f"{where}: {shown(text)} is no path; correct it")
+    check_path(text, where)
     path = Path(os.path.normpath(root / text))
     if Path(text).is_absolute() or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise ValueError(f"{where}: {text!r} leaves the data root {root}; only paths below it are read")

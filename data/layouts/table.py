@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.schema.data import DataConfig
 from data.files.gzip import read_text
-from data.layouts.cases import only_file, stem
+from data.layouts.cases import check_path, only_file, stem
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -103,6 +103,8 @@ def _row(row: dict[str, str | None], columns: dict[str, tuple[str, ...]], path: 
     texts = cells("image")
     if not all(texts):
         raise ValueError(f"{path}: row {line} has no {columns['image'][texts.index('')]}")
+    for text in texts:
+        check_path(text, f"{path}: row {line}")
     images = tuple(path.parent / text for text in texts)
     split = cell("split").lower()
     if split and split not in SPLITS:

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import zipfile
 from typing import Any
 
 import nibabel
@@ -71,6 +72,21 @@ def damage_nifti(rng: np.random.Generator, content: bytes) -> bytes:
             header[field] = values.reshape(header[field].shape)
         plain = header.binaryblock + plain[size:]
     return gzip.compress(plain, compresslevel=1) if packed else plain
+
+
+def damage_npz(rng: np.random.Generator, content: bytes) -> bytes:
+    """An .npz with one of its arrays damaged inside a sound archive, or its bytes damaged."""
+    if rng.random() < 0.3:
+        return damage_bytes(rng, content)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = list(members)[int(rng.integers(len(members)))]
+    members[name] = damage_bytes(rng, members[name], head=128)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
 
 
 def damage_json(rng: np.random.Generator, content: bytes) -> bytes:

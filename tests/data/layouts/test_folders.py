@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema.data import Columns, DataConfig
+from data.layouts.folders import find_csv
 from data.layouts.registry import find_cases
 
 
@@ -132,3 +133,18 @@ class TestCsv:
     def test_mistakes(self, tmp_path: Path, text: str, columns: Columns, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             find_cases(table(tmp_path, text, columns))
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a\0.nii", r'"a\\u0000\.nii" is no path; correct it'),
+        ("a" * 256 + ".nii", r'"a{79} … is too long for a path; correct it'),
+    ],
+)
+def test_paths_that_are_none(tmp_path: Path, column: str, name: str, said: str) -> None:
+    cells = {"image": "x.nii", "label": "y.nii", column: name}
+    (tmp_path / "t.csv").write_text(f"image,label\n{cells['image']},{cells['label']}\n")
+    with pytest.raises(ValueError, match=rf"t\.csv: row 2: {said}"):
+        find_csv(DataConfig(source="csv", root=tmp_path / "t.csv"))

@@ -205,7 +205,7 @@ NNUNET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1},
         ({"training": [{"image": "a.nii", "label": 5}]}, r"training\[0\] must be a path, got 5"),
         ({"training": [{"image": "a\0.nii"}]}, r'training\[0\]: "a\\u0000\.nii" is no path; correct it'),
         ({"training": [{"image": "\ud800.nii"}]}, r"training\[0\]: .* is no path; correct it"),
-        ({"training": [{"image": "a" * 9999}]}, r'training\[0\]: "a{79} … is no path; correct it'),
+        ({"training": [{"image": "a" * 9999}]}, r'training\[0\]: "a{79} … is too long for a path; correct it'),
         ({"training": [], "labels": True}, '\'labels\' must be {"0": name, "1": name, ...}, got true'),
         ({"training": [], "labels": {"0": True, "1": "a"}}, "'labels' must be names, got true; put it in quotes"),
         (
