@@ -81,6 +81,48 @@ def test_a_killed_rank_ends_all(tmp_path, config, rank: int, lines: int) -> None
     assert assert_whole(run) >= lines // 2 * 2 - 2
 
 
+# train.py, in which rank 1 stops to wait, once its mark is there for the test to kill it
+WAITING = """
+import sys, time
+from pathlib import Path
+import train
+import mlx.core as mx
+import os
+from data.volume_input import Volumes
+def wait(own):
+    def waited(*arguments, **more):
+        result = own(*arguments, **more)
+        if os.environ["MLX_RANK"] == "1":
+            Path({mark!r}).touch()
+            time.sleep(60)
+        return result
+    return waited
+{place} = wait({place})
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("mx.distributed.init", "train.py: rank 0: lost the connection to another process before all had told where"),
+        ("Volumes.prepare", "train.py: lost the connection: rank 1 ("),
+    ],
+)
+def test_a_rank_killed_before_training_is_named_once(tmp_path, config, place: str, said: str) -> None:
+    code = WAITING.format(mark=str(tmp_path / "mark"), place=place)
+    running = processes.start(tmp_path, 2, ["-c", code, "--config", str(config), f"run.dir={tmp_path}"])
+    while not (tmp_path / "mark").exists():
+        assert all(process.poll() is None for process in running), processes.finish(running)
+        time.sleep(0.01)
+    running[1].kill()
+    ended = processes.finish(running, 60)
+    assert [code for code, _, _ in ended] == [1, -signal.SIGKILL], ended
+    assert _occurrences(ended, said) == 1, ended
+    assert _occurrences(ended, "train.py: ") == 1, ended
+    assert _occurrences(ended, "Traceback") == 0, ended
+
+
 def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, config) -> None:
     run = RunFolder(tmp_path / "tiny")
     running = _start(tmp_path, config)

@@ -303,6 +303,8 @@ class Group:
                 os._exit(STALLED)
 
     def _describe_loss(self) -> str:
+        if not self._peers.addresses:
+            return f"rank {self.rank}: lost the connection to another process before all had told where they run"
         time.sleep(0.3)  # until the system reports an ended process as ended
         others = [rank for rank in range(self.size) if rank != self.rank]
         dead = [f"rank {rank} ({self._peers.addresses[rank]})" for rank in others if not self._peers.is_alive(rank)]
@@ -328,14 +330,22 @@ ALONE = Group()
 def join_group() -> Group:
     """Return the group in which mlx.launch or another launcher started this process; ALONE without a launcher.
 
-    Raises ValueError where the processes of a group don't find each other.
+    Raises ValueError where the processes of a group don't find each other, GroupError where one ended meanwhile.
     """
     ranks = [os.environ[name] for name in _RANK_VARIABLES if name in os.environ]
     if not ranks:
         return ALONE
-    communicator = mx.distributed.init()
-    if communicator.size() > 1:
-        return Group(communicator)
+    try:
+        communicator = mx.distributed.init()
+        if communicator.size() > 1:
+            return Group(communicator)
+    except (RuntimeError, PeerLost) as error:
+        if int(ranks[0]) > 0:
+            time.sleep(3)  # the launcher ends this process now, if rank 0 spoke
+        text = (
+            error if isinstance(error, PeerLost) else f"rank {ranks[0]}: no connection to the other processes ({error})"
+        )
+        raise GroupError(f"{text}; the launcher's lines say which one ended") from None
     if int(ranks[0]) > 0:
         raise ValueError(
             f"started as rank {ranks[0]}, but MLX found no other process; name the backend that this MLX has: "
