@@ -136,9 +136,9 @@ def test_mistakes_are_one_message(segmenter: Path, tmp_path: Path, capsys: Captu
     pack = export(segmenter, tmp_path / "model.zip")
     run = ["--run", str(pack)]
     assert "predict with --images FOLDER, or evaluate labelled data with" in refused(evaluate, capsys, *run)
-    assert "data.root=NOT-IN-THE-PACK: no such folder" in refused(evaluate, capsys, *run, "--split", "all")
+    assert "data.root=NOT-IN-THE-PACK: no such file or folder" in refused(evaluate, capsys, *run, "--split", "all")
     assert "is a pack already: copy it" in refused(evaluate, capsys, *run, "--export", str(tmp_path / "b.zip"))
-    assert "--licence goes with --export" in refused(evaluate, capsys, *run, "--licence", "MIT")
+    assert "--licence only with --export" in refused(evaluate, capsys, *run, "--licence", "MIT")
     assert "fixed when" in refused(evaluate, capsys, *run, "run.dir=/tmp", "--images", str(tmp_path))
     (tmp_path / "cut.zip").write_bytes(pack.read_bytes()[:-100])
     assert "cut.zip: not a complete zip file" in refused(evaluate, capsys, "--run", str(tmp_path / "cut.zip"))
