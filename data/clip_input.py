@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema.clip import Clip
+from configs.schema.data import Clip
 from data.files.errors import FileProblem
 from data.files.gzip import open_file
 from data.files.videos import MAX_CLIP_BYTES, ClipHeader, Footage, read_clip, read_frames, read_header, resized

@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,12 @@ def test_files_hold_few_lines() -> None:
         for file in _modules(package).values():
             lines = len(file.read_text(encoding="utf-8").splitlines())
             assert lines <= 400, f"{file.relative_to(ROOT)} has {lines} lines"
+
+
+def test_rooms_hold_few_files() -> None:
+    files = [file for package in PACKAGES for file in _modules(package).values() if file.name != "__init__.py"]
+    for room, count in Counter(file.parent for file in files).items():
+        assert count <= 12, f"{room.relative_to(ROOT)} has {count} files"
 
 
 def test_data_never_imports_mlx_core() -> None:

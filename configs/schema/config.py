@@ -10,8 +10,6 @@ from pydantic import Field, create_model, model_validator
 
 from configs.schema.choices import Choices, data_section, loss_section, model_section, replaced
 from configs.schema.data import DataConfig
-from configs.schema.freeze import FreezeConfig
-from configs.schema.init import InitConfig
 from configs.schema.model import ModelConfig
 from configs.schema.roles import is_within, keys_where, tells_runs_apart
 from configs.schema.sweep import SweepConfig
@@ -25,6 +23,7 @@ from configs.schema.train import (
     TrainConfig,
 )
 from configs.schema.types import RUNTIME, Gigabytes, Key, Section, Seed, Threads
+from configs.schema.weights import FreezeConfig, InitConfig
 
 
 class RunConfig(Section):

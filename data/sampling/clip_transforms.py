@@ -6,7 +6,7 @@ Clips are (D, H, W, C), D being time.
 import numpy as np
 from PIL import Image
 
-from configs.schema.clip import Clip, ClipAugment
+from configs.schema.data import Clip, ClipAugment
 from data.sampling.augment_intensity import draw_factor
 
 Box = tuple[float, float, float, float]  # top, left, height, width in pixels

@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from configs import Config
-from configs.schema.clip import Clip
-from configs.schema.data import DataConfig
+from configs.schema.data import Clip, DataConfig
 from configs.schema.roles import keys_where, shapes_the_input
 from engine.config import check_config
 from engine.runs.pack import open_run

@@ -8,7 +8,7 @@ import pytest
 from ops import backend
 from ops.pooling import avg_pool3d, max_pool3d
 from tests.engine.doubles import needs_compiler
-from tests.ops.convolution_checks import draw
+from tests.ops.convolution.checks import draw
 
 # shape, kernel, stride, padding
 CASES = [

@@ -8,7 +8,7 @@ import pytest
 
 from models.unet3d import UNet3d, UNet3dArgs
 from ops.convolution import rules
-from tests.ops.convolution_checks import draw, use
+from tests.ops.convolution.checks import draw, use
 
 pytestmark = pytest.mark.slow
 

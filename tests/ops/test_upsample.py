@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ops.upsample import upsample3d
-from tests.ops.convolution_checks import draw
+from tests.ops.convolution.checks import draw
 
 CASES = [
     ((2, 3, 4, 5, 3), (2, 2, 2)),

@@ -5,7 +5,7 @@ import math
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from configs.schema.freeze import FreezeConfig
+from configs.schema.weights import FreezeConfig
 from engine.training.weights.names import matching
 
 

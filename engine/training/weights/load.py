@@ -7,7 +7,7 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from configs import Config
-from configs.schema.init import InitConfig
+from configs.schema.weights import InitConfig
 from engine.distributed.group import Group
 from engine.runs.checkpoints import read_state, read_tensors
 from engine.runs.pack import read_pack, read_weights

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from configs.schema.init import InitConfig
+from configs.schema.weights import InitConfig
 from engine.distributed.group import ALONE, Group
 from engine.reports.tables import aligned
 from engine.training.weights.load import Row, Start, What

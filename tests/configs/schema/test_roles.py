@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field
 
 from configs import Config
 from configs.schema.data import DataConfig
-from configs.schema.init import InitConfig
 from configs.schema.roles import (
     Rule,
     is_packed,
@@ -26,6 +25,7 @@ from configs.schema.roles import (
 )
 from configs.schema.train import EvaluateConfig
 from configs.schema.types import Key, Section
+from configs.schema.weights import InitConfig
 from engine.config import config_class
 
 CHOSEN = ("model", "loss")  # the networks and losses declare the keys

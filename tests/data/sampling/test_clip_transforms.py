@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from configs.schema.clip import Clip
+from configs.schema.data import Clip
 from data.sampling.clip_transforms import (
     change_colours,
     cut,

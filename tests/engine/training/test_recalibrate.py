@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 
 from benchmarks.variance_shift import shifts
 from configs import Config
-from configs.schema.freeze import FreezeConfig
+from configs.schema.weights import FreezeConfig
 from engine.runs.checkpoints import load_weights
 from engine.runs.run_folder import RunFolder
 from engine.runs.stopping import StopRequest

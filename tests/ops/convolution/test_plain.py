@@ -12,8 +12,8 @@ from models.layers.gradient_checkpointing import recomputed
 from ops.conv3d import conv3d
 from ops.conv_transpose3d import conv_transpose3d
 from ops.convolution import plain, rules
-from tests.ops.convolution_checks import draw, float64, use
-from tests.ops.convolution_reference import (
+from tests.ops.convolution.checks import draw, float64, use
+from tests.ops.convolution.reference import (
     conv,
     conv_gradients,
     conv_transpose,

@@ -6,7 +6,7 @@ import pytest
 from ops.convolution import rules
 from ops.convolution.geometry import Geometry
 from ops.convolution.rules import Forms
-from tests.ops.convolution_reference import sizes
+from tests.ops.convolution.reference import sizes
 
 MIB = 1 << 20
 

@@ -10,8 +10,8 @@ import pytest
 from mlx.utils import tree_unflatten
 from pydantic import ValidationError
 
-from configs.schema.freeze import FreezeConfig
 from configs.schema.train import OptimConfig, TrainConfig
+from configs.schema.weights import FreezeConfig
 from engine.training.losses import StandardLossArgs, build_loss
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep

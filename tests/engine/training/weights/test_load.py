@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import Config
-from configs.schema.init import InitConfig
+from configs.schema.weights import InitConfig
 from engine.runs.pack import export_run
 from engine.runs.run_folder import RunFolder
 from engine.training.weights.load import Start, read_start

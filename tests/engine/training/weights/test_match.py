@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from configs.schema.init import InitConfig
 from configs.schema.train import OptimConfig, TrainConfig
+from configs.schema.weights import InitConfig
 from engine.training.losses import StandardLossArgs, build_loss
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep

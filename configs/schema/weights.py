@@ -1,11 +1,11 @@
-"""The `init` section: weights to start from, instead of drawn ones."""
+"""The `init` and `freeze` sections: weights to start from instead of drawn ones, and those that training leaves."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from configs.schema.types import Section
+from configs.schema.types import Count, Section
 
 
 class InitConfig(Section):
@@ -28,3 +28,21 @@ class InitConfig(Section):
     head: Literal["new", "by_name"] | None = None
     allow_missing: tuple[str, ...] = ()  # patterns (`encoder.*`) of tensors that may stay as drawn
     allow_unused: tuple[str, ...] = ()  # patterns of the weights' tensors that may be left out
+
+
+class FreezeConfig(Section):
+    """Parameters by pattern, of their names as `train.py --dry-run` prints them: `encoder.*`, `*.norm.*`.
+
+    A list of patterns, or one, alone stands for {patterns: […]}.
+    """
+
+    patterns: Annotated[tuple[str, ...], Field(min_length=1)]
+    thaw_at_step: Count | None = None  # trained after so many steps; null: never
+    # Batch norms among them normalise by their running statistics, as in evaluation, and leave these as they are.
+    norm_statistics: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_list_is_patterns(cls, value: Any) -> Any:
+        value = [value] if isinstance(value, str) else value
+        return {"patterns": value} if isinstance(value, list | tuple) else value

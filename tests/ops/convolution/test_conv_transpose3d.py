@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ops.conv_transpose3d import conv_transpose3d
-from tests.ops.convolution_checks import assert_as_exact_as_plain, draw, float64, use
-from tests.ops.convolution_reference import conv_transpose, conv_transpose_gradients, transposed_size
+from tests.ops.convolution.checks import assert_as_exact_as_plain, draw, float64, use
+from tests.ops.convolution.reference import conv_transpose, conv_transpose_gradients, transposed_size
 
 # (batch, size, channels in, out), kernel, stride, padding, output padding
 CASES = [

@@ -5,8 +5,8 @@ import pytest
 
 from ops.conv3d import conv3d
 from ops.cpu.onednn import convolution
-from tests.ops.convolution_checks import assert_as_exact_as_plain, draw, float64, results, use
-from tests.ops.convolution_reference import conv, conv_gradients, output_size
+from tests.ops.convolution.checks import assert_as_exact_as_plain, draw, float64, results, use
+from tests.ops.convolution.reference import conv, conv_gradients, output_size
 
 # (batch, size, channels in, out), kernel, stride, padding, dilation
 CASES = [
