@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         say(f"plan.py: {error}", sys.stderr)
         return 2
-    print(plan.text(), end="")
+    say(plan.text(), end="")
     for problem in survey.problems:
         say(f"plan.py: left out {problem.case_id}: {problem.path}: {problem.reason}", sys.stderr)
     if survey.findings:

@@ -6,6 +6,7 @@ PyTorch is needed here alone (pip install torch).
 """
 
 import argparse
+import math
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
@@ -165,12 +166,15 @@ def describe(conversion: Conversion) -> str:
 
 def describe_config(conversion: Conversion, out: Path, variable: bool) -> str:
     """Return the YAML that a config needs to start from the file."""
-    args = yaml.safe_dump(conversion.model["args"], default_flow_style=True, sort_keys=False, width=1000).strip()
+    args, init = (
+        yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+        for section in (conversion.model["args"], {"from": str(out), "head": "new"})
+    )
     note = " # strides and pooling are MONAI's defaults: weights do not tell them" if variable else ""
     lines = [
         "task: classification",
         f"model: {{name: {conversion.model['name']}, args: {args}}}{note}",
-        f"init: {{from: {out}, head: new}} # input channels: {conversion.in_channels}; init.input takes another number",
+        f"init: {init} # input channels: {conversion.in_channels}; init.input takes another number",
     ]
     return "\n".join(lines)
 
@@ -209,8 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     metadata = {"architecture": arguments.architecture, "source": arguments.weights.name}
     write_safetensors(arguments.out, conversion.tensors, metadata)
-    print(f"# {len(conversion.tensors)} tensors in {arguments.out}; a config that starts from them has")
-    print(describe_config(conversion, arguments.out, PUBLISHED[arguments.architecture].variable))
+    say(f"# {len(conversion.tensors)} tensors in {arguments.out}; a config that starts from them has")
+    say(describe_config(conversion, arguments.out, PUBLISHED[arguments.architecture].variable))
     return 0
 
 

@@ -77,8 +77,9 @@ class ClipAugment(Section):
 class Clip(Section):
     """Which frames of a video become the network's input; D is time.
 
-    Frames are decoded once, resized, and kept as uint8 in the cache; clips are cut from there. Training takes a random segment and a random crop of it; evaluation `clips` evenly spaced segments times
-    `crops` places, whose predictions are averaged.
+    Frames are decoded once, resized, and kept as uint8 in the cache; clips are cut from there. Training takes a random
+    segment and a random crop of it; evaluation averages the predictions of `clips` evenly spaced segments times `crops`
+    places.
     """
 
     frames: Annotated[Side, INPUT] = 16

@@ -12,16 +12,16 @@ Result = TypeVar("Result")
 
 
 class FileProblem(ValueError):
-    """A file that cannot be used as it is: `path`, `reason` in one line, `mend` says what to do about it."""
+    """A file that cannot be used as it is: `path`, `reason` in one line, `fix` says what to do."""
 
-    def __init__(self, path: Path | str, reason: str, mend: str) -> None:
-        super().__init__(f"{path}: {reason}; {mend}")
+    def __init__(self, path: Path | str, reason: str, fix: str) -> None:
+        super().__init__(f"{path}: {reason}; {fix}")
         self.path = Path(path)
         self.reason = reason
-        self.mend = mend
+        self.fix = fix
 
     def __reduce__(self) -> tuple[type["FileProblem"], tuple[Path, str, str]]:
-        return type(self), (self.path, self.reason, self.mend)
+        return type(self), (self.path, self.reason, self.fix)
 
 
 @contextmanager
@@ -35,8 +35,8 @@ def fault_of(path: Path | str) -> Iterator[None]:
     except FileProblem:
         raise
     except MemoryError:
-        mend = "leave it out, or read it on a machine with more memory"
-        raise FileProblem(path, "takes more memory than there is", mend) from None
+        fix = "leave it out, or read it on a machine with more memory"
+        raise FileProblem(path, "takes more memory than there is", fix) from None
     except Exception as error:  # of any kind: the file is the only thing that differs from case to case
         said = " ".join(str(error).split())
         reason = f"cannot be read ({type(error).__name__}{': ' if said else ''}{said})"

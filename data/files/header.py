@@ -80,8 +80,8 @@ def split_channels(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, int, 
         raise FileProblem(path, f"no voxels (shape {said})", CONVERT)
     if len(shape) < 3 or 1 in shape[:3]:
         axes = sum(size > 1 for size in shape[:3])
-        mend = "stack the slices into a volume" if axes == 2 else CONVERT
-        raise FileProblem(path, f"{axes}-D data (shape {said}), expected a volume", mend)
+        fix = "stack the slices into a volume" if axes == 2 else CONVERT
+        raise FileProblem(path, f"{axes}-D data (shape {said}), expected a volume", fix)
     if len(shape) > 4:
         raise FileProblem(path, f"{len(shape)}-D data (shape {said}), expected 3-D or 4-D", CONVERT)
     return (shape[0], shape[1], shape[2]), shape[3] if len(shape) == 4 else 1
@@ -100,18 +100,18 @@ def dtype_problem(path: Path, dtype: np.dtype) -> FileProblem | None:
 
 def affine_problem(path: Path, affine: np.ndarray) -> FileProblem | None:
     """An affine that places voxels nowhere: NaN, or all of them in one plane."""
-    mend = "set the voxel sizes and the sform in its header"
+    fix = "set the voxel sizes and the sform in its header"
     if not np.isfinite(affine).all():
-        return FileProblem(path, "the affine holds NaN or infinite values", mend)
+        return FileProblem(path, "the affine holds NaN or infinite values", fix)
     if (largest := np.abs(affine).max()) > MAX_PLACE_MM:
-        return FileProblem(path, f"the affine holds a value of {largest:.3g}", mend)
+        return FileProblem(path, f"the affine holds a value of {largest:.3g}", fix)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
         rounded = " × ".join(f"{length:g}" for length in lengths)
-        return FileProblem(path, f"the affine has no inverse (voxel edges {rounded} mm)", mend)
+        return FileProblem(path, f"the affine has no inverse (voxel edges {rounded} mm)", fix)
     if lengths.min() < EDGE_RANGE_MM[0] or lengths.max() > EDGE_RANGE_MM[1]:
         rounded = " × ".join(f"{length:.3g}" for length in lengths)
-        return FileProblem(path, f"voxel edges of {rounded} mm", mend)
+        return FileProblem(path, f"voxel edges of {rounded} mm", fix)
     return None
 
 

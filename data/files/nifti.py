@@ -274,5 +274,5 @@ def _form_problem(path: Path, block: Any, shape: tuple[int, int, int]) -> tuple[
         f"sform and qform (codes {sform_code} and {qform_code}) disagree by up to "
         f"{distance_mm(sform, qform, shape):.3g}, and programs differ in which they use"
     )
-    mend = "the sform would be used here: copy it over the qform if it is right, or set its code to 0 if not"
-    return (FileProblem(path, reason, mend),)
+    fix = "the sform would be used here: copy it over the qform if it is right, or set its code to 0 if not"
+    return (FileProblem(path, reason, fix),)

@@ -156,8 +156,8 @@ def require_counted(
     if wrong:
         listed = _listed(np.array(list(wrong)))
         reason = f"label values outside 0…{num_classes - 1}: {listed}, {sum(wrong.values())} voxels"
-        mend = "list every class in data.class_names (or the data set's own list), or correct the label"
-        raise FileProblem(path, reason, mend)
+        fix = "list every class in data.class_names (or the data set's own list), or correct the label"
+        raise FileProblem(path, reason, fix)
 
 
 def write_volume(

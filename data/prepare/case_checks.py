@@ -21,7 +21,7 @@ class Problem:
     @classmethod
     def of(cls, case_id: str, fault: FileProblem) -> "Problem":
         """Return the fault of a file of the case as a problem."""
-        return cls(case_id, fault.path, f"{fault.reason}; {fault.mend}")
+        return cls(case_id, fault.path, f"{fault.reason}; {fault.fix}")
 
 
 def check_case(case: Case, num_channels: int | None = None) -> list[Problem]:

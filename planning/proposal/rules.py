@@ -1,5 +1,6 @@
 """Decisions written as YAML, each below its reason."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import yaml
 
 from machine.resources import available_threads
+from machine.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def count_workers() -> Decision:
 
 def render(head: Iterable[str], decisions: Sequence[Decision]) -> str:
     """Return YAML in the order of the decisions, which must not return to a section once they have left it."""
-    lines = [f"# {line}" for line in head]
+    lines = [_comment(line) for line in head]
     within: list[str] = []
     for decision in decisions:
         *sections, key = decision.path.split(".")
@@ -78,12 +80,18 @@ def render(head: Iterable[str], decisions: Sequence[Decision]) -> str:
         lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(shared, len(sections))]
         within, indent = sections, "  " * len(sections)
         if decision.why:
-            lines.append(f"{indent}# {decision.why}")
+            lines.append(indent + _comment(decision.why))
         lines.append(f"{indent}{key}: {_flow(decision.value)}")
     return "\n".join(lines) + "\n"
 
 
+def _comment(text: str) -> str:
+    """Return a comment on one line, whatever names are in it."""
+    return "# " + " ".join(text.splitlines())
+
+
 def _flow(value: Any) -> str:
-    """Return a value on one line, quoted where YAML would take it for something else."""
+    """Return a value on one line: quoted where YAML would take it for something else, escaped for a terminal."""
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
-    return text.removesuffix("...\n").strip()
+    text = text.removesuffix("...\n").strip()
+    return text if [text] == printable(text).splitlines() else json.dumps(value)

@@ -11,7 +11,8 @@ import yaml
 from mlx.utils import tree_flatten
 
 from engine import convert as module
-from engine.convert import convert, expected_shapes, main, strip_prefix, to_channels_last
+from engine.convert import Conversion, convert, describe_config, expected_shapes, main, strip_prefix, to_channels_last
+from machine.terminal import printable
 from models import build_model
 from models.resnet3d import ResNet3dArgs
 from models.weights.published import PUBLISHED
@@ -140,6 +141,14 @@ def test_a_wrapped_checkpoint_becomes_a_file_that_fits(torch: Any, tmp_path: Pat
         weights["layer3.0.conv2.weight"].transpose(0, 2, 3, 4, 1),
     )
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".safetensors"] == ["out.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["plain", "a: b #c", "two\nlines", "\x1b[31mred", "turned \u202egnp"])
+def test_the_printed_config_names_any_file(name: str) -> None:
+    conversion = Conversion({}, {"name": "resnet3d", "args": {"depth": 10}}, 1, (), (), (), (), ())
+    text = describe_config(conversion, Path(name), variable=True)
+    assert printable(text) == text
+    assert yaml.safe_load(text)["init"] == {"from": name, "head": "new"}
 
 
 def test_a_misfit_writes_nothing(torch: Any, tmp_path: Path, capsys) -> None:

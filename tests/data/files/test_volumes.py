@@ -224,9 +224,9 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_a_problem_survives_pickling() -> None:
-    problem = pickle.loads(pickle.dumps(FileProblem("a.nii", "broken", "mend it")))
+    problem = pickle.loads(pickle.dumps(FileProblem("a.nii", "broken", "fix it")))
 
-    assert str(problem) == "a.nii: broken; mend it"
+    assert str(problem) == "a.nii: broken; fix it"
     assert (problem.path, problem.reason) == (Path("a.nii"), "broken")
 
 
