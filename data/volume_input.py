@@ -9,8 +9,8 @@ import numpy as np
 
 from configs import Config
 from data.files.errors import FileProblem
+from data.files.formats.npy import read_member
 from data.files.grid import Grid, Shape, Source
-from data.files.npy import read_member
 from data.files.volumes import read_header
 from data.input import Input
 from data.layouts.cases import Case

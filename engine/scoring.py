@@ -14,6 +14,7 @@ from configs import Config
 from configs.schema.data import DataConfig
 from configs.schema.roles import keys_where, says_which_data
 from data.dataset import Dataset
+from data.files.formats.registry import prediction_suffix
 from data.files.volumes import write_volume
 from data.layouts.cases import Case
 from data.prepare.volumes import read_case_image
@@ -239,14 +240,15 @@ def print_results(
 
 
 def make_save(output: Path, save_predictions: bool) -> Save:
-    """Writes a case's prediction, and further volumes where there are any, on its source file's grid."""
+    """Write a case's prediction, and further volumes where there are any, on its source file's grid, in its format."""
 
     def save(case: Case, prepared: Any, labels: np.ndarray, volumes: Mapping[str, np.ndarray]) -> None:
+        name_of_file = case.id + prediction_suffix(prepared.source)
         if save_predictions:
-            write_volume(output / "predictions" / f"{case.id}.nii.gz", labels, prepared.source)
+            write_volume(output / "predictions" / name_of_file, labels, prepared.source)
         for name, volume in volumes.items():
             if save_predictions or name == "probabilities":
-                write_volume(output / name / f"{case.id}.nii.gz", volume, prepared.source)
+                write_volume(output / name / name_of_file, volume, prepared.source)
 
     return save
 

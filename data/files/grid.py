@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +10,6 @@ from data.files.orientation import Orientation, axis_codes
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
-Format = Literal["nifti1", "nifti2", "analyze", "numpy"]
 
 # Two grids are one when no voxel centre moves by more than this share of the smaller voxel's shortest
 # edge. float32 quaternions and rounded text headers stay under 0.01; a shift of one voxel is far above.
@@ -83,11 +82,12 @@ class Source:
     """The file an array came from, with all that is needed to write another on the same grid.
 
     `shape` is in the file's own axes (i, j, k), `affine` (4, 4) maps its voxels to mm, and `header` is the
-    file's header block, native endianness, as sform, qform and units are kept there (empty for NumPy files).
+    file's header block, native endianness, as sform, qform and units are kept there (empty for other formats).
+    `format` tells formats, and kinds of one, apart where they are written.
     """
 
     path: Path
-    format: Format
+    format: str
     shape: Shape
     affine: np.ndarray
     header: bytes = b""

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import nifti, npy
 from data.files.errors import FileProblem, names_its_file
+from data.files.formats.registry import FORMATS, format_of, suffixes
 from data.files.grid import Grid, Source
 from data.files.header import Header
-from data.layouts.cases import SUFFIXES
 from machine import disk
 
 __all__ = [
-    "SUFFIXES", "FileProblem", "Grid", "Header", "Source", "read_header", "read_image", "read_label",
+    "FileProblem", "Grid", "Header", "Source", "read_header", "read_image", "read_label",
     "require_classes", "require_counted", "require_finite", "write_volume",
 ]  # fmt: skip
 
@@ -31,12 +30,10 @@ def read_header(path: Path) -> Header:
 
     Raises FileProblem where not even that much can be had.
     """
-    name = path.name.lower()
-    if name.endswith(npy.SUFFIXES):
-        return npy.read_array_header(path)
-    if name.endswith(nifti.SUFFIXES) or path.is_dir() or not path.exists():
-        return nifti.read_nifti_header(path)
-    raise FileProblem(path, "not a volume by its name", f"expected one of {', '.join(SUFFIXES)}")
+    known = format_of(path)
+    if known is None and path.is_file():
+        raise FileProblem(path, "not a volume by its name", f"expected one of {', '.join(suffixes())}")
+    return (known or FORMATS["NIfTI"]).read_header(path)
 
 
 @names_its_file
@@ -163,15 +160,17 @@ def require_counted(
 def write_volume(
     path: Path | str, volume: np.ndarray, source: Source, dtype: np.typing.DTypeLike | None = None
 ) -> Path:
-    """Write (D, H, W[, C]) in RAS+ as NIfTI on the grid of the file it came from; returns the path.
+    """Write (D, H, W[, C]) in RAS+ on the grid of the file it came from, in the format of the path; returns the path.
 
-    Labels become uint8, or uint16 past 255, unless `dtype` says otherwise; floats become float32. sform and
+    Labels become uint8, or uint16 past 255, unless `dtype` says otherwise; floats become float32. Of NIfTI sform and
     qform with their codes, voxel sizes and units are the source's; there are no scale factors. The file
     appears whole or not at all.
     """
     path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise ValueError(f"{path}: predictions are written as NIfTI; name the file .nii or .nii.gz")
+    known = format_of(path)
+    if known is None or known.write is None or not path.name.endswith(known.written):
+        names = ", ".join(suffix for each in FORMATS.values() for suffix in each.written)
+        raise ValueError(f"{path}: predictions are written as {names}")
     if volume.shape[:3] != source.grid.shape or volume.ndim not in (3, 4):
         expected = (*source.grid.shape,)
         raise ValueError(f"{path}: expected a volume of {expected}, the grid of {source.path}; got {volume.shape}")
@@ -183,7 +182,7 @@ def write_volume(
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         with disk.writing(path):
-            nifti.write_single(partial, source, values)
+            known.write(partial, source, values)
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -198,7 +197,8 @@ def _readable(path: Path | str) -> Header:
 
 
 def _stored(header: Header) -> np.ndarray:
-    return npy.read_array(header) if header.source.format == "numpy" else nifti.read_stored(header)
+    known = format_of(header.path) or FORMATS["NIfTI"]
+    return known.read_stored(header)
 
 
 def _listed(values: np.ndarray) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from data.files import nifti, npy
+from data.files.formats.nifti import headers_of
+from data.files.formats.registry import format_of, suffixes
 
-SUFFIXES = (*nifti.SUFFIXES, *npy.SUFFIXES)
 SHOWN = 5  # names listed in a message
 
 
@@ -70,7 +70,7 @@ class Listing:
 
 def strip_suffix(name: str) -> str:
     """Return a file's name without .nii.gz and the like."""
-    ends = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
+    ends = [suffix for suffix in suffixes() if name.lower().endswith(suffix)]
     return name[: -max(map(len, ends))] if ends else name
 
 
@@ -88,9 +88,9 @@ def list_volumes(folder: Path) -> list[Path]:
     found = []
     for path in sorted(folder.iterdir()):
         name = path.name.lower()
-        if name.startswith(".") or not name.endswith(SUFFIXES):
+        if name.startswith(".") or format_of(path) is None:
             continue
-        if name.endswith((".img", ".img.gz")) and any(header.exists() for header in nifti.headers_of(path)):
+        if name.endswith((".img", ".img.gz")) and any(header.exists() for header in headers_of(path)):
             continue
         found.append(path)
     return found

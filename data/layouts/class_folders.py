@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs.schema.data import DataConfig
-from data.layouts.cases import SUFFIXES, Case, Listing, describe_folder, list_volumes, some, stem
+from data.files.formats.registry import format_of
+from data.layouts.cases import Case, Listing, describe_folder, list_volumes, some, stem
 from data.layouts.table import SPLITS, read_table
 
 # Files that lie beside clips in class folders; all others are taken for clips.
@@ -78,7 +79,7 @@ def class_names_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
         if highest >= 2 * len(known):
             raise ValueError(f"{where} holds the numbers {some(known)}: number the classes from 0, or name them")
         return tuple(str(number) for number in range(highest + 1))
-    if any(text.lower().endswith(SUFFIXES) for text in known):
+    if any(format_of(Path(text)) for text in known):
         raise ValueError(f"{where} holds files ({some(known)}), which is for task=segmentation")
     if len(known) > 20 and len(known) == sum(1 for text in texts if text):
         raise ValueError(f"{where} holds another value in each row ({some(known)}), no classes")

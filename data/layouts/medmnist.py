@@ -6,7 +6,7 @@ import numpy as np
 
 from configs.schema.data import DataConfig
 from data.files.errors import FileProblem
-from data.files.npy import read_member, read_member_headers
+from data.files.formats.npy import read_member, read_member_headers
 from data.layouts.cases import Case, Listing, only_file, some
 from data.layouts.class_folders import class_names_of
 

@@ -13,7 +13,6 @@ import io
 import json
 import logging
 import os
-import re
 import shutil
 import threading
 import uuid
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from data.files.errors import readable_size
+from data.files.formats.registry import parts_of
 from machine import disk
 
 _log = logging.getLogger("mlx_volumes")
@@ -55,17 +55,6 @@ def cache_key(paths: Iterable[Path], parameters: Mapping[str, Any]) -> str:
         files.append([str(path.resolve()), facts.st_size, facts.st_mtime_ns])
     text = json.dumps({"format": _FORMAT, "files": files, "parameters": dict(parameters)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def parts_of(paths: Iterable[Path]) -> list[Path]:
-    """Return the paths, each half of an Analyze or NIfTI pair with all files of its pair."""
-    parts = []
-    for path in paths:
-        half = re.fullmatch(r"(.+)\.(hdr|img)(\.gz)?", path.name, re.IGNORECASE)
-        ends = [".hdr", ".hdr.gz", ".img", ".img.gz", ".mat"]
-        names = [half[1] + spelt for end in ends for spelt in (end, end.upper())] if half else [path.name]
-        parts += [part for name in names if (part := path.with_name(name)).exists()] or [path]
-    return parts
 
 
 class Cache:

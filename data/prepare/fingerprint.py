@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from data.files.formats.registry import parts_of
 from data.files.gzip import GZIP_MAGIC
 from data.layouts.cases import Case
-from data.prepare.cache import parts_of
 
 Files = Mapping[str, Mapping[str, Any]]
 """{case/number/name: {"path", "bytes", "modified_ns", "hash"}}; bytes and the rest are None of a file that is not

@@ -7,7 +7,8 @@ from typing import Any
 
 from configs.schema.data import Columns, DataConfig
 from data.files.errors import fault_of
-from data.layouts.cases import SUFFIXES, list_volumes, some
+from data.files.formats.registry import format_of
+from data.layouts.cases import list_volumes, some
 from data.layouts.class_folders import list_class_folders
 from data.layouts.table import read_table
 
@@ -93,7 +94,7 @@ def is_clip(path: Path) -> bool:
 
 def is_volume(path: Path) -> bool:
     """Return whether the name is that of a volume."""
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+    return format_of(path) is not None and not path.name.startswith(".")
 
 
 def is_medmnist(path: Path) -> bool:
@@ -114,4 +115,4 @@ def _hold_classes(folders: list[Path]) -> bool:
 
 
 def _names_a_volume(cell: str) -> bool:
-    return cell.lower().endswith(SUFFIXES)
+    return format_of(Path(cell)) is not None

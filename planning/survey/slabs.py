@@ -1,15 +1,16 @@
 """Volumes too large to be held in memory: what they hold, read a few slices at a time."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 
 from data.files.errors import FileProblem
+from data.files.formats.registry import format_of
 from data.files.grid import Shape
 from data.files.header import Header
-from data.files.nifti import read_slabs
 from data.files.volumes import check_label_range, finite_problem, scaled, whole_labels
 
 SLAB_BYTES = 8 << 20  # of the file's voxels in memory at a time, or one slice
@@ -38,7 +39,7 @@ class Measured:
 
 
 def measure_image(header: Header) -> tuple[Measured, np.ndarray]:
-    """Return what a NIfTI or Analyze image holds, read once, and its middle slice (1, H, W).
+    """Return what an image of a format with slabs holds, read once, and its middle slice (1, H, W).
 
     Raises FileProblem, for NaN and infinite voxels too.
 
@@ -51,7 +52,7 @@ def measure_image(header: Header) -> tuple[Measured, np.ndarray]:
     ends: list[list[tuple[float, float, float]]] = [[] for _ in range(header.channels)]  # lowest, highest, sum of slabs
     samples: list[list[np.ndarray]] = [[] for _ in range(header.channels)]
     nans = infinite = 0
-    for channel, start, stored in read_slabs(header, SLAB_BYTES):
+    for channel, start, stored in _read_slabs(header):
         voxels = scaled(stored, header)  # (k, j, i)
         digest.update(voxels.data)
         if not np.isfinite(voxels).all():
@@ -77,11 +78,18 @@ def measure_image(header: Header) -> tuple[Measured, np.ndarray]:
     return Measured(tuple(channels), (k, j, i), digest.hexdigest()), middle.plane()
 
 
+def _read_slabs(header: Header) -> Iterator[tuple[int, int, np.ndarray]]:
+    known = format_of(header.path)
+    assert known is not None
+    assert known.read_slabs is not None
+    return known.read_slabs(header, SLAB_BYTES)
+
+
 def count_label(header: Header) -> tuple[dict[int, int], np.ndarray]:
     """Return the voxels of each value of a label, read once, and its middle slice (1, H, W). Raises FileProblem."""
     found: Counter[float] = Counter()
     middle = _Middle(header, np.float64)
-    for _, start, stored in read_slabs(header, SLAB_BYTES):
+    for _, start, stored in _read_slabs(header):
         values, counts = np.unique(stored, return_counts=True)
         found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         if len(found) > MAX_VALUES:

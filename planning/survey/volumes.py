@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from data.files.errors import fault_of
+from data.files.formats.npy import read_member
+from data.files.formats.registry import format_of
 from data.files.grid import Grid, Shape, Spacing
-from data.files.npy import read_member
 from data.files.volumes import FileProblem, Header, read_header, read_image, read_label, require_counted, require_finite
 from data.layouts.cases import Case
 from data.prepare.case_checks import Problem, check_case
@@ -215,7 +216,9 @@ def _read_label(path: Path) -> tuple[dict[int, int], np.ndarray]:
 
 
 def _is_large(header: Header) -> bool:
-    return header.source.format != "numpy" and 4 * math.prod(header.shape) * header.channels > _WHOLE_BYTES
+    known = format_of(header.path)
+    in_slabs = known is not None and known.read_slabs is not None
+    return in_slabs and 4 * math.prod(header.shape) * header.channels > _WHOLE_BYTES
 
 
 def tabulate(cases: Sequence[VolumeFacts], channel_names: Sequence[str] | None) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from configs import Config
 from data.dataset import open_data, open_images
-from data.files import nifti, npy, videos
+from data.files import stored, videos
 from data.files.errors import FileProblem, fault_of
+from data.files.formats import nifti, npy
 from data.files.volumes import read_header, read_image
 from engine.config import config_class
 from planning.survey.survey import take_survey
@@ -18,6 +20,7 @@ from tests.data.clip_files import numbered, write_clip
 from tests.data.write_layouts import write_folders, write_volume
 
 SAID = r"cannot be read \(ZeroDivisionError: injected\); restore the file from its origin"
+PLACES = [(nifti, "_parse"), (stored, "read_content")]  # of a header, and of voxels
 
 
 def break_for(patch: pytest.MonkeyPatch, module: Any, function: str, name: str, position: int = 0) -> None:
@@ -70,9 +73,11 @@ def test_of_any_kind() -> None:
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("place", ["read_nifti_header", "read_stored"])
-def test_a_volume(volumes: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    break_for(monkeypatch, nifti, place, "images/case1")
+@pytest.mark.parametrize(("module", "place"), PLACES)
+def test_a_volume(
+    volumes: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch, module: ModuleType, place: str
+) -> None:
+    break_for(monkeypatch, module, place, "images/case1")
     with pytest.raises(ValueError, match=rf"(?s)1 of \d cases cannot be used:\n  \S*images/case1\.nii\.gz: {SAID}"):
         open_data(volumes("stop")).prepare_all()
     data = open_data(volumes("skip"))
@@ -81,11 +86,11 @@ def test_a_volume(volumes: Callable[[str], Config], monkeypatch: pytest.MonkeyPa
     assert [case_id for case_id, _, _ in data.skipped] == ["case1"]
 
 
-@pytest.mark.parametrize("place", ["read_nifti_header", "read_stored"])
+@pytest.mark.parametrize(("module", "place"), PLACES)
 def test_a_volume_that_is_inspected(
-    volumes: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch, place: str
+    volumes: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch, module: ModuleType, place: str
 ) -> None:
-    break_for(monkeypatch, nifti, place, "labels/case1")
+    break_for(monkeypatch, module, place, "labels/case1")
     problems = take_survey(volumes("skip"), threads=1).problems
     assert [(problem.case_id, problem.path.name) for problem in problems] == [("case1", "case1.nii.gz")]
     assert problems[0].reason == "cannot be read (ZeroDivisionError: injected); restore the file from its origin"
@@ -109,7 +114,7 @@ def test_what_is_done_with_the_voxels(volumes: Callable[[str], Config], monkeypa
 def test_images_to_predict(volumes: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = volumes("skip")
     statistics = open_data(config).statistics
-    break_for(monkeypatch, nifti, "read_stored", "images/case1")
+    break_for(monkeypatch, stored, "read_content", "images/case1")
     data = open_images(tmp_path / "data" / "images", config, statistics)
     data.load("case0")
     with pytest.raises(FileProblem, match=rf"case1\.nii\.gz: {SAID}"):

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.files.grid import Format, Grid, Source, affines_agree, distance_mm
+from data.files.grid import Grid, Source, affines_agree, distance_mm
 
 AFFINE = np.array([[2.0, 0, 0, -10], [0, 3, 0, -20], [0, 0, 4, -30], [0, 0, 0, 1]])
 
@@ -76,7 +76,7 @@ def test_grid_and_source_survive_json_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize(("kind", "shape"), [("nifti1", (4, 3, 2, 5)), ("numpy", (2, 3, 4, 5))])
-def test_a_volume_in_its_files_axes(kind: Format, shape: tuple[int, ...]) -> None:
+def test_a_volume_in_its_files_axes(kind: str, shape: tuple[int, ...]) -> None:
     volume = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)  # (D, H, W, C)
     found = Source(Path("scan"), kind, (4, 3, 2), np.diag([-1.0, 1, 1, 1])).in_file_axes(volume)
     assert found.shape == shape

@@ -287,7 +287,7 @@ class TestWriting:
         source = read_image(saved(tmp_path / "a.nii", np.zeros((4, 5, 6), np.float32)))[2]
         with pytest.raises(ValueError, match=r"expected a volume of \(6, 5, 4\), the grid of .*a.nii; got \(4, 5, 6\)"):
             write_volume(tmp_path / "p.nii", np.zeros((4, 5, 6), np.uint8), source)
-        with pytest.raises(ValueError, match=r"name the file .nii or .nii.gz"):
+        with pytest.raises(ValueError, match=r"p.npy: predictions are written as \.nii\.gz, \.nii"):
             write_volume(tmp_path / "p.npy", np.zeros((6, 5, 4), np.uint8), source)
         for wrong in (np.full((6, 5, 4), -1), np.full((6, 5, 4), 70_000)):
             with pytest.raises(ValueError, match="are no uint"):

@@ -2,8 +2,7 @@
 
 import functools
 import logging
-import zlib
-from collections.abc import Iterator
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from nibabel.volumeutils import native_code
 from nibabel.wrapstruct import WrapStructError
 
 from data.files.errors import RESTORE, FileProblem
-from data.files.grid import Format, Source, affines_agree, distance_mm
-from data.files.gzip import read_content, read_head, read_pieces
+from data.files.grid import Source, affines_agree, distance_mm
+from data.files.gzip import read_head
 from data.files.header import Header, affine_problem, split_channels, voxel_problems
+from data.files.stored import write_stored
 
 LOG = logging.getLogger("mlx_volumes")
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
@@ -64,7 +64,7 @@ def read_nifti_header(path: Path) -> Header:
         affine[:3] *= MM_PER_UNIT.get(int(block["xyzt_units"]) & 7, 1.0)
     if (problem := affine_problem(path, affine)) is not None:
         raise problem
-    kind: Format = "analyze" if analyze else "nifti2" if isinstance(block, Nifti2Header) else "nifti1"
+    kind = "analyze" if analyze else "nifti2" if isinstance(block, Nifti2Header) else "nifti1"
     source = Source(path, kind, shape, affine, block.as_byteswapped(native_code).binaryblock)
     slope, inter = (1.0, 0.0) if slope is None else (float(slope), float(inter or 0.0))
     header = Header(source, channels, dtype, slope, inter, header_path if single else voxels_path, int(offset), ())
@@ -72,43 +72,14 @@ def read_nifti_header(path: Path) -> Header:
     return replace(header, problems=(*voxel_problems(header), *disagreement))
 
 
-def read_stored(header: Header) -> np.ndarray:
-    """Voxels as stored, (i, j, k, C) in the file's axes and byte order, a view of the file's bytes."""
-    content = read_content(header.voxels_path, header.num_bytes)
-    values = content[header.voxels_offset :].view(header.dtype)
-    return values.reshape(header.channels, *header.source.shape[::-1]).T
-
-
-def read_slabs(header: Header, most_bytes: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Voxels as stored in the order of the file: a channel's number, the first k, and some slices (k, j, i).
-
-    A slab takes at most `most_bytes`, or is one slice. Raises FileProblem as `read_stored` does.
-    """
-    i, j, depth = header.source.shape
-    slice_bytes = i * j * header.dtype.itemsize
-    thickness = max(1, most_bytes // slice_bytes)
-    starts = ((channel, k) for channel in range(header.channels) for k in range(0, depth, thickness))
-    channel, k = next(starts)
-    pending, skipped = bytearray(), 0
-    for piece in read_pieces(header.voxels_path, header.num_bytes):
-        skip = min(len(piece), header.voxels_offset - skipped)
-        skipped += skip
-        pending += piece[skip:]
-        while len(pending) >= (taken := min(thickness, depth - k) * slice_bytes):
-            yield channel, k, np.frombuffer(bytes(pending[:taken]), header.dtype).reshape(-1, j, i)
-            del pending[:taken]
-            channel, k = next(starts, (header.channels, 0))
-            if channel == header.channels:
-                break
-
-
 def encode(source: Source, dtype: np.dtype, channels: int) -> bytes:
     """A single-file NIfTI header for `channels` volumes of `dtype` on the source file's own grid.
 
     sform and qform with their codes, voxel sizes and units are the source's, bit for bit; scale factors,
-    display range and intent are cleared. Analyze and NumPy sources become NIfTI-1 with their affine.
+    display range and intent are cleared. Sources of other formats become NIfTI-1 with their affine.
     """
     header = (Nifti2Header if source.format == "nifti2" else Nifti1Header)()
+    header.set_data_shape((*source.shape, channels) if channels > 1 else source.shape)
     if source.format in ("nifti1", "nifti2"):
         pair = Nifti2PairHeader if source.format == "nifti2" else Nifti1PairHeader
         block = pair(source.header, check=False)
@@ -117,8 +88,7 @@ def encode(source: Source, dtype: np.dtype, channels: int) -> bytes:
         for field in (*geometry, *offsets):
             header[field] = block[field]
         header["pixdim"][:4] = block["pixdim"][:4]
-    header.set_data_shape((*source.shape, channels) if channels > 1 else source.shape)
-    if source.format in ("analyze", "numpy"):
+    else:
         header.set_sform(source.affine, code="aligned")
         header.set_zooms(np.linalg.norm(source.affine[:3, :3], axis=0).tolist() + [1.0] * (channels > 1))
         header.set_xyzt_units("mm")
@@ -131,17 +101,15 @@ def encode(source: Source, dtype: np.dtype, channels: int) -> bytes:
 def write_single(path: Path, source: Source, values: np.ndarray) -> None:
     """Write (i, j, k[, C]) values, in the source file's axes, to a .nii or .nii.gz file."""
     channels = values.shape[3] if values.ndim == 4 else 1
-    packer = zlib.compressobj(level=3, wbits=31) if path.name.endswith(".gz") else None  # no time stamp
-    volumes = values if values.ndim == 4 else values[..., None]
-    with path.open("wb") as file:
-        head = encode(source, values.dtype, channels)
-        file.write(packer.compress(head) if packer else head)
-        for channel in range(channels):
-            for k in range(values.shape[2]):
-                plane = volumes[:, :, k, channel].tobytes(order="F")
-                file.write(packer.compress(plane) if packer else plane)
-        if packer:
-            file.write(packer.flush())
+    write_stored(path, encode(source, values.dtype, channels), values)
+
+
+def list_parts(path: Path) -> list[Path]:
+    """Return the files of the .hdr/.img pair that the path is half of, SPM's .mat among them; else the path alone."""
+    half = re.fullmatch(r"(.+)\.(hdr|img)(\.gz)?", path.name, re.IGNORECASE)
+    endings = (".hdr", ".hdr.gz", ".img", ".img.gz", ".mat")
+    parts = _spellings(path, half[1], endings) if half else []
+    return [part for part in parts if part.exists()] or [path]
 
 
 def _pair(path: Path) -> tuple[Path, Path]:

@@ -1,0 +1,1 @@
+"""Formats of volumes: headers and voxels of each, in a file."""

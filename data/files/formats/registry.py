@@ -1,0 +1,60 @@
+"""The registry of the formats of volumes, by the ends of their files' names."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.files.formats import nifti, npy
+from data.files.grid import Source
+from data.files.header import Header
+from data.files.stored import read_slabs, read_stored
+
+
+class FileFormat(NamedTuple):
+    """A format: what reads a file's header and its voxels as stored, (i, j, k, C) in the file's axes; what writes."""
+
+    suffixes: tuple[str, ...]
+    read_header: Callable[[Path], Header]  # raises FileProblem where not even that can be had
+    read_stored: Callable[[Header], np.ndarray]
+    # The voxels a few slices at a time, (header, most_bytes) as `data.files.stored.read_slabs`; None: all at once.
+    read_slabs: Callable[[Header, int], Iterator[tuple[int, int, np.ndarray]]] | None = None
+    write: Callable[[Path, Source, np.ndarray], None] | None = None  # (i, j, k[, C]) on the source's grid
+    written: tuple[str, ...] = ()  # suffixes that it writes, that of predictions first; none: they become NIfTI
+    list_parts: Callable[[Path], list[Path]] = lambda path: [path]  # all files that the volume lies in
+
+
+FORMATS = {
+    "NIfTI": FileFormat(
+        nifti.SUFFIXES, nifti.read_nifti_header, read_stored, read_slabs,
+        nifti.write_single, (".nii.gz", ".nii"), nifti.list_parts,
+    ),
+    "NumPy": FileFormat(npy.SUFFIXES, npy.read_array_header, npy.read_array),
+}  # fmt: skip
+
+
+def suffixes() -> tuple[str, ...]:
+    """Return the ends of the names of volumes, in small letters."""
+    return tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
+
+
+def format_of(path: Path) -> FileFormat | None:
+    """Return the format of a file by its name, in capitals or not; None where it is no volume's."""
+    name = path.name.lower()
+    return next((known for known in FORMATS.values() if name.endswith(known.suffixes)), None)
+
+
+def prediction_suffix(source: Source) -> str:
+    """Return the end of the name of a prediction for a volume: its own format's where that is written, or NIfTI's."""
+    known = format_of(source.path)
+    return (known.written if known is not None and known.written else FORMATS["NIfTI"].written)[0]
+
+
+def parts_of(paths: Iterable[Path]) -> list[Path]:
+    """Return the paths, each file of a volume with all files that the volume lies in."""
+    parts = []
+    for path in paths:
+        known = format_of(path)
+        parts += [path] if known is None else known.list_parts(path)
+    return parts
