@@ -18,10 +18,11 @@ Splits = dict[str, list[str]]  # "train", "val", "test" -> case ids, sorted
 def make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> Splits:
     """Return case ids by split, sorted, the same for a seed whatever the order of the cases.
 
-    For `kfold` and `ratio`, cases without a label and those that the source calls `test` are never drawn:
-    they are in `test`. Every other case is in `val` of exactly one of the folds; fold sizes differ by one
-    at most, or, with `by_group` and groups, as little as whole groups allow. Where cases have classes, each
-    part also gets its share of each, for which fold sizes may differ by two. For `lists` and `given`, a case
+    The folds of `kfold` are the source's own, where it has any. For `kfold` and `ratio`, cases without a label
+    and those that the source calls `test` are never drawn: they are in `test`. Every other case is in `val` of
+    exactly one of the folds; fold sizes differ by one at most, or, with `by_group` and groups, as little as whole
+    groups allow. Where cases have classes, each part also gets its share of each, for which fold sizes may differ
+    by two. For `lists` and `given`, a case
     that is not named is in no split. Warns where a group's cases are in several splits. Raises ValueError.
     """
     splits = _make_splits(cases, split, fold, seed)
@@ -45,14 +46,18 @@ def _make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> S
     if split.kind == "given":
         return _checked(_given(cases), cases, "the source's own split")
     drawn = [case for case in cases if case.label is not None and case.split != "test"]
+    own_folds = split.kind == "kfold" and any(case.fold for case in drawn)
     if any(case.split for case in drawn):
         _log.warning("data.split.kind=%s draws a new split; the source's own needs data.split.kind=given", split.kind)
+    elif split.kind == "ratio" and any(case.fold for case in drawn):
+        _log.warning("data.split.kind=ratio draws a new split; the source's folds need data.split.kind=kfold")
     units = _units(drawn, split.by_group)
     counted = _counted(drawn)
     kept = {case.id for case in drawn}
     test = sorted(case.id for case in cases if case.id not in kept)
     if split.kind == "kfold":
-        parts = _deal(units, [len(drawn) / split.folds] * split.folds, counted, seed)
+        targets = [len(drawn) / split.folds] * split.folds
+        parts = _own_folds(drawn, split.folds) if own_folds else _deal(units, targets, counted, seed)
         if not all(parts):
             raise ValueError(
                 f"data.split.folds={split.folds} needs as many labelled cases or groups, there are {len(units)}"
@@ -67,6 +72,23 @@ def _make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> S
                 f"cases in {len(units)} groups"
             )
     return {"train": sorted(parts[0]), "val": sorted(parts[1]), "test": sorted(test + parts[2])}
+
+
+def _own_folds(cases: Sequence[Case], folds: int) -> list[list[str]]:
+    """Return the ids of the cases of each of the source's folds, in the order of their numbers or names."""
+    if missing := [case.id for case in cases if case.fold is None]:
+        raise ValueError(f"no fold for {some(missing)}; fill in their cells, or set split=test in their rows")
+    names = fold_names(cases)
+    if len(names) != folds:
+        fix = f"set data.split.folds={len(names)}" if len(names) > 1 else "choose another with data.columns.fold"
+        raise ValueError(f"data.split.folds={folds}: the column of folds holds {some(names)}; {fix}")
+    return [[case.id for case in cases if case.fold == name] for name in names]
+
+
+def fold_names(cases: Iterable[Case]) -> list[str]:
+    """Return the names of the source's folds, by number where they are numbers."""
+    names = {case.fold for case in cases if case.fold is not None}
+    return sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
 
 
 def _units(cases: Iterable[Case], by_group: bool) -> list[list[str]]:
@@ -134,7 +156,9 @@ def _given(cases: Sequence[Case]) -> Splits:
         if case.split is not None:
             splits[case.split].append(case.id)
     if not any(splits.values()):
-        raise ValueError("data.split.kind=given: the source gives no split; use kfold, ratio or lists")
+        folds = fold_names(cases)
+        fix = f"use kfold with data.split.folds={len(folds)}" if folds else "use kfold, ratio or lists"
+        raise ValueError(f"data.split.kind=given: the source gives no split; {fix}")
     return {name: sorted(ids) for name, ids in splits.items()}
 
 

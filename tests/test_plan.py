@@ -13,6 +13,7 @@ import yaml
 import plan
 import train
 from configs import Config
+from configs.schema.data import Columns
 from data.dataset import open_data
 from engine.config import load_config
 from ops import memory
@@ -134,6 +135,16 @@ def test_the_source_s_own_split(tmp_path: Path, capsys: Capture) -> None:
     (root / "cases.csv").write_text("\n".join(["t1,seg,split", *rows]))
     config = config_of(root / "cases.csv", capsys, "data.columns.image=t1", "data.columns.label=seg")
     assert config.data.columns.image == "t1"
+
+
+def test_folds_of_a_table(tmp_path: Path, capsys: Capture) -> None:
+    root = write_folders(tmp_path / "data")
+    rows = [f"case{number},{'abca'[number]}" for number in range(4)]
+    (root / "cases.csv").write_text("\n".join(["case,fold", *rows]))
+    patterns = ("data.columns.image=images/{case}.nii.gz", "data.columns.label=labels/{case}.nii.gz")
+    config = config_of(root, capsys, *patterns)
+    assert (config.data.split.kind, config.data.split.folds) == ("kfold", 3)
+    assert config.data.columns == Columns(image="images/{case}.nii.gz", label="labels/{case}.nii.gz")
 
 
 def test_columns_that_are_channels(tmp_path: Path, capsys: Capture) -> None:

@@ -28,13 +28,21 @@ Colour = tuple[float, ...]  # one for all channels, or one each of red, green an
 
 
 class Columns(Section):
-    """Names of a CSV's columns. `image` may name several, one a channel; null takes the usual aliases."""
+    """Names of a CSV's columns; null takes the usual aliases, an empty name no column.
+
+    `image` may name several, one a channel. It and the `label` of a volume may be patterns of columns: {id}.mp4.
+    """
 
     image: str | tuple[str, ...] | None = None  # aliases: image, path, file
     label: str | tuple[str, ...] | None = None  # alias: label; several, of 0 and 1, are classes that may coincide
     id: str | None = None  # alias: id, case; else the image's file name
     split: str | None = None  # alias: split
+    fold: str | None = None  # alias: fold; the folds of split.kind=kfold
     group: str | None = None  # aliases: group, subject, patient
+    # What the split column's values mean, beside train, val, test and their usual other names
+    splits: dict[str | int, Literal["train", "val", "test"]] | None = None
+    # Where relative paths begin; relative to the CSV's folder
+    folder: Annotated[Path, Key("place", about="data", packed=False)] = Path()
 
 
 class Split(Section):

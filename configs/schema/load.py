@@ -24,6 +24,7 @@ class ConfigError(ValueError):
 
 _LONGEST_VALUE = 200  # characters, in a message
 _MOST_PROBLEMS = 20  # that a message lists
+_PATTERN = re.compile(r"\{[^{},]+\}\S")  # {id}.mp4 begins as a mapping does, but is a text
 _config_class: Callable[[], type[Config]] | None = None
 
 
@@ -101,6 +102,9 @@ def _read_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
         try:
             yield key, read_yaml(text)
         except yaml.YAMLError as error:
+            if _PATTERN.match(text):
+                yield key, text
+                continue
             raise ConfigError(f"override {override!r}: the value is not YAML ({error})") from None
 
 

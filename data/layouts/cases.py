@@ -21,7 +21,7 @@ class Case:
     `label` is the file of a label volume; or the number of the case's class; or, for classes that may coincide, a 0
     or 1 for each; None without a label. `split` ("train", "val", "test") and `group` are what the
     source says about the case, if anything. A case that is a row of an array in an `.npz` has the array's name and
-    the row in `member`. `id` is unique in a listing and safe as a file name.
+    the row in `member`. `fold` is the source's name of its fold. `id` is unique in a listing and safe as a file name.
     """
 
     id: str
@@ -30,6 +30,7 @@ class Case:
     split: str | None = None
     group: str | None = None
     member: tuple[str, int] | None = None
+    fold: str | None = None
 
     @property
     def label_file(self) -> Path | None:

@@ -64,7 +64,8 @@ def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -
         lines = [f"{table.path}: row {row.line}" for row in table.rows]
         labels = [class_number(text, names, line) if text else None for text, line in zip(texts, lines, strict=True)]
     cases = [
-        Case(row.id, row.images, label, row.split, row.group) for row, label in zip(table.rows, labels, strict=True)
+        Case(row.id, row.images, label, row.split, row.group, fold=row.fold)
+        for row, label in zip(table.rows, labels, strict=True)
     ]
     return Listing(tuple(cases), names, labels="classes" if len(table.labels) > 1 else "class")
 

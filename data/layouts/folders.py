@@ -63,6 +63,22 @@ def find_images(folder: Path, clips: bool = False, grouped: bool = True) -> tupl
     return tuple(Case(stem(path), (path,)) for path in files)
 
 
+def find_unlabelled_rows(path: Path, config: DataConfig) -> tuple[Case, ...]:
+    """Return the cases of a table, or of the only CSV in a folder without volumes or clips; else none.
+
+    Its columns are those of `data.columns`, where these name images and ids. Raises ValueError.
+    """
+    is_table = path.is_file() and path.suffix.lower() in (".csv", ".tsv")
+    if not is_table:
+        tables = sorted(path.glob("*.csv")) if path.is_dir() else []
+        if len(tables) != 1 or list_clips(path):
+            return ()
+        path = tables[0]
+    columns = config.columns.model_copy(update=dict.fromkeys(("label", "split", "fold", "group"), ""))
+    table = read_table(config.model_copy(update={"root": path, "columns": columns}))
+    return tuple(Case(row.id, row.images) for row in table.rows)
+
+
 def find_csv(config: DataConfig) -> Listing:
     """Return cases of a table with image and label files; see `data.layouts.table`."""
     table = read_table(config)
@@ -72,8 +88,8 @@ def find_csv(config: DataConfig) -> Listing:
     for row in table.rows:
         if any(row.labels):
             check_path(row.labels[0], f"{table.path}: row {row.line}")
-        label = table.path.parent / row.labels[0] if any(row.labels) else None
-        cases.append(Case(row.id, row.images, label, row.split, row.group))
+        label = table.folder / row.labels[0] if any(row.labels) else None
+        cases.append(Case(row.id, row.images, label, row.split, row.group, fold=row.fold))
     return Listing(tuple(cases))
 
 

@@ -9,7 +9,7 @@ from configs import Config
 from configs.schema.data import DataConfig
 from data.layouts.cases import Listing, describe_folder, with_safe_ids
 from data.layouts.class_folders import find_classes, find_labelled_table
-from data.layouts.folders import find_csv, find_folders, find_images
+from data.layouts.folders import find_csv, find_folders, find_images, find_unlabelled_rows
 from data.layouts.medmnist import find_medmnist
 from data.layouts.msd_nnunet import find_msd, find_nnunet
 
@@ -54,9 +54,9 @@ def list_cases(config: Config, trained: Sequence[str] | None = None) -> Listing:
 
 
 def list_images(folder: Path | str, config: Config, class_names: Sequence[str], multi_label: bool) -> Listing:
-    """Return the volumes or clips of a folder as cases of the config's task, without labels. Raises ValueError.
+    """Return the volumes or clips of a folder, or of a table, as cases of the config's task, without labels.
 
-    `class_names` and `multi_label` are those that a run was trained with.
+    `class_names` and `multi_label` are those that a run was trained with. Raises ValueError.
     """
     listing = _LISTS[config.task].images(Path(folder), config.data, multi_label)
     return replace(listing, cases=with_safe_ids(listing.cases, Path(folder)), class_names=tuple(class_names))
@@ -116,11 +116,12 @@ class _Lists(NamedTuple):
 
 
 def _list_volumes(folder: Path, config: DataConfig, multi_label: bool) -> Listing:
-    return Listing(find_images(folder))
+    return Listing(find_unlabelled_rows(folder, config) or find_images(folder))
 
 
 def _list_classified(folder: Path, config: DataConfig, multi_label: bool) -> Listing:
-    cases = find_images(folder, clips=config.clip is not None, grouped=False)
+    clips = config.clip is not None
+    cases = find_unlabelled_rows(folder, config) or find_images(folder, clips=clips, grouped=False)
     return Listing(cases, labels="classes" if multi_label else "class")
 
 

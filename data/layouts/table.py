@@ -1,18 +1,22 @@
 """The rows of a table of cases, for all tasks."""
 
 import csv
+import difflib
 import io
+import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Formatter
 
-from configs.schema.data import DataConfig
+from configs.schema.data import Columns, DataConfig
 from data.files.gzip import read_text
-from data.layouts.cases import check_path, only_file, stem
+from data.layouts.cases import check_path, only_file, shown, stem
 
 SPLITS = {
     "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val", "development": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
 ALIASES = {
@@ -20,8 +24,13 @@ ALIASES = {
     "label": ("label",),
     "id": ("id", "case"),
     "split": ("split",),
+    "fold": ("fold",),
     "group": ("group", "subject", "patient"),
 }
+PATTERNS = ("image", "label")  # which may be patterns, such as {id}.mp4
+_FORMAT = re.compile(r"0?\d{1,2}d|\.\d{1,2}f")  # of a number in a pattern: {start:06d}, {start:.2f}
+
+Cells = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -34,80 +43,154 @@ class Row:
     labels: tuple[str, ...]
     split: str | None
     group: str | None
+    fold: str | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table's rows; paths in it are relative to its folder. `labels` are its label columns' names."""
+    """A table's rows; paths in it are relative to `folder`. `labels` are its label columns' names."""
 
     path: Path
+    folder: Path
     labels: tuple[str, ...]
     rows: tuple[Row, ...]
 
 
 def read_table(config: DataConfig) -> Table:
-    """Return the cases of a table with a header line: image, label, id, split and group columns (`data.columns`).
+    """Return the cases of a table with a header line: image, label, id, split, fold and group columns (`data.columns`).
 
-    `data.root` is the file, or a folder with one CSV in it; paths are relative to the CSV's folder, or
-    absolute. Comma, semicolon and tab separate. Empty cells mean that there is none. Raises ValueError.
+    `data.root` is the file, or a folder with one CSV in it; paths are absolute, or relative to the CSV's folder or, in
+    that, to `data.columns.folder`. Comma, semicolon and tab separate. Empty cells mean that there is none. Raises
+    ValueError.
     """
     path = only_file(config.root, ".csv")
-    text = read_text(path)
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
-    try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        cells = [row for row in reader if any(isinstance(cell, str) and cell.strip() for cell in row.values())]
-    except csv.Error as error:
-        raise ValueError(f"{path}: cannot be read as a table ({error}); write it again") from None
-    columns = _columns(config, list(reader.fieldnames), path)
+    found, cells = _read_cells(path)
+    columns = _columns(config.columns, found, path)
     if not cells:
         raise ValueError(f"{path}: no rows below its header")
-    rows = [_row(row, columns, path, number) for number, row in enumerate(cells, start=2)]
+    folder = path.parent / config.columns.folder
+    splits = SPLITS | {str(name).lower(): split for name, split in (config.columns.splits or {}).items()}
+    rows = [_row(row, columns, f"{path}: row {line}", line, folder, splits) for line, row in cells]
     if "id" not in columns:
         repeated = {name for name, count in Counter(row.id for row in rows).items() if count > 1}
         rows = [replace(row, id=f"{row.images[0].parent.name}_{row.id}") if row.id in repeated else row for row in rows]
-    return Table(path, columns.get("label", ()), tuple(rows))
+    return Table(path, folder, columns.get("label", ()), tuple(rows))
 
 
-def _columns(config: DataConfig, found: list[str], path: Path) -> dict[str, tuple[str, ...]]:
-    """Return the table's columns by what they mean."""
+def _read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
+    """Return the columns' names, and of each row with something in it (line, cells by column)."""
+    text = read_text(path)
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    rows = []
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if any(cells[len(names) :]):
+                raise ValueError(
+                    f"{path}: row {reader.line_num} has {len(cells)} cells, the header {len(names)} columns; "
+                    f"put cells that hold {shown(delimiter)} in double quotes"
+                )
+            if any(cells):
+                rows.append((reader.line_num, dict(zip(names, cells, strict=False))))
+    except csv.Error as error:
+        raise ValueError(f"{path}: cannot be read as a table ({error}); write it again") from None
+    return names, rows
+
+
+def _columns(asked: Columns, found: list[str], path: Path) -> dict[str, tuple[str, ...]]:
+    """Return the table's columns, or patterns of columns, by what they mean."""
     columns: dict[str, tuple[str, ...]] = {}
     by_lower = {name.lower(): name for name in found}
     for role, aliases in ALIASES.items():
-        asked = getattr(config.columns, role)
-        if asked is not None:
-            names = (asked,) if isinstance(asked, str) else tuple(asked)
-            for name in names:
-                if name not in found:
-                    raise ValueError(f"data.columns.{role}: no column {name!r} in {path}; it has {', '.join(found)}")
-            columns[role] = names
+        named = getattr(asked, role)
+        if named is not None:
+            columns[role] = (named,) if isinstance(named, str) else tuple(named)
+            for name in columns[role]:
+                _require_columns(name, found, f"data.columns.{role}", path, role in PATTERNS)
         elif alias := next((alias for alias in aliases if alias in by_lower), None):
             columns[role] = (by_lower[alias],)
+        if columns.get(role) == ("",):
+            del columns[role]
     if "image" not in columns:
         raise ValueError(
             f"{path}: no image column (looked for {', '.join(ALIASES['image'])}); it has {', '.join(found) or 'none'}; "
             f"set data.columns.image"
         )
+    if twice := [name for names in columns.values() for name in names if found.count(name) > 1]:
+        raise ValueError(f"{path}: the header has the column {twice[0]!r} twice; rename one")
     return columns
 
 
-def _row(row: dict[str, str | None], columns: dict[str, tuple[str, ...]], path: Path, line: int) -> Row:
-    def cells(role: str) -> tuple[str, ...]:
-        return tuple((row.get(name) or "").strip() for name in columns.get(role, ()))
+def _require_columns(name: str, found: Sequence[str], key: str, path: Path, patterns: bool) -> None:
+    """Raise ValueError unless the name is that of a column, or a pattern of columns, or empty, which takes none."""
+    if not name or name in found:
+        return
+    parts = [name]
+    if patterns and "{" in name:
+        try:
+            parsed = list(Formatter().parse(name))
+        except ValueError as error:
+            raise ValueError(f"{key}: {name!r} is no pattern ({error}); write it as in {{id}}.mp4") from None
+        for _, _, form, conversion in parsed:
+            if conversion or (form and not _FORMAT.fullmatch(form)):
+                raise ValueError(f"{key}: {name!r}: a column in it is written {{name}}, {{name:06d}} or {{name:.2f}}")
+        parts = [part for _, part, _, _ in parsed if part is not None]
+    for part in parts:
+        if part not in found:
+            near = difflib.get_close_matches(part, found, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{key}: no column {part!r} in {path}; {hint}it has {', '.join(found)}")
 
+
+def _fill(name: str, row: Cells, where: str) -> str:
+    """Return the cell of a column, or a pattern with its columns' cells; "" where one of these is empty."""
+    if "{" not in name or name in row:
+        return row.get(name, "")
+    text = ""
+    for literal, part, form, _ in Formatter().parse(name):
+        text += literal
+        if part is not None:
+            cell = row.get(part, "")
+            if not cell:
+                return ""
+            text += _formatted(cell, form, where, part) if form else cell
+    return text
+
+
+def _formatted(cell: str, form: str, where: str, column: str) -> str:
+    try:
+        return format(int(cell) if form.endswith("d") else float(cell), form)
+    except ValueError:
+        kind = "whole number" if form.endswith("d") else "number"
+        raise ValueError(f"{where} has {column} {shown(cell)}; {{{column}:{form}}} expects a {kind}") from None
+
+
+def _row(
+    row: Cells,
+    columns: Mapping[str, tuple[str, ...]],
+    where: str,
+    line: int,
+    folder: Path,
+    splits: Mapping[str, str],
+) -> Row:
     def cell(role: str) -> str:
-        return next(iter(cells(role)), "")
+        return row.get(columns[role][0], "") if role in columns else ""
 
-    texts = cells("image")
+    texts = [_fill(name, row, where) for name in columns["image"]]
     if not all(texts):
-        raise ValueError(f"{path}: row {line} has no {columns['image'][texts.index('')]}")
+        raise ValueError(f"{where} has no {columns['image'][texts.index('')]}")
     for text in texts:
-        check_path(text, f"{path}: row {line}")
-    images = tuple(path.parent / text for text in texts)
+        check_path(text, where)
+    images = tuple(folder / text for text in texts)
     split = cell("split").lower()
-    if split and split not in SPLITS:
-        raise ValueError(f"{path}: row {line} has split {split!r}; expected train, val or test")
+    if split and split not in splits:
+        raise ValueError(
+            f"{where} has {columns['split'][0]} {cell('split')!r}; expected train, val or test, or say what it means: "
+            f"'data.columns.splits={{{cell('split')}: train}}'"
+        )
+    labels = tuple(_fill(name, row, where) for name in columns.get("label", ()))
     name = cell("id") or stem(images[0])
-    return Row(line, name, images, cells("label"), SPLITS.get(split), cell("group") or None)
+    return Row(line, name, images, labels, splits.get(split), cell("group") or None, cell("fold") or None)

@@ -47,7 +47,7 @@ def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
     asked = apply_overrides({}, overrides)
     data = asked.get("data", {})
     source, columns = data.get("source"), data.get("columns")
-    if source == "csv" or (path.suffix.lower() in TABLES and source is None):
+    if source == "csv" or (source is None and (path.suffix.lower() in TABLES or columns)):
         tree = table_tree(path, columns)
     elif source is None:
         tree = recognise(path)
@@ -66,6 +66,8 @@ def recognise(path: Path) -> Tree:
     for find in FINDERS:
         if (tree := find(path)) is not None:
             return tree
+    if path.is_dir() and len(tables := sorted(path.glob("*.csv"))) == 1:
+        table_tree(tables[0])  # says what keeps it from being read as one of cases
     if path.is_dir() and (reason := why_no_classes(path)) is not None:
         raise ValueError(f"{path}: {reason}")
     if path.suffix.lower() == ".npz" and path.is_file() and not zipfile.is_zipfile(path):

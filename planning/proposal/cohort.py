@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema.data import Split
-from data.splits import make_splits
+from data.splits import fold_names, make_splits
 from planning.survey.survey import Survey
 from planning.survey.volumes import VolumeFacts
 
@@ -46,7 +46,7 @@ class Cohort:
 def gather_cohort(survey: Survey, least: int) -> Cohort:
     """Split the cases as the source does, else into as many folds as there are cases or groups, up to 5.
 
-    Raises ValueError for fewer than `least` cases or two groups, and where none is left to train on.
+    The source's own is its split or, without one, its folds. Raises ValueError for fewer than `least` cases or two groups, and where none is left to train on.
     """
     root = survey.config.data.root
     cases = tuple(facts for facts in survey.usable if facts.case.label is not None)
@@ -66,7 +66,8 @@ def gather_cohort(survey: Survey, least: int) -> Cohort:
             raise ValueError(
                 f"{root}: {units} group of labelled cases to train and validate on, planning needs 2 at least"
             )
-        split = Split(kind="kfold", folds=min(5, units))
+        own = len(fold_names(drawn))
+        split = Split(kind="kfold", folds=own if own > 1 else min(5, units))
     splits = make_splits([facts.case for facts in survey.cases], split, 0, split.seed)
     train, val = ([facts for facts in cases if facts.case.id in set(splits[name])] for name in ("train", "val"))
     if not train:

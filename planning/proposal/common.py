@@ -48,7 +48,7 @@ def _describe_source(survey: Survey) -> Iterator[Decision]:
     if data.source == "folders":
         yield Decision("data.images", data.images)
         yield Decision("data.labels", data.labels)
-    columns = data.columns.model_dump(mode="json", exclude_none=True)
+    columns = data.columns.model_dump(mode="json", exclude_defaults=True)
     if columns:
         yield Decision("data.columns", columns)
     target = survey.target

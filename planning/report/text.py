@@ -17,6 +17,8 @@ def facts_table(survey: Survey) -> list[tuple[str, str]]:
     ]
     if splits := Counter(case.split for case in cases if case.split):
         rows.append(("splits", counted(splits)))
+    if folds := Counter(case.fold for case in cases if case.fold):
+        rows.append(("folds", counted(folds)))
     if groups := Counter(case.group for case in cases if case.group):
         rows.append(("groups", survey.target.describe_groups(list(groups.values()))))
     return rows + survey.kind.table(survey.cases, survey.channel_names)

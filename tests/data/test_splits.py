@@ -205,3 +205,41 @@ def test_the_fine_tuning_configs_never_train_on_a_case_that_they_evaluate(datase
     before, after = (make_splits(listing, c.data.split, c.data.fold, c.data.split.seed) for c in (pretrain, finetune))
     assert (len(before["train"]), len(after["train"]), len(after["val"])) == (160, 8, 40)
     assert (after["train"], after["val"]) == (before["val"], before["test"])
+
+
+class TestFoldsOfTheSource:
+    def listing(self, folds: str) -> list[Case]:
+        names = [None if name == "-" else name for name in folds.split()]
+        return [Case(f"c{n}", (Path("i.nii"),), Path("l.nii"), fold=name) for n, name in enumerate(names)]
+
+    def test_by_their_numbers(self) -> None:
+        listing = self.listing("10 2 1 2 10 1")
+        found = [make_splits(listing, Split(folds=3), fold, seed=0) for fold in range(3)]
+        assert [splits["val"] for splits in found] == [["c2", "c5"], ["c1", "c3"], ["c0", "c4"]]
+        assert found[0]["train"] == ["c0", "c1", "c3", "c4"]
+
+    def test_test_cases_have_none(self) -> None:
+        listing = [*self.listing("a b"), Case("t", (Path("i.nii"),), Path("l.nii"), split="test")]
+        assert make_splits(listing, Split(folds=2), 1, seed=0) == {"train": ["c0"], "val": ["c1"], "test": ["t"]}
+
+    @pytest.mark.parametrize(
+        ("folds", "split", "message"),
+        [
+            (
+                "a b c",
+                Split(folds=5),
+                r"data\.split\.folds=5: the column of folds holds a, b, c; set data.split.folds=3",
+            ),
+            ("a a a", Split(folds=5), r"holds a; choose another with data\.columns\.fold"),
+            ("a b -", Split(folds=2), r"no fold for c2; fill in their cells, or set split=test in their rows"),
+            ("a b b", Split(kind="given"), r"the source gives no split; use kfold with data\.split\.folds=2"),
+        ],
+    )
+    def test_mistakes(self, folds: str, split: Split, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            make_splits(self.listing(folds), split, 0, seed=0)
+
+    def test_a_ratio_warns_of_them(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.WARNING, "mlx_volumes"):
+            make_splits(self.listing("a b b a"), Split(kind="ratio", ratio=(0.5, 0.5, 0)), 0, seed=0)
+        assert "the source's folds need data.split.kind=kfold" in caplog.text

@@ -35,6 +35,7 @@ ROLES = {
         "": "name",
         "run": "dir",
         "data": "root",
+        "data.columns": "folder",
         "data.cache": "folder",
     },
     "runtime": {
@@ -58,7 +59,7 @@ ROLES = {
             "source images labels class_names label_map channels fold spacing_mm interpolation crop_nonzero "
             "normalisation percentiles sampling patch_size_voxels balance foreground_rate on_error"
         ),
-        "data.columns": "image label id split group",
+        "data.columns": "image label id split fold group splits",
         "data.split": "kind folds ratio seed by_group allow_copies train val test",
         "data.clip": (
             "frames frame_rate stride short_side_pixels crop_pixels short single_frame input colour mean "
@@ -126,10 +127,13 @@ DATA = "data.source data.root data.images data.labels data.columns data.class_na
 @pytest.mark.parametrize(
     ("rule", "keys"),
     [
-        (may_change_on_resume, f"name resume run data.root {RUNTIME} {BUDGET} train.precision evaluate"),
+        (
+            may_change_on_resume,
+            f"name resume run data.root data.columns.folder {RUNTIME} {BUDGET} train.precision evaluate",
+        ),
         (may_change_in_evaluation, f"{DATA} {RUNTIME} train.precision evaluate"),
-        (may_change_in_a_sweep, f"name resume run data.root {RUNTIME}"),
-        (may_differ_between_runs, f"name resume run data.root {RUNTIME} seed data.fold sweep"),
+        (may_change_in_a_sweep, f"name resume run data.root data.columns.folder {RUNTIME}"),
+        (may_differ_between_runs, f"name resume run data.root data.columns.folder {RUNTIME} seed data.fold sweep"),
         (tells_runs_apart, "name seed resume run data.fold sweep"),
         (says_which_data, DATA),
         (
@@ -165,7 +169,7 @@ def test_no_packed_key_holds_a_path() -> None:
                     found |= paths(inner, f"{place}{field.alias or name}.")
         return found
 
-    assert paths(Config) == {"run.dir", "data.root", "data.cache.folder", "init.from"}
+    assert paths(Config) == {"run.dir", "data.root", "data.columns.folder", "data.cache.folder", "init.from"}
     assert not any(is_within(path, keys_where(config_class(), is_packed)) for path in paths(config_class()))
 
 

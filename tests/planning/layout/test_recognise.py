@@ -135,3 +135,12 @@ def test_the_shared_data_sets(datasets: Path) -> None:
     assert recognise(datasets / "hippocampus")["data"]["source"] == "msd"
     assert recognise(datasets / "fight")["data"]["root"].endswith("groups.csv")
     assert recognise(datasets / "adrenal")["data"]["source"] == "medmnist"
+
+
+def test_a_folder_with_one_table(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("name,label\na,x\nb,y\n")
+    with pytest.raises(ValueError, match=r"list\.csv: no image column .*it has name, label; set data\.columns\.image"):
+        recognise(tmp_path)
+    config = read_settings(tmp_path, ["data.columns.image={name}.mp4"])
+    assert (config.task, config.data.source, config.data.columns.image) == ("classification", "csv", "{name}.mp4")
+    assert config.data.clip is not None
