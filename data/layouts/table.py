@@ -83,7 +83,7 @@ def _read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
-    rows = []
+    rows: list[tuple[int, Cells]] = []
     try:
         names = [name.strip() for name in next(reader, [])]
         for cells in reader:

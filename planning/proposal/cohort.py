@@ -46,7 +46,8 @@ class Cohort:
 def gather_cohort(survey: Survey, least: int) -> Cohort:
     """Split the cases as the source does, else into as many folds as there are cases or groups, up to 5.
 
-    The source's own is its split or, without one, its folds. Raises ValueError for fewer than `least` cases or two groups, and where none is left to train on.
+    The source's own is its split or, without one, its folds. Raises ValueError for fewer than `least` cases or two
+    groups, and where none is left to train on.
     """
     root = survey.config.data.root
     cases = tuple(facts for facts in survey.usable if facts.case.label is not None)

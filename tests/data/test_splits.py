@@ -228,7 +228,7 @@ class TestFoldsOfTheSource:
             (
                 "a b c",
                 Split(folds=5),
-                r"data\.split\.folds=5: the column of folds holds a, b, c; set data.split.folds=3",
+                r"data\.split\.folds=5: the column .* holds a, b, c; set data.split.folds=3",
             ),
             ("a a a", Split(folds=5), r"holds a; choose another with data\.columns\.fold"),
             ("a b -", Split(folds=2), r"no fold for c2; fill in their cells, or set split=test in their rows"),
