@@ -41,7 +41,7 @@ $(BIN)/python:
 
 $(VENV)/.ready: pyproject.toml | $(BIN)/python
 	@$(BIN)/python machine/interpreter.py || { echo "remove $(VENV), then run make setup again" >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test$(BACKEND)]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,formats$(BACKEND)]"
 	rm -f $(VENV)/.unfinished
 	touch $@
 
@@ -73,7 +73,7 @@ fuzz: setup
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest tests/fuzz -s
 
 bench: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test$(BACKEND),bench]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,formats$(BACKEND),bench]"
 	$(BIN)/python -m benchmarks.operators
 	$(BIN)/python -m benchmarks.train_step
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.files.errors import FileProblem, names_its_file
-from data.files.formats.registry import FORMATS, format_of, suffixes
+from data.files.formats.registry import FORMATS, find_format, format_of, suffixes
 from data.files.grid import Grid, Source
 from data.files.header import Header
 from machine import disk
@@ -30,7 +30,7 @@ def read_header(path: Path) -> Header:
 
     Raises FileProblem where not even that much can be had.
     """
-    known = format_of(path)
+    known = find_format(path)
     if known is None and path.is_file():
         raise FileProblem(path, "not a volume by its name", f"expected one of {', '.join(suffixes())}")
     return (known or FORMATS["NIfTI"]).read_header(path)
@@ -197,7 +197,7 @@ def _readable(path: Path | str) -> Header:
 
 
 def _stored(header: Header) -> np.ndarray:
-    known = format_of(header.path) or FORMATS["NIfTI"]
+    known = find_format(header.path) or FORMATS["NIfTI"]
     return known.read_stored(header)
 
 

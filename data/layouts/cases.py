@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.files.formats.nifti import headers_of
-from data.files.formats.registry import format_of, suffixes
+from data.files.formats.registry import find_format, format_of, suffixes
 
 SHOWN = 5  # names listed in a message
 
@@ -76,20 +76,24 @@ def strip_suffix(name: str) -> str:
 
 
 def stem(path: Path) -> str:
-    """Return the name of a volume or of any other file, without its ending."""
+    """Return the name of a volume or of any other file, without its ending; of a folder its name."""
     name = strip_suffix(path.name)
+    if path.is_dir():
+        return name
     return path.stem if name == path.name else name
 
 
 def list_volumes(folder: Path) -> list[Path]:
     """Return what a folder holds under a volume's name, sorted; of an .hdr/.img pair only the header. No hidden ones.
 
-    A folder, a pipe or a link to nowhere of such a name is among them: reading it says what it is.
+    A folder, a pipe or a link to nowhere of such a name is among them: reading it says what it is. So is a folder
+    with DICOM slices in it, or below it, of any name; slices right in `folder` are not, as they are one volume.
     """
     found = []
     for path in sorted(folder.iterdir()):
         name = path.name.lower()
-        if name.startswith(".") or format_of(path) is None:
+        known = find_format(path) if path.is_dir() else format_of(path)
+        if name.startswith(".") or known is None or (known.is_at is not None and not path.is_dir()):
             continue
         if name.endswith((".img", ".img.gz")) and any(header.exists() for header in headers_of(path)):
             continue

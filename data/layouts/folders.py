@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from configs.schema.data import DataConfig
+from data.files.formats.dicom.folder import holds_slices
 from data.layouts.cases import Case, Listing, check_path, describe_folder, list_volumes, some, stem, strip_suffix
 from data.layouts.class_folders import list_clips
 from data.layouts.msd_nnunet import group_channels, warn_of_unmatched
@@ -45,12 +46,12 @@ def find_folders(config: DataConfig) -> Listing:
 
 
 def find_images(folder: Path, clips: bool = False, grouped: bool = True) -> tuple[Case, ...]:
-    """Return unlabelled cases: each volume or clip right in a folder, or one file.
+    """Return unlabelled cases: each volume or clip right in a folder, or one file, or one folder of DICOM slices.
 
     With `grouped`, volumes named case_0000, case_0001 … are the channels of one case. Raises ValueError where there
     are none.
     """
-    if folder.is_file():
+    if folder.is_file() or holds_slices(folder):
         return (Case(stem(folder), (folder,)),)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such file or folder")

@@ -93,8 +93,9 @@ def is_clip(path: Path) -> bool:
 
 
 def is_volume(path: Path) -> bool:
-    """Return whether the name is that of a volume."""
-    return format_of(path) is not None and not path.name.startswith(".")
+    """Return whether the name is that of a volume in a file: a slice is none."""
+    known = format_of(path)
+    return known is not None and known.is_at is None and not path.name.startswith(".")
 
 
 def is_medmnist(path: Path) -> bool:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.files.formats import nifti, npy
+from data.files.formats.dicom import folder as dicom_folder
+from data.files.formats.dicom import series as dicom
 from data.files.grid import Source
 from data.files.header import Header
 from data.files.stored import read_slabs, read_stored
@@ -23,6 +25,8 @@ class FileFormat(NamedTuple):
     write: Callable[[Path, Source, np.ndarray], None] | None = None  # (i, j, k[, C]) on the source's grid
     written: tuple[str, ...] = ()  # suffixes that it writes, that of predictions first; none: they become NIfTI
     list_parts: Callable[[Path], list[Path]] = lambda path: [path]  # all files that the volume lies in
+    # Whether a path of another name is a volume, by its contents. A volume is then a folder, and a file a part of one.
+    is_at: Callable[[Path], bool] | None = None
 
 
 FORMATS = {
@@ -31,6 +35,10 @@ FORMATS = {
         nifti.write_single, (".nii.gz", ".nii"), nifti.list_parts,
     ),
     "NumPy": FileFormat(npy.SUFFIXES, npy.read_array_header, npy.read_array),
+    "DICOM": FileFormat(
+        dicom_folder.SUFFIXES, dicom.read_header, dicom.read_stored,
+        list_parts=dicom.list_parts, is_at=dicom_folder.is_series,
+    ),
 }  # fmt: skip
 
 
@@ -45,6 +53,12 @@ def format_of(path: Path) -> FileFormat | None:
     return next((known for known in FORMATS.values() if name.endswith(known.suffixes)), None)
 
 
+def find_format(path: Path) -> FileFormat | None:
+    """Return the format of a file or folder by its name, else by what it holds; None where it is no volume's."""
+    found = (known for known in FORMATS.values() if known.is_at is not None and known.is_at(path))
+    return format_of(path) or next(found, None)
+
+
 def prediction_suffix(source: Source) -> str:
     """Return the end of the name of a prediction for a volume: its own format's where that is written, or NIfTI's."""
     known = format_of(source.path)
@@ -55,6 +69,6 @@ def parts_of(paths: Iterable[Path]) -> list[Path]:
     """Return the paths, each file of a volume with all files that the volume lies in."""
     parts = []
     for path in paths:
-        known = format_of(path)
+        known = find_format(path)
         parts += [path] if known is None else known.list_parts(path)
     return parts

@@ -1,0 +1,1 @@
+"""Series of DICOM files as volumes: which files, their geometry, their voxels."""

@@ -1,0 +1,64 @@
+"""The pixels of a DICOM file, decoded by pydicom, or by SimpleITK where pydicom cannot."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from data.files.errors import RESTORE, FileProblem, fault_of
+from data.files.formats.dicom.instances import INSTALL, Instance, is_packed, open_plain
+
+_BESIDES_PIXELS = 64 << 20  # of a deflated file
+
+
+def read_frames(instance: Instance) -> Iterator[np.ndarray]:
+    """Yield the frames (rows, columns) of a file as stored, unused bits cleared. Raises FileProblem."""
+    count = 0
+    with fault_of(instance.path):
+        for frame in _decode(instance):
+            if frame.shape != instance.size:
+                raise FileProblem(instance.path, f"pixels of shape {frame.shape}, promised {instance.size}", RESTORE)
+            yield _used_bits(frame, instance)
+            count += 1
+        if count != len(instance.slices):
+            raise FileProblem(instance.path, f"{count} frames, promised {len(instance.slices)}", RESTORE)
+
+
+def _decode(instance: Instance) -> Iterator[np.ndarray]:
+    from pydicom.pixels import iter_pixels
+
+    promised = instance.size[0] * instance.size[1] * len(instance.slices) * instance.dtype.itemsize
+    with open_plain(instance.path, promised + _BESIDES_PIXELS) as file:
+        named = {} if instance.syntax.endswith(".99") else {"transfer_syntax_uid": instance.syntax}
+        frames = iter_pixels(file, raw=True, **named)
+        if not is_packed(instance.syntax) or len(instance.slices) > 1:
+            yield from frames
+            return
+        try:
+            found = list(frames)
+        except (RuntimeError, NotImplementedError, ValueError, AttributeError):  # by codec and what is installed
+            found = [_decode_with_simpleitk(instance)]
+    yield from found
+
+
+def _decode_with_simpleitk(instance: Instance) -> np.ndarray:
+    """Return the pixels (rows, columns) of a file of one frame, as stored: SimpleITK applies the scale factors."""
+    try:
+        import SimpleITK
+    except ImportError:
+        from pydicom.uid import UID
+
+        reason = f"compressed as {UID(instance.syntax).name}, which is not decoded here"
+        raise FileProblem(instance.path, reason, f"{INSTALL}, or decompress it with gdcmconv --raw") from None
+    values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(instance.path)))[0]
+    slope, inter = instance.slices[0].scale
+    return np.rint((values.astype(np.float64) - inter) / (slope or 1.0)).astype(instance.dtype)
+
+
+def _used_bits(frame: np.ndarray, instance: Instance) -> np.ndarray:
+    """Return values of the bits that are stored: in the others there may be anything, such as overlays."""
+    stored, highest = instance.bits
+    allocated = instance.dtype.itemsize * 8
+    if stored == allocated or is_packed(instance.syntax):
+        return frame
+    raised = frame.astype(instance.dtype) << (allocated - 1 - highest)  # the sign to the top; then it comes down again
+    return raised >> (allocated - stored)
