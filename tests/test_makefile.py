@@ -84,11 +84,11 @@ def test_an_environment_is_made_anew_only_where_it_must(clone: Path, state: str)
 @pytest.mark.parametrize(
     ("system", "driver", "extras"),
     [
-        ("Linux", "580.65.06", "test,cuda13"),
-        ("Linux", "550.54.14", "test,cuda12"),
-        ("Linux", "535.104", "test,cpu"),
-        ("Linux", None, "test,cpu"),
-        ("Darwin", None, "test"),
+        ("Linux", "580.65.06", "test,formats,cuda13"),
+        ("Linux", "550.54.14", "test,formats,cuda12"),
+        ("Linux", "535.104", "test,formats,cpu"),
+        ("Linux", None, "test,formats,cpu"),
+        ("Darwin", None, "test,formats"),
     ],
 )
 def test_system_and_driver_decide_the_backend(clone: Path, system: str, driver: str | None, extras: str) -> None:

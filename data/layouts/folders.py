@@ -51,7 +51,7 @@ def find_images(folder: Path, clips: bool = False, grouped: bool = True) -> tupl
     With `grouped`, volumes named case_0000, case_0001 … are the channels of one case. Raises ValueError where there
     are none.
     """
-    if folder.is_file() or holds_slices(folder):
+    if folder.is_file() or (not clips and holds_slices(folder)):
         return (Case(stem(folder), (folder,)),)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such file or folder")
