@@ -14,7 +14,7 @@ import av
 import imageio.v3 as iio
 
 from benchmarks.shared.command import make_parser, write_rows
-from data.files.videos import read_clip, read_frames
+from data.files.clips import read_clip, read_frames
 
 Reader = Callable[[Path, int], int]  # (clip, short side) -> how many frames
 

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from data.dataset import open_data
-from data.files.videos import read_clip
+from data.files.clips import read_clip
 from engine.config import check_config
 from engine.runs.run_folder import RunFolder
 

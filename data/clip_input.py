@@ -2,20 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from hashlib import blake2b, file_digest
 from typing import Any
 
 import numpy as np
 
 from configs.schema.data import Clip
+from data.files.clips import read_clip, read_frames, read_header
 from data.files.errors import FileProblem
-from data.files.gzip import open_file
-from data.files.videos import MAX_CLIP_BYTES, ClipHeader, Footage, read_clip, read_frames, read_header, resized
+from data.files.footage import MAX_CLIP_BYTES, ClipHeader, Footage, resized
 from data.input import Input
 from data.layouts.cases import Case
 from data.prepare.cache import Entry
 from data.prepare.case_checks import Problem
-from data.prepare.copies import voxel_digest
+from data.prepare.copies import content_digest, voxel_digest
 from data.prepare.prepared_cases import Store
 from data.prepare.statistics import Statistics
 from data.sampling.clip_transforms import (
@@ -31,6 +30,11 @@ from data.sampling.clip_transforms import (
     span,
 )
 from data.usable_cases import Progress, Roster
+
+_NO_TIMES = (
+    "images have no times, which data.clip.frame_rate needs",
+    "set data.clip.image_frame_rate to the frames a second that they were taken at",
+)
 
 
 class Clips(Input):
@@ -58,7 +62,9 @@ class Clips(Input):
         problems = []
         for case in roster.cases.values():
             try:
-                self._headers[case.id] = read_header(_path(case))
+                header = self._headers[case.id] = read_header(_path(case), self._clip.image_frame_rate)
+                if not header.timed and self._rate is not None and self._clip.image_frame_rate is None:
+                    raise FileProblem(_path(case), *_NO_TIMES)
             except FileProblem as problem:
                 problems.append(Problem.of(case.id, problem))
         roster.reject(problems)
@@ -70,7 +76,8 @@ class Clips(Input):
 
     def parameters(self) -> dict[str, Any]:
         clip = self._clip
-        return {"short_side": clip.short_side_pixels, "colour": clip.colour, "rate": self._rate}
+        known = {"short_side": clip.short_side_pixels, "colour": clip.colour, "rate": self._rate}
+        return known if clip.image_frame_rate is None else {**known, "image_rate": clip.image_frame_rate}
 
     def fit(self, roster: Roster, statistics: Statistics | None, progress: Progress | None = None) -> None:
         pass  # nothing is measured on the training split
@@ -126,8 +133,9 @@ class Clips(Input):
         wanted, places = np.unique(segment, return_inverse=True)
         if footage.frames is not None:
             return np.asarray(footage.frames[wanted])[places]
-        grey = self._clip.colour == "grey"
-        return read_frames(_path(case), footage, wanted.tolist(), self._clip.short_side_pixels, grey)[places]
+        clip = self._clip
+        how = clip.short_side_pixels, clip.colour == "grey", clip.image_frame_rate
+        return read_frames(_path(case), footage, wanted.tolist(), *how)[places]
 
     def _footage(self, case: Case) -> Footage:
         return _footage_of(self._entry(case))
@@ -139,13 +147,19 @@ class Clips(Input):
 
     def _make(self, case: Case, stored: bool) -> Entry:
         clip = self._clip
-        footage = read_clip(_path(case), clip.short_side_pixels, clip.colour == "grey", self._rate, stored)
+        footage = read_clip(
+            _path(case),
+            clip.short_side_pixels,
+            clip.colour == "grey",
+            self._rate,
+            stored,
+            image_rate=clip.image_frame_rate,
+        )
         arrays, digests = {"times_s": footage.times_s}, []
         if footage.frames is not None:
             arrays["frames"] = footage.frames
             digests.append(voxel_digest(footage.frames))
-        with open_file(_path(case)) as file:  # of clips whose frames are not kept, all that there is to compare
-            digests.append(file_digest(file, blake2b).hexdigest())  # type: ignore[arg-type]  # a BinaryIO will do
+        digests.append(content_digest(_path(case)))  # of clips whose frames are not kept, all that there is to compare
         facts = {"duration_s": footage.duration_s, "start_s": footage.start_s, "digests": digests}
         return Entry(arrays, facts)
 

@@ -93,6 +93,8 @@ class Clip(Section):
     frames: Annotated[Side, INPUT] = 16
     # Frames a second, by the frames' timestamps; null: as stored, by `stride`
     frame_rate: Annotated[Positive | None, INPUT] = None
+    # Frames a second of clips stored as images (folders of frames, TIFFs of pages), which have no times of their own
+    image_frame_rate: Annotated[Positive | None, Key(about="data")] = None
     stride: Annotated[Side, INPUT] = 1  # every n-th frame as stored; only where frame_rate is null
     short_side_pixels: Annotated[Side, INPUT] = 128  # frames are resized to this, their shape kept
     crop_pixels: Annotated[tuple[Side, Side], INPUT] = (112, 112)  # (H, W)

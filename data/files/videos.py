@@ -7,7 +7,7 @@ timestamps, rotation tags unheeded, cannot seek by time, and collects garbage tw
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +15,14 @@ import av
 import numpy as np
 
 from data.files.errors import RESTORE, FileProblem, names_its_file
+from data.files.footage import SAME_TIME_S, ClipHeader, Footage, Interval, Shown, resized
 from data.files.gzip import open_file
 
-MAX_CLIP_BYTES = 1 << 30  # of one clip's resized frames held in memory; longer clips are read piece by piece
-_SAME_TIME_S = 1e-4
-
-
-@dataclass(frozen=True, eq=False)
-class Footage:
-    """What was decoded of a clip.
-
-    `times_s` (T,) float64 are the kept frames' times after the first frame; `frames` (T, h, w, C) uint8 are
-    they, or None where they were not asked for or are too many. The clip lasts `duration_s`; its first frame
-    has the timestamp `start_s` in the file.
-    """
-
-    times_s: np.ndarray
-    frames: np.ndarray | None
-    duration_s: float
-    start_s: float
-
-
-@dataclass(frozen=True)
-class ClipHeader:
-    """What the container says: size as shown, upright, and length, None where it does not say.
-
-    `container` (`mov/mp4`), `codec` (`h264`) and `pixels`, the format of what is stored (`yuv420p`), are ffmpeg's
-    names; `turned` tells whether a rotation tag sets the frames upright.
-    """
-
-    width: int
-    height: int
-    duration_s: float | None
-    frame_rate: float | None
-    container: str = ""
-    codec: str = ""
-    pixels: str = ""
-    turned: bool = False
+ENDINGS = (
+    ".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".m2ts",
+    ".3gp", ".ogv", ".y4m",
+)  # fmt: skip
+_BEYOND_S = 0.5  # that an interval may end after its video
 
 
 @names_its_file
@@ -76,37 +47,60 @@ def read_header(path: Path) -> ClipHeader:
         )
 
 
-@names_its_file
-def read_clip(
-    path: Path, short_side: int, grey: bool = False, rate: float | None = None, keep_frames: bool = True
-) -> Footage:
-    """The whole clip, its short side resized to `short_side`, in RGB or grey.
+def show(path: Path, short_side: int, grey: bool = False, interval_s: Interval | None = None) -> Iterator[Shown]:
+    """Yield the frames in their order, the short side resized to `short_side`, in RGB or grey.
 
-    With `rate`, only frames that are on show at a multiple of 1 / rate seconds are kept. Raises FileProblem,
-    with the time that it happened at, for data that do not decode, timestamps that run backwards, and clips
-    that end well before their header says.
+    With `interval_s` only those that come on show in it, decoded from the keyframe before its beginning. Raises
+    FileProblem, with the time that it happened at, for data that do not decode, timestamps that run backwards, and
+    clips that end well before their header, or the interval, says.
     """
-    times: list[float] = []
-    frames: list[np.ndarray] = []
-    start, end, held_bytes = None, 0.0, 0
+    return _show_all(path, short_side, grey) if interval_s is None else _show_part(path, short_side, grey, interval_s)
+
+
+def _show_all(path: Path, short_side: int, grey: bool) -> Iterator[Shown]:
+    end = None
     with _opened(path) as (container, stream):
         promised = _promised_duration(stream)
         for frame, begin, end in _on_show(path, container, stream):
-            start = begin if start is None else start
-            if rate is not None and not _holds_multiple(begin - start, end - start, 1 / rate):
-                continue
-            times.append(begin - start)
-            if keep_frames:
-                frames.append(_picture(frame, short_side, grey))
-                held_bytes += frames[-1].nbytes
-                if held_bytes > MAX_CLIP_BYTES:
-                    keep_frames = False
-                    frames.clear()
-    if start is None:
+            yield Shown(partial(picture_of, frame, short_side, grey), begin, end)
+    if end is None:
         raise FileProblem(path, "no frame can be decoded", RESTORE)
-    if promised is not None and end < promised - max(0.5, 0.1 * promised):  # some count from 0, some from `start`
+    if promised is not None and end < promised - max(0.5, 0.1 * promised):  # some count from 0, some from the first
         raise FileProblem(path, f"truncated: {end:.2f} of {promised:.2f} seconds can be decoded", RESTORE)
-    return Footage(np.array(times), np.stack(frames) if keep_frames else None, end - start, start)
+
+
+def _show_part(path: Path, short_side: int, grey: bool, interval_s: Interval) -> Iterator[Shown]:
+    with _opened(path) as (container, stream):
+        first = next((stamp for _, stamp in _timed(path, container, stream)), None)
+        if first is None:
+            raise FileProblem(path, "no frame can be decoded", RESTORE)
+        start, stop = (first + time for time in interval_s)
+        _seek(container, stream, start)
+        nearest = next((stamp for _, stamp in _timed(path, container, stream)), None)
+    end = first
+    with _opened(path) as (container, stream):
+        if nearest is not None and nearest <= start + SAME_TIME_S:  # else an index that leads astray
+            _seek(container, stream, start)
+        for frame, begin, end in _on_show(path, container, stream):
+            if begin >= stop - SAME_TIME_S:
+                return
+            if begin >= start - SAME_TIME_S:
+                yield Shown(partial(picture_of, frame, short_side, grey), begin, min(end, stop))
+    if end < stop - _BEYOND_S:
+        raise past_the_end(path, interval_s, end - first)
+
+
+def _seek(container: Any, stream: Any, time_s: float) -> None:
+    """Go to the keyframe before a timestamp; a raw stream cannot, and goes on from where it is."""
+    with suppress(av.FFmpegError):
+        container.seek(int(time_s / stream.time_base), stream=stream)
+
+
+def past_the_end(path: Path, interval_s: Interval, length_s: float) -> FileProblem:
+    """Return the problem of an interval that the clip does not hold."""
+    start, stop = interval_s
+    reason = f"lasts {length_s:.2f} seconds, the interval is from {start:g} to {stop:g}"
+    return FileProblem(path, reason, "correct the interval")
 
 
 @names_its_file
@@ -115,8 +109,7 @@ def read_frames(path: Path, footage: Footage, wanted: Sequence[int], short_side:
     before the first of them. Raises FileProblem."""
     stamps = footage.times_s[list(wanted)] + footage.start_s
     with _opened(path) as (container, stream):
-        with suppress(av.FFmpegError):  # a raw stream cannot seek: it is decoded from its beginning
-            container.seek(int(stamps[0] / stream.time_base), stream=stream)
+        _seek(container, stream, float(stamps[0]))
         found = _pick(_timed(path, container, stream), stamps, short_side, grey)
     if found is None:  # an index that leads astray
         with _opened(path) as (container, stream):
@@ -130,8 +123,8 @@ def _pick(frames: Iterator[tuple[Any, float]], stamps: np.ndarray, short_side: i
     """The frames at these timestamps; None where one does not come."""
     pictures: list[np.ndarray] = []
     for frame, stamp in frames:
-        while len(pictures) < len(stamps) and abs(stamp - stamps[len(pictures)]) < _SAME_TIME_S:
-            pictures.append(_picture(frame, short_side, grey))
+        while len(pictures) < len(stamps) and abs(stamp - stamps[len(pictures)]) < SAME_TIME_S:
+            pictures.append(picture_of(frame, short_side, grey))
         if len(pictures) == len(stamps):
             return np.stack(pictures)
         if stamp > stamps[len(pictures)]:
@@ -183,7 +176,7 @@ def _timed(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, float
         ticks = frame.dts if decoding_order else frame.pts
         expected = 0.0 if last is None else last + step
         stamp = expected if ticks is None else float(ticks * frame.time_base)
-        if last is not None and stamp < last - _SAME_TIME_S:
+        if last is not None and stamp < last - SAME_TIME_S:
             reason = f"timestamps run backwards, from {last:.3f} to {stamp:.3f} seconds"
             raise FileProblem(path, reason, "encode it again, with ffmpeg -i OLD -fps_mode vfr NEW")
         last = stamp
@@ -205,13 +198,8 @@ def _on_show(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, flo
         yield frame, stamp, stamp + (float(frame.duration * frame.time_base) if frame.duration else length)
 
 
-def _holds_multiple(begin: float, end: float, step: float) -> bool:
-    """Whether begin <= n × step < end for some whole n."""
-    return np.ceil((begin - _SAME_TIME_S) / step) * step < end - _SAME_TIME_S
-
-
-def _picture(frame: Any, short_side: int, grey: bool) -> np.ndarray:
-    """The frame upright, (h, w, C) uint8."""
+def picture_of(frame: Any, short_side: int, grey: bool) -> np.ndarray:
+    """Return a PyAV frame upright and resized, (h, w, C) uint8."""
     swap, flip_rows, flip_columns = _turn(frame)
     width, height = resized(frame.width, frame.height, short_side)
     smaller = width * height < frame.width * frame.height
@@ -226,12 +214,6 @@ def _picture(frame: Any, short_side: int, grey: bool) -> np.ndarray:
     if swap:
         picture = picture.swapaxes(0, 1)
     return np.ascontiguousarray(picture[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
-
-
-def resized(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height with the shorter one brought to `short_side`, the shape kept."""
-    scale = short_side / min(width, height)
-    return max(round(width * scale), short_side), max(round(height * scale), short_side)
 
 
 def _turn(frame: Any) -> tuple[bool, bool, bool]:

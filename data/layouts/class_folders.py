@@ -1,6 +1,7 @@
 """Cases with a class each: a folder for every class, or a table."""
 
 import difflib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,8 +9,11 @@ from pathlib import Path
 
 from configs.schema.data import DataConfig
 from data.files.formats.registry import format_of
+from data.files.images import is_frame_folder, is_image, is_stack
 from data.layouts.cases import Case, Listing, describe_folder, list_volumes, some, stem
 from data.layouts.table import SPLITS, read_table
+
+_log = logging.getLogger("mlx_volumes")
 
 # Files that lie beside clips in class folders; all others are taken for clips.
 NOT_CLIPS = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".yaml", ".yml", ".html", ".pdf", ".py", ".zip", ".srt")
@@ -18,8 +22,8 @@ NOT_CLIPS = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".yaml", ".yml", ".
 def find_classes(config: DataConfig, class_names: Sequence[str] | None) -> Listing:
     """Return cases of `root/<class>/<file>`, or of `root/<split>/<class>/<file>` with splits train, val, test.
 
-    Each file is a case: a volume, or with `data.clip` a clip. Classes are the folders' names in alphabetical
-    order, or in that of `class_names`. Raises ValueError.
+    Each file is a case: a volume, or with `data.clip` a clip, which may also be a folder of frames. Classes are the
+    folders' names in alphabetical order, or in that of `class_names`. Raises ValueError.
     """
     root, places = config.root, list_class_folders(config.root)
     if not places:
@@ -31,6 +35,11 @@ def find_classes(config: DataConfig, class_names: Sequence[str] | None) -> Listi
     for split, folder in places:
         if folder.name not in names:
             raise ValueError(f"{folder}: not one of the classes {', '.join(names)}; rename it, or set data.class_names")
+        if config.clip is not None and is_frame_folder(folder):
+            raise ValueError(
+                f"{folder}: holds frames, so that it is a clip and no class; put it into a folder of its class, "
+                f"CLASS/{folder.name}/"
+            )
         files = list_clips(folder) if config.clip is not None else list_volumes(folder)
         if not files:
             kind = "clips" if config.clip is not None else "volumes (for video, set data.clip)"
@@ -121,12 +130,22 @@ def list_class_folders(root: Path) -> list[tuple[str | None, Path]]:
 
 
 def list_clips(folder: Path) -> list[Path]:
-    """Return the files right in a folder that may be clips, sorted; hidden ones and NOT_CLIPS are left out."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if not path.is_dir() and not path.name.startswith(".") and path.suffix.lower() not in NOT_CLIPS
-    )
+    """Return the files and folders of frames right in a folder that may be clips, sorted.
+
+    Hidden ones and NOT_CLIPS are left out, other folders with a warning. Raises ValueError for loose images.
+    """
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    folders, files = [path for path in there if path.is_dir()], [path for path in there if not path.is_dir()]
+    files = [path for path in files if path.suffix.lower() not in NOT_CLIPS]
+    if loose := [path.name for path in files if is_image(path) and not is_stack(path)]:
+        raise ValueError(
+            f"{folder}: {len(loose)} images beside clips ({some(loose)}); put the frames of each clip into a folder of "
+            "its own, or remove them"
+        )
+    frames = [path for path in folders if is_frame_folder(path)]
+    if others := [path.name for path in folders if path not in frames]:
+        _log.warning("%s: folders that are no clips are not read: %s", folder, some(others))
+    return sorted(files + frames)
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from configs.schema.data import DataConfig
 from data.files.formats.dicom.folder import holds_slices
+from data.files.images import is_frame_folder
 from data.layouts.cases import Case, Listing, check_path, describe_folder, list_volumes, some, stem, strip_suffix
 from data.layouts.class_folders import list_clips
 from data.layouts.msd_nnunet import group_channels, warn_of_unmatched
@@ -46,12 +47,12 @@ def find_folders(config: DataConfig) -> Listing:
 
 
 def find_images(folder: Path, clips: bool = False, grouped: bool = True) -> tuple[Case, ...]:
-    """Return unlabelled cases: each volume or clip right in a folder, or one file, or one folder of DICOM slices.
+    """Return unlabelled cases: each volume or clip right in a folder, or one file, or one folder of slices or frames.
 
     With `grouped`, volumes named case_0000, case_0001 … are the channels of one case. Raises ValueError where there
     are none.
     """
-    if folder.is_file() or (not clips and holds_slices(folder)):
+    if folder.is_file() or (is_frame_folder(folder) if clips else holds_slices(folder)):
         return (Case(stem(folder), (folder,)),)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such file or folder")

@@ -27,7 +27,10 @@ def join_config(config: Config, other: RunFolder, other_config: Config, run: Run
                 f"--run {other.path}: {name} is {second}, that of {run.path} {first}; an ensemble's members predict "
                 "the same classes from the same channels on one grid"
             )
-    where = {key: getattr(config.data, key) for key in keys_where(DataConfig, says_which_data)}
+    where = {key: getattr(config.data, key) for key in keys_where(DataConfig, says_which_data) if "." not in key}
+    if config.data.clip is not None and other_config.data.clip is not None:
+        rate = {"image_frame_rate": config.data.clip.image_frame_rate}
+        where["clip"] = other_config.data.clip.model_copy(update=rate)
     return other_config.model_copy(update={"data": other_config.data.model_copy(update=where)})
 
 

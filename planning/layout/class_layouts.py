@@ -8,16 +8,14 @@ from typing import Any
 from configs.schema.data import Columns, DataConfig
 from data.files.errors import fault_of
 from data.files.formats.registry import format_of
+from data.files.images import is_frame_folder, is_image, is_stack
+from data.files.videos import ENDINGS
 from data.layouts.cases import list_volumes, some
 from data.layouts.class_folders import list_class_folders
 from data.layouts.table import read_table
 
 Tree = dict[str, Any]  # the part of a config that says how files are read
 
-CLIPS = (
-    ".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".m2ts",
-    ".3gp", ".ogv", ".y4m",
-)  # fmt: skip
 CLASS_LAYOUTS = {
     "classes": "a folder of volumes or clips for each class",
     "csv for classification": "a table with the columns file and label, of class names",
@@ -88,8 +86,10 @@ def why_no_classes(path: Path) -> str | None:
 
 
 def is_clip(path: Path) -> bool:
-    """Return whether the name is that of a video."""
-    return path.suffix.lower() in CLIPS and not path.name.startswith(".")
+    """Return whether the name is that of a video, or the path a folder of frames or a TIFF of several pages."""
+    if path.name.startswith("."):
+        return False
+    return path.suffix.lower() in ENDINGS or is_stack(path) or (not is_image(path) and is_frame_folder(path))
 
 
 def is_volume(path: Path) -> bool:

@@ -28,7 +28,7 @@ TABLES = (".csv", ".tsv")
 PLACEHOLDERS: dict[Any, Tree] = {"classification": {"model": {"name": "cnn3d"}}}  # that a task's config needs
 READING_KEYS = (
     "task", "data.source", "data.images", "data.labels", "data.columns", "data.class_names", "data.channels",
-    "loss.ignore_label",
+    "data.clip.image_frame_rate",    "loss.ignore_label",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data.files.images import RATE
 from data.layouts.cases import some
 from planning.proposal.classifier import Classifier, ClassifierInput, design_cnn, design_r3d
 from planning.proposal.cohort import DIRECTIONS, Cohort
@@ -34,6 +35,11 @@ def choose_clip_input(cohort: Cohort, memory_gb: float) -> ClassifierInput:
     def decisions() -> Iterator[Decision]:
         span, low, high = frames / rate, f"{min(rates):.3g}", f"{max(rates):.3g}"
         yield Decision("frames", frames, f"{span:.2g} s at this frame rate; the median clip lasts {usual:.2g} s")
+        if any(not facts.timed for facts in cohort.survey.usable):
+            asked = cohort.survey.config.data.clip
+            said = asked.image_frame_rate if asked is not None else None
+            why = "frames a second of the clips stored as images" + ("" if said else ": assumed, so correct it")
+            yield Decision("image_frame_rate", said or RATE, why)
         stored = low if low == high else f"{low} to {high}"
         yield Decision("frame_rate", rate, f"the same for all, by time; stored at {stored}")
         yield Decision("short_side_pixels", side, "frames are resized to this, their shape kept")

@@ -4,15 +4,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b, file_digest
 
 import numpy as np
 
+from data.files.clips import read_clip, read_frames, read_header
 from data.files.errors import FileProblem, fault_of
-from data.files.videos import Footage, read_clip, read_frames, read_header
+from data.files.footage import Footage
+from data.files.formats.registry import parts_of
+from data.files.images import RATE
 from data.layouts.cases import Case
 from data.prepare.case_checks import Problem
-from data.prepare.copies import voxel_digest
+from data.prepare.copies import content_digest, voxel_digest
 from planning.survey.facts import Facts, Finding, Kind, Metadata, Reading, ids_of
 from planning.survey.format import counted, span
 from planning.survey.thumbnails import LONG_SIDE, draw_frame
@@ -42,6 +44,8 @@ class ClipFacts(Facts):
     num_frames: int = 0
     duration_s: float = 0.0
     variable: bool = False  # frames are not evenly spaced
+    timed: bool = True  # false: stored as images
+    assumed_rate: bool = False  # of images, whose frames a second nobody said
     low: float = 0.0
     high: float = 0.0
     change: float = 0.0
@@ -85,22 +89,24 @@ class ClipFacts(Facts):
 
 def read_clips(cases: Sequence[Case], how: Reading) -> list[ClipFacts]:
     """Decode each clip once; what is wrong with it is among its problems."""
-    return how.each(partial(_read_clip, thumbnail=how.thumbnails), cases, _CLIP_BYTES)
+    return how.each(partial(_read_clip, how=how), cases, _CLIP_BYTES)
 
 
-def _read_clip(case: Case, thumbnail: bool) -> ClipFacts:
+def _read_clip(case: Case, how: Reading) -> ClipFacts:
     path = case.images[0]
-    facts = ClipFacts(case, num_bytes=path.stat().st_size if path.is_file() else 0)
+    facts = ClipFacts(case, num_bytes=sum(part.stat().st_size for part in parts_of([path]) if part.is_file()))
     try:
         with fault_of(path):
-            header = read_header(path)
-            known = ("container", "codec", "pixels", "width", "height", "turned")
+            header = read_header(path, how.image_rate)
+            known = ("container", "codec", "pixels", "width", "height", "turned", "timed")
             facts = replace(facts, **{key: getattr(header, key) for key in known})
-            footage = read_clip(path, SHORT_SIDE, grey=True)
-            if thumbnail:
+            facts = replace(facts, assumed_rate=not header.timed and how.image_rate is None)
+            footage = read_clip(path, SHORT_SIDE, grey=True, image_rate=how.image_rate)
+            if how.thumbnails:
                 middle = [len(footage.times_s) // 2]
                 side = round(LONG_SIDE * min(header.width, header.height) / max(header.width, header.height))
-                facts = replace(facts, thumbnail=draw_frame(read_frames(path, footage, middle, max(side, 1))[0]))
+                (frame,) = read_frames(path, footage, middle, max(side, 1), image_rate=how.image_rate)
+                facts = replace(facts, thumbnail=draw_frame(frame))
             return _measure(facts, footage)
     except FileProblem as problem:
         return replace(facts, problems=(Problem.of(case.id, problem),))
@@ -117,9 +123,7 @@ def _measure(facts: ClipFacts, footage: Footage) -> ClipFacts:
         variable=bool((np.abs(steps - usual) > _STEADY * usual).any()),
     )
     if frames is None:
-        with facts.case.images[0].open("rb") as file:
-            whole = file_digest(file, partial(blake2b, digest_size=16))
-        return replace(facts, low=0.0, high=255.0, change=255.0, digest=whole.hexdigest())
+        return replace(facts, low=0.0, high=255.0, change=255.0, digest=content_digest(facts.case.images[0]))
     change = max(float(np.abs(frame.astype(np.int16) - frames[0]).max()) for frame in frames)
     low, high = float(frames.min()), float(frames.max())
     return replace(facts, low=low, high=high, change=change, digest=voxel_digest(frames))
@@ -158,6 +162,9 @@ def _find_differences(clips: Sequence[ClipFacts]) -> Iterator[Finding]:
     for facts in read:
         if facts.duration_s < _SHORT * usual:
             yield Finding(f"lasts {facts.duration_s:.2g} s, {advice}", (facts.case.id,))
+    if untimed := ids_of(facts for facts in clips if facts.assumed_rate):
+        text = f"images, which have no times: {RATE:g} frames a second are assumed"
+        yield Finding(f"{text}; say how many there are with data.clip.image_frame_rate", untimed, "no times")
     rates = [facts.frame_rate for facts in clips if facts.frame_rate]
     if rates and max(rates) > 1.1 * min(rates):
         text = f"mixed frame rates ({min(rates):.3g}–{max(rates):.3g} a second, median {np.median(rates):.3g})"

@@ -66,11 +66,15 @@ class Facts(ABC):
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read: with thumbnails or not, in up to `threads` threads (None: four), with `progress` called."""
+    """How files are read: with thumbnails or not, in up to `threads` threads (None: four), with `progress` called.
+
+    `image_rate` is the frames a second of clips stored as images, where that is known.
+    """
 
     thumbnails: bool = False
     threads: int | None = None
     progress: Progress | None = None
+    image_rate: float | None = None
 
     def each(self, read: Callable[[Any], Read], cases: Sequence[Any], bytes_each: int) -> list[Read]:
         """Read the cases, as many at a time as cores and memory allow; the results are in the cases' order."""

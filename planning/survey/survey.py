@@ -56,7 +56,8 @@ def take_survey(
     is broken; a bad case is a problem in the result.
     """
     take = {"segmentation": _take_label_volumes, "classification": _take_classes}[config.task]
-    return take(config, Reading(thumbnails, threads, progress))
+    rate = None if config.data.clip is None else config.data.clip.image_frame_rate
+    return take(config, Reading(thumbnails, threads, progress, rate))
 
 
 def _take_label_volumes(config: Config, how: Reading) -> Survey:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import imageio.v3 as iio
 import numpy as np
 
 CORNERS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "black": (0, 0, 0)}
@@ -69,3 +70,11 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def write_frames(folder: Path, frames: np.ndarray, ending: str = ".png") -> Path:
+    """Write frames (T, H, W, 3) or (T, H, W) as the images frame_1, frame_2 … of a folder."""
+    folder.mkdir(parents=True)
+    for number, picture in enumerate(frames, 1):
+        iio.imwrite(folder / f"frame_{number}{ending}", picture, plugin="pillow")
+    return folder

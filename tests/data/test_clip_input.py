@@ -12,7 +12,7 @@ from data.dataset import open_data
 from data.files.errors import FileProblem
 from engine.config import config_class
 from tests.data.batches import assert_an_epoch_goes_on, assert_same, batches
-from tests.data.clip_files import brightness, numbered, numbers_of, write_clip
+from tests.data.clip_files import brightness, numbered, numbers_of, write_clip, write_frames
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +230,22 @@ def test_the_shared_clips(datasets: Path, make_config: Any) -> None:
     loaded = data.load(data.cases("val")[0])
     assert loaded.views.shape == (2, 8, 16, 16, 3)
     assert loaded.views.std() > 0.1
+
+
+def test_clips_of_images_and_of_video_together(make_config: Any, tmp_path: Path) -> None:
+    for name, step in (("brighter", 1), ("darker", -1)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_clip(tmp_path / "data" / name / f"{name}_video.mp4", numbered(12)[::step])
+        write_frames(tmp_path / "data" / name / f"{name}_frames", numbered(12)[::step])
+    clip = {"frame_rate": 5.0, "image_frame_rate": 10.0}
+    data = open_data(make_config(clip, root=tmp_path / "data", split={"folds": 2}))
+    for kind in ("video", "frames"):
+        views = data.load(f"brighter_{kind}").views
+        assert numbers_of(raw(views[0])) == [2, 4, 6, 8]
+    untimed = make_config({"frame_rate": 5.0}, root=tmp_path / "data", split={"folds": 2})
+    with pytest.raises(ValueError, match=r"brighter_frames: images have no times, which data\.clip\.frame_rate needs"):
+        open_data(untimed)
+    before = data.fingerprint
+    write_frames(tmp_path / "more", numbered(1))
+    shutil.move(tmp_path / "more" / "frame_1.png", tmp_path / "data" / "darker" / "darker_frames" / "frame_99.png")
+    assert open_data(make_config(clip, root=tmp_path / "data", split={"folds": 2})).fingerprint != before

@@ -28,7 +28,7 @@ import numpy as np
 
 from configs import Config
 from data.dataset import open_data
-from data.files import videos
+from data.files import clips
 from data.files.volumes import read_image, read_label
 from engine.config import config_class
 from machine import disk
@@ -165,7 +165,7 @@ def as_numpy(path: Path) -> bool:
 
 def as_video(path: Path) -> bool:
     """Whether header and frames agree."""
-    header, footage = videos.read_header(path), videos.read_clip(path, 16)
+    header, footage = clips.read_header(path), clips.read_clip(path, 16)
     assert footage.frames is not None
     steps = np.diff(footage.times_s)
     return header.width > 0 and len(footage.frames) == len(footage.times_s) and bool((steps >= -1e-4).all())

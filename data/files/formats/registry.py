@@ -66,9 +66,14 @@ def prediction_suffix(source: Source) -> str:
 
 
 def parts_of(paths: Iterable[Path]) -> list[Path]:
-    """Return the paths, each file of a volume with all files that the volume lies in."""
+    """Return the paths, each file of a volume with all files that the volume lies in, a folder of frames as they."""
     parts = []
     for path in paths:
         known = find_format(path)
-        parts += [path] if known is None else known.list_parts(path)
+        if known is not None:
+            parts += known.list_parts(path)
+        elif path.is_dir():
+            parts += sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        else:
+            parts.append(path)
     return parts

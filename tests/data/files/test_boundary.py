@@ -121,7 +121,7 @@ def test_images_to_predict(volumes: Callable[[str], Config], monkeypatch: pytest
         data.load("case1")
 
 
-@pytest.mark.parametrize("place", ["_turn", "_picture"])
+@pytest.mark.parametrize("place", ["_turn", "picture_of"])
 def test_a_clip(clips: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     opened, sound = videos._opened, getattr(videos, place)
     current = {}

@@ -4,12 +4,14 @@ import socket
 import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
-from data.files import videos
+from data.files import footage as footage_module
+from data.files.clips import read_clip, read_frames, read_header
 from data.files.errors import FileProblem
-from data.files.videos import read_clip, read_frames, read_header, resized
+from data.files.footage import resized
 from tests.data.clip_files import corners_of, numbered, numbers_of, quarters, write_clip
 
 UNEVEN_MS = [0, 100, 150, 700, 710, 1000, 1500, 1510]
@@ -138,7 +140,7 @@ def test_frames_read_alone_are_those_of_the_whole(plain: Path, wanted: list[int]
 
 
 def test_a_long_clip_keeps_its_times_alone(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(videos, "MAX_CLIP_BYTES", 10_000)
+    monkeypatch.setattr(footage_module, "MAX_CLIP_BYTES", 10_000)
     footage = read_clip(plain, short_side=32)
     assert footage.frames is None
     assert len(footage.times_s) == 24
@@ -198,3 +200,38 @@ def test_playlists_do_not_reach_the_network(tmp_path: Path) -> None:
             read_header(path)
         with pytest.raises(BlockingIOError):
             server.accept()
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".avi", ".mpg"])
+def test_an_interval_is_the_same_as_a_part_of_the_whole(tmp_path: Path, ending: str) -> None:
+    codec = {".avi": "mpeg4", ".mpg": "mpeg1video"}.get(ending, "libx264")
+    path = tmp_path / f"clip{ending}"
+    if ending == ".mpg":
+        write_at_25(path, numbered(24))
+    else:
+        write_clip(path, numbered(24), codec=codec, options={"g": "8"})
+    whole = read_clip(path, short_side=32)
+    for start, stop in ((0.5, 0.9), (0.0, 0.4), (0.2, 0.3)):
+        part = read_clip(path, short_side=32, interval_s=(start, stop))
+        inside = np.flatnonzero((whole.times_s > start - 1e-3) & (whole.times_s < stop - 1e-3))
+        np.testing.assert_array_equal(part.frames, whole.frames[inside])
+        np.testing.assert_allclose(part.times_s, whole.times_s[inside] - whole.times_s[inside[0]], atol=1e-6)
+        assert part.duration_s == pytest.approx(stop - whole.times_s[inside[0]], abs=1e-3)
+        np.testing.assert_array_equal(read_frames(path, part, [0, 1][: len(inside)], 32), part.frames[:2])
+
+
+def test_an_interval_outside_its_video(plain: Path) -> None:
+    with pytest.raises(FileProblem, match=r"lasts 2\.40 seconds, the interval is from 2 to 5; correct the interval"):
+        read_clip(plain, 16, interval_s=(2.0, 5.0))
+    assert len(read_clip(plain, 16, interval_s=(2.0, 2.7)).times_s) == 4  # an end that was rounded up
+    with pytest.raises(FileProblem, match=r"no frame comes on show from 0\.01 to 0\.02 seconds"):
+        read_clip(plain, 16, interval_s=(0.01, 0.02))
+
+
+def write_at_25(path: Path, frames: np.ndarray) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg1video", rate=25, options={"g": "8"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode())

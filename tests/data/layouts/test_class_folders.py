@@ -41,6 +41,22 @@ class TestClassFolders:
         tree(tmp_path, "x/1.MP4", "x/2.mkv", "y/3.webm", "y/4", "y/.DS_Store", "y/labels.csv", "readme.md")
         assert [case.id for case in find_labelled(config(tmp_path, clip={})).cases] == ["1", "2", "3", "4"]
 
+    def test_folders_of_frames_are_clips(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        tree(
+            tmp_path, "x/1.mp4", "x/clip.v2/f1.png", "x/clip.v2/f2.png", "x/old/a.mp4", "y/3/f1.jpg", "y/.thumbs/a.png"
+        )
+        found = find_labelled(config(tmp_path, clip={})).cases
+        assert [(case.id, case.label) for case in found] == [("1", 0), ("3", 1), ("clip.v2", 0)]
+        assert f"{tmp_path / 'x'}: folders that are no clips are not read: old" in caplog.text
+
+    def test_frames_that_are_no_clip_of_a_class(self, tmp_path: Path) -> None:
+        tree(tmp_path / "a", "x/1/f1.png", "y/f1.png", "y/f2.png")
+        with pytest.raises(ValueError, match=r"y: holds frames, so that it is a clip and no class; .*, CLASS/y/"):
+            find_labelled(config(tmp_path / "a", clip={}))
+        tree(tmp_path / "b", "x/1.mp4", "x/2.mp4", "x/sub/f1.png", "x/thumb.jpg", "y/1.mp4")
+        with pytest.raises(ValueError, match=r"x: 1 images beside clips \(thumb\.jpg\); put the frames of each"):
+            find_labelled(config(tmp_path / "b", clip={}))
+
     def test_class_names_give_the_order(self, tmp_path: Path) -> None:
         tree(tmp_path, "a/1.nii", "b/2.nii")
         listing = find_labelled(config(tmp_path, class_names=["b", "a", "c"]))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.files.videos import read_clip
+from data.files.clips import read_clip
 from data.synthetic.moving_shapes import DIRECTIONS, main, make_clip
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from planning.layout.recognise import read_settings, recognise
+from tests.data.clip_files import numbered, write_frames
 from tests.data.write_layouts import write_folders, write_layout, write_volume
 
 
@@ -144,3 +145,15 @@ def test_a_folder_with_one_table(tmp_path: Path) -> None:
     config = read_settings(tmp_path, ["data.columns.image={name}.mp4"])
     assert (config.task, config.data.source, config.data.columns.image) == ("classification", "csv", "{name}.mp4")
     assert config.data.clip is not None
+
+
+def test_folders_of_frames(tmp_path: Path) -> None:
+    for name in ("a/one", "b/two"):
+        write_frames(tmp_path / "classes" / name, numbered(2))
+        write_frames(tmp_path / "clips" / name.replace("/", "_"), numbered(2))
+    tree = recognise(tmp_path / "classes")
+    assert (tree["data"]["source"], tree["data"]["clip"]) == ("classes", {})
+    with pytest.raises(ValueError, match=r"video clips \(a_one, b_two\) without classes; move those of each"):
+        recognise(tmp_path / "clips")
+    (tmp_path / "clips" / "cases.csv").write_text("file,label\na_one,x\nb_two,y\n")
+    assert recognise(tmp_path / "clips")["data"]["clip"] == {}
