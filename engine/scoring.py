@@ -12,7 +12,7 @@ import numpy as np
 
 from configs import Config
 from configs.schema.data import DataConfig
-from configs.schema.roles import keys_where, says_which_data
+from configs.schema.roles import keys_where, pick, says_which_data
 from data.dataset import Dataset
 from data.files.formats.registry import prediction_suffix
 from data.files.volumes import write_volume
@@ -215,7 +215,7 @@ def keep_temperature(job: Job) -> None:
     trained, found = check_config(job.run.read_config_tree(), str(job.run.config_path)).data, job.config.data
     keys = [key for key in keys_where(DataConfig, says_which_data) if key != "root"]  # which may be spelt otherwise
     are_own = trained.root.resolve() == found.root.resolve()
-    are_own &= all(getattr(trained, key) == getattr(found, key) for key in keys)
+    are_own &= pick(trained.model_dump(), keys) == pick(found.model_dump(), keys)
     if calibration is None or kind == "ensemble" or metrics["split"] != "val" or not are_own:
         return
     if job.config.evaluate.temperature == "none" and job.config.evaluate.cases is None:
