@@ -62,8 +62,8 @@ ROLES = {
         "data.columns": "image label id split fold group splits",
         "data.split": "kind folds ratio seed by_group allow_copies train val test",
         "data.clip": (
-            "frames frame_rate image_frame_rate stride short_side_pixels crop_pixels short single_frame input colour mean "
-            "std clips crops"
+            "frames frame_rate image_frame_rate stride short_side_pixels crop_pixels short single_frame input colour "
+            "mean std clips crops"
         ),
         "data.clip.augment": "flip zoom aspect speed brightness contrast saturation",
         "data.augment.flip": "probability axes",
@@ -121,7 +121,10 @@ RUNTIME = (
     "checkpoint.every_steps checkpoint.keep distributed.timeout_seconds"
 )
 BUDGET = "train.steps train.epochs train.validate_every_steps train.early_stop_validations"
-DATA = "data.source data.root data.images data.labels data.columns data.class_names data.label_map data.clip.image_frame_rate"
+DATA = (
+    "data.source data.root data.images data.labels data.columns data.class_names data.label_map "
+    "data.clip.image_frame_rate"
+)
 
 
 @pytest.mark.parametrize(
