@@ -112,6 +112,9 @@ class Scoring(Protocol):
     def format_table(self, metrics: dict[str, Any]) -> str:
         """Return the metrics as a plain table."""
 
+    def format_predictions(self, results: Sequence[Any]) -> list[str]:
+        """Return lines on what is predicted of cases without a label."""
+
 
 class Segmenting:
     """Scores label volumes, and writes them."""
@@ -145,6 +148,9 @@ class Segmenting:
         sections = uncertainty_sections(job.metrics, results, names, read_image)
         path = job.output / "report.html"
         return write_evaluation_report(path, job.run, job.metrics, results, failures, names, read_image, sections)
+
+    def format_predictions(self, results: Sequence[CaseResult]) -> list[str]:
+        return []  # they are files
 
 
 class Classifying:
@@ -185,6 +191,9 @@ class Classifying:
             path, job.run, job.metrics, results, failures, job.data, explain, is_clip, sections
         )
 
+    def format_predictions(self, results: Sequence[ClassifiedCase]) -> list[str]:
+        return of_classes.format_predictions(results, self._job.data.class_names)
+
 
 SCORING: Mapping[str, type[Scoring]] = {"segmentation": Segmenting, "classification": Classifying}  # by `task`
 
@@ -204,7 +213,8 @@ def score(job: Job, scoring: Scoring) -> list[Failure]:
     write_metrics(job.output / "metrics.json", metrics)
     scoring.write_cases(results)
     keep_temperature(job)
-    print_results(metrics, failures, scoring.format_table, scoring.write_report(results, failures))
+    report, predictions = scoring.write_report(results, failures), scoring.format_predictions(results)
+    print_results(metrics, failures, scoring.format_table, report, predictions)
     return failures
 
 
@@ -230,12 +240,15 @@ def print_results(
     failures: Sequence[Failure],
     format_table: Callable[[dict[str, Any]], str],
     report: Path,
+    predictions: Sequence[str] = (),
 ) -> None:
-    """Print what failed, the table of metrics, and where the report is."""
+    """Print what failed, the table of metrics, predictions of cases without a label, and where the report is."""
     for failure in failures:
         say(f"not evaluated: {failure.case}: {failure.file}: {failure.reason}")
     if metrics["num_cases"]:
         say("\n".join([format_table(metrics), *warn_of_cases(metrics)]) + format_tables(metrics))
+    if predictions:
+        say("\n".join(predictions))
     say(f"report: {report}")
 
 

@@ -13,7 +13,7 @@ from engine.evaluation.classification import ClassifiedCase, stack_labels
 from engine.metrics.bootstrap import explain_units
 from engine.metrics.classification import METRICS, as_indicators
 from engine.reports.classification_plots import plot_activation, plot_confusion, plot_roc
-from engine.reports.classification_tables import STILL
+from engine.reports.classification_tables import SHOWN, STILL, more_than_shown, name_predicted
 from engine.reports.page import figure, side_by_side, warnings, write_evaluation_page
 from engine.reports.tables import html_number, html_table, number
 from engine.runs.run_folder import RunFolder
@@ -65,6 +65,7 @@ def write_classification_report(
     if labelled:
         body += [*_table(metrics), *_classes(metrics, class_names), *_figures(metrics, labelled, class_names)]
         body += [*_mistakes(labelled, data, explain, is_clip), *sections]
+    body += _predictions([case for case in cases if not case.labelled], data, is_clip)
     views = sorted({case.num_views for case in cases})
     facts = [f"{' or '.join(map(str, views))} view{'s' if views != [1] else ''} a case"]
     return write_evaluation_page(path, run, metrics, len(cases), failures, body, facts, seconds=".2g")
@@ -139,6 +140,19 @@ def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Expla
         "coarse as the network's last features are; all dark where nothing did. Shown is the middle view.</p>"
     )
     return [f"<h2>{title}</h2>", *([note] if explain is not None else []), *body]
+
+
+def _predictions(cases: Sequence[ClassifiedCase], data: PictureData, is_clip: bool) -> list[str]:
+    """Return what is predicted of cases without a label, beside what the network saw of them."""
+    if not cases:
+        return []
+    body = []
+    for case in cases[:SHOWN]:
+        views = data.pictures(case.id)
+        caption = f"{case.id}: {name_predicted(case, data.class_names)}"
+        body.append(figure(caption, plot_activation(views[len(views) // 2], None, is_clip)))
+    more = [f"<p>{escape(line)}</p>" for line in more_than_shown(len(cases))]
+    return ["<h2>Predictions</h2>", *body, *more]
 
 
 @dataclass(frozen=True)

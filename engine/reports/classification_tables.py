@@ -10,11 +10,13 @@ from engine.evaluation.classification import ClassifiedCase, stack_labels
 from engine.metrics.bootstrap import explain_units
 from engine.metrics.classification import METRICS, compare, score_probabilities, summarise
 from engine.metrics.uncertainty import MEASURES
-from engine.reports.tables import interval, number, read_csv, text_table, write_csv
+from engine.reports.tables import aligned, interval, number, read_csv, text_table, write_csv
 from engine.runs.run_folder import RunFolder
 
 STILL = "one frame"
 """The baseline's name: the same weights shown each view's middle frame, repeated."""
+
+SHOWN = 40  # cases without a label whose predictions are printed and pictured
 
 _COLUMNS = ("case", "group", "label", "predicted", "correct", "views")
 
@@ -116,6 +118,24 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     if STILL in baselines:
         lines.append(f"{STILL}: the same weights, each view's middle frame repeated, so that nothing moves")
     return "\n".join([*lines, explain_units(metrics), *metrics["notes"]])
+
+
+def format_predictions(cases: Sequence[ClassifiedCase], class_names: Sequence[str]) -> list[str]:
+    """Return what is predicted of the cases without a label as lines of text, of the first SHOWN of them."""
+    unlabelled = [case for case in cases if not case.labelled]
+    rows = [(case.id, name_predicted(case, class_names)) for case in unlabelled[:SHOWN]]
+    lines = aligned([("case", "predicted (probability)"), *rows]) if rows else []
+    return [*lines, *more_than_shown(len(unlabelled))]
+
+
+def name_predicted(case: ClassifiedCase, class_names: Sequence[str]) -> str:
+    """Return the classes predicted of a case with their probabilities: `left (0.93)`."""
+    return " + ".join(f"{class_names[k]} ({case.probabilities[k]:.3f})" for k in case.predicted) or "none"
+
+
+def more_than_shown(num_cases: int) -> list[str]:
+    """Return a line on the cases beyond SHOWN, where there are any."""
+    return [f"and {num_cases - SHOWN} more: cases.csv has all"] if num_cases > SHOWN else []
 
 
 def _align(name: str, others: Mapping[str, np.ndarray], cases: Sequence[ClassifiedCase]) -> list[np.ndarray]:

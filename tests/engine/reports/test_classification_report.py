@@ -12,7 +12,7 @@ from engine.evaluation.cases import Failure
 from engine.evaluation.classification import ClassifiedCase
 from engine.reports.classification_plots import plot_activation, plot_confusion, plot_roc
 from engine.reports.classification_report import worst_decisions, write_classification_report
-from engine.reports.classification_tables import summarise_cases
+from engine.reports.classification_tables import format_predictions, name_predicted, summarise_cases
 from engine.runs.run_folder import RunFolder
 from tests.conftest import Drawn
 
@@ -82,7 +82,7 @@ def test_report_shows_metrics_figures_and_the_most_confident_mistakes(run: RunFo
     first = text.index("c: label &lt;fight&gt;, predicted calm; p(calm) = 0.950")
     assert first < text.index("b: label calm, predicted &lt;fight&gt;; p(&lt;fight&gt;) = 0.800")
     assert "Grad-CAM" in text
-    (picture, activation, is_clip), _ = (a for name, a in no_figures if name == "plot_activation")
+    (picture, activation, is_clip), *_ = (a for name, a in no_figures if name == "plot_activation")
     assert (picture == ord("c") + 1 - 50).all()  # of the middle view
     assert (activation == 0).all()  # of the predicted class, calm
     assert is_clip
@@ -103,9 +103,29 @@ def test_what_is_missing_or_beside_is_explained(run: RunFolder, no_figures: Draw
     assert "data.clip.single_frame=true is the fairer" in text
     text = write(run, [CASES[4]])
     assert "0 labelled of 1 cases" in text
+    assert "<h2>Predictions</h2>" in text
+    assert "e: &lt;fight&gt; (0.500)" in text
+    picture, activation, is_clip = next(a for name, a in reversed(no_figures) if name == "plot_activation")
+    assert (picture == ord("e") + 1 - 50).all()  # the middle view
+    assert activation is None
+    assert is_clip
     assert "<h2>Metrics</h2>" not in text
     text = write(run, [case("a", 0.9, 1), case("b", 0.8, 1)])
     assert "every case is &lt;fight&gt;: auc and average_precision need others too" in text
+
+
+def test_predictions_of_cases_without_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [case("new_one", 0.25, None), case("a", 0.9, 1), case("b", 0.75, None)]
+    assert format_predictions(cases, NAMES) == [
+        "case     predicted (probability)",
+        "new_one  calm (0.750)",
+        "b        <fight> (0.750)",
+    ]
+    monkeypatch.setattr("engine.reports.classification_tables.SHOWN", 1)
+    assert format_predictions(cases, NAMES)[1:] == ["new_one  calm (0.750)", "and 1 more: cases.csv has all"]
+    assert format_predictions(cases[1:2], NAMES) == []
+    several = ClassifiedCase("c", np.array([0.9, 0.2, 0.6]), (0, 2), None, None, 1)
+    assert name_predicted(several, ("x", "y", "z")) == "x (0.900) + z (0.600)"
 
 
 def test_worst_decision_of_several_labels() -> None:
