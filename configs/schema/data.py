@@ -23,6 +23,7 @@ from configs.schema.types import (
     Triple,
 )
 
+Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 Colour = tuple[float, ...]  # one for all channels, or one each of red, green and blue
 
@@ -145,8 +146,9 @@ class DataConfig(Section):
 
     source: Annotated[str, Key(about="data")]  # a layout of data/layouts/registry.py
     root: Annotated[Path, Key("place", about="data")]
-    images: Annotated[str, Key(about="data", packed=False)] = "images"  # folders: image folder under root
-    labels: Annotated[str, Key(about="data", packed=False)] = "labels"  # folders: label folder under root
+    # folders: image folder under root, or a glob pattern relative to it, or several, one a channel
+    images: Annotated[str | Patterns, Key(about="data", packed=False)] = "images"
+    labels: Annotated[str, Key(about="data", packed=False)] = "labels"  # folders: label folder under root, or a pattern
     columns: Annotated[Columns, Key(about="data", packed=False)] = Columns()
     # Their index is the label value; null: the source's own names
     class_names: Annotated[tuple[str, ...] | None, Key(about="data")] = None

@@ -25,6 +25,8 @@ class ConfigError(ValueError):
 _LONGEST_VALUE = 200  # characters, in a message
 _MOST_PROBLEMS = 20  # that a message lists
 _PATTERN = re.compile(r"\{[^{},]+\}\S")  # {id}.mp4 begins as a mapping does, but is a text
+# In an override a value that begins with * is a pattern, as there is nothing that an alias could stand for.
+_STARS = re.compile(r"(^\s*|[\[,]\s*)(\*[^,\]\s']*)(?=\s*(?:[,\]]|$))")
 _config_class: Callable[[], type[Config]] | None = None
 
 
@@ -100,7 +102,7 @@ def _read_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
         if not equals or not key:
             raise ConfigError(f"override {override!r}: expected key.path=value, e.g. optim.learning_rate=3e-4")
         try:
-            yield key, read_yaml(text)
+            yield key, read_yaml(_STARS.sub(r"\1'\2'", text))
         except yaml.YAMLError as error:
             if _PATTERN.match(text):
                 yield key, text
@@ -142,7 +144,8 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{named}: cannot be read as a YAML file ({error})") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from None
+        hint = "; quote a pattern: '*_img.nii.gz'" if re.search("undefined alias|scanning an alias", str(error)) else ""
+        raise ConfigError(f"{path}: not valid YAML ({error}){hint}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of config keys, got {type(tree).__name__}")
     base = tree.pop("base", None)

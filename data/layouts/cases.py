@@ -11,6 +11,7 @@ from typing import Literal
 from data.files.formats.nifti import headers_of
 from data.files.formats.registry import find_format, format_of, suffixes
 
+ARCHIVES = dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "tar xf") | {".zip": "unzip"}
 SHOWN = 5  # names listed in a message
 
 
@@ -144,6 +145,17 @@ def some(names: Iterable[object]) -> str:
     listed = [str(name) for name in names]
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     return ", ".join(listed[:SHOWN]) + more
+
+
+def require_unpacked(path: Path) -> None:
+    """Raise ValueError for an archive as it was downloaded, or a folder with nothing else in it: say how to unpack."""
+    inside = [file for file in path.iterdir() if not file.name.startswith(".")] if path.is_dir() else [path]
+    for file in inside if len(inside) == 1 else []:
+        command = next((how for ending, how in ARCHIVES.items() if file.name.lower().endswith(ending)), None)
+        if command is not None and file.is_file():
+            raise ValueError(
+                f"{file}: a packed archive; unpack it ({command} {file.name}), and give the folder it makes"
+            )
 
 
 def only_file(root: Path, ending: str) -> Path:

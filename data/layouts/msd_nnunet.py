@@ -68,7 +68,8 @@ def find_nnunet(config: DataConfig) -> Listing:
             found = some(volume.name for volume in list_volumes(root / f"images{part}"))
             hint = "; set data.source=msd" if "training" in facts else ""
             raise ValueError(f"{root}/images{part}: expected names like case_0000.nii.gz, found {found}{hint}")
-        warn_of_unmatched(root / f"images{part}", images, root / f"labels{part}", labels)
+        if labels:
+            warn_of_unlabelled(root / f"images{part}", images, root / f"labels{part}", labels)
         cases += [Case(name, files, labels.get(name), split) for name, files in images.items()]
     class_names = _classes(facts["labels"], f"{path}: 'labels'") if "labels" in facts else None
     return Listing(tuple(cases), class_names, channels)
@@ -107,13 +108,13 @@ def _labels(folder: Path, ending: str | None) -> dict[str, Path]:
     return {strip_suffix(path.name): path for path in paths if ending is None or path.name.endswith(ending)}
 
 
-def warn_of_unmatched(images: Path, named_images: Iterable[str], labels: Path, named_labels: Iterable[str]) -> None:
-    """Warn of images without a label, where there are labels at all, and of labels without an image, by their names."""
+def warn_of_unlabelled(images: Path, named_images: Iterable[str], labels: Path, named_labels: Iterable[str]) -> None:
+    """Warn of images without a label, by their names; of none at all in one line."""
     known_images, known_labels = set(named_images), set(named_labels)
-    if known_labels and (missing := sorted(known_images - known_labels)):
+    if known_images and not known_labels:
+        _log.warning("%s: no labels, all %d cases are unlabelled", labels, len(known_images))
+    elif missing := sorted(known_images - known_labels):
         _log.warning("%s: no label for %s", images, some(missing))
-    if missing := sorted(known_labels - known_images):
-        _log.warning("%s: no image for %s", labels, some(missing))
 
 
 def read_json(root: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The registry of the layouts that data sets have on disk, and the cases that they hold."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import NamedTuple
 
 from configs import Config
 from configs.schema.data import DataConfig
-from data.layouts.cases import Listing, describe_folder, with_safe_ids
+from data.layouts.cases import Listing, describe_folder, require_unpacked, with_safe_ids
 from data.layouts.class_folders import find_classes, find_labelled_table
 from data.layouts.folders import find_csv, find_folders, find_images, find_unlabelled_rows
 from data.layouts.medmnist import find_medmnist
 from data.layouts.msd_nnunet import find_msd, find_nnunet
+from data.layouts.unread import count_files, warn_of_unread
+
+_log = logging.getLogger("mlx_volumes")
 
 
 class Layout(NamedTuple):
@@ -30,7 +34,7 @@ class Layout(NamedTuple):
 SOURCES = {  # by `data.source`; the first is the default
     "msd": Layout("dataset.json that lists image and label files", find_msd, needs="dataset.json"),
     "nnunet": Layout("imagesTr/case_0000.nii.gz and labelsTr/case.nii.gz", find_nnunet),
-    "folders": Layout("images/ and labels/ with files of the same names", find_folders),
+    "folders": Layout("images/ and labels/, or files by patterns (*_img.nii.gz, *_seg.nii.gz)", find_folders),
     "csv": Layout("a table with the columns image and label", find_csv, find_labelled_table, may_be_file=True),
     "classes": Layout("a folder of volumes or clips for each class", classes=find_classes),
     "medmnist": Layout(
@@ -75,6 +79,9 @@ def find_cases(config: DataConfig, trained: Sequence[str] | None = None) -> List
     cases = with_safe_ids(listing.cases, config.root)
     if not cases:
         raise ValueError(f"data.root={config.root}: no cases; data.source={config.source} expects {layout.looks}")
+    _log.info("%s: %s", config.root, count_files(cases))
+    if not layout.may_be_file:
+        warn_of_unread(config.root, cases)
     return replace(listing, cases=cases, class_names=config.class_names or listing.class_names)
 
 
@@ -97,6 +104,7 @@ def _layout_of(config: DataConfig) -> Layout:
     root, layout = config.root, SOURCES[config.source]
     if not root.exists():
         raise ValueError(f"data.root={root}: no such file or folder; correct it, or fetch the data set")
+    require_unpacked(root)
     if not layout.may_be_file and not root.is_dir():
         raise ValueError(f"data.root={root}: data.source={config.source} needs a folder, this is a file")
     if layout.needs is not None and not (root / layout.needs).exists():
@@ -116,7 +124,7 @@ class _Lists(NamedTuple):
 
 
 def _list_volumes(folder: Path, config: DataConfig, multi_label: bool) -> Listing:
-    return Listing(find_unlabelled_rows(folder, config) or find_images(folder))
+    return Listing(find_unlabelled_rows(folder, config) or find_images(folder, images=config.images))
 
 
 def _list_classified(folder: Path, config: DataConfig, multi_label: bool) -> Listing:

@@ -80,7 +80,8 @@ def why_no_classes(path: Path) -> str | None:
         what = "clips" if all(any(map(is_clip, folder.iterdir())) for folder in folders) else "volumes"
         return (
             f"folders of {what} ({some(folder.name for folder in folders)}): if each is a class, set "
-            f"data.source=classes; if each is a case, list the files in a CSV with the columns image and label"
+            f"data.source=classes; if each is a case, name its images and label (t1.nii.gz, seg.nii.gz), give patterns "
+            f"('data.images=*/t1.nii.gz' 'data.labels=*/label1.nii.gz'), or list the files in a CSV"
         )
     return None
 

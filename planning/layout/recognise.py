@@ -7,8 +7,9 @@ from typing import Any
 
 from configs import Config, apply_overrides
 from configs.schema.load import merge
-from data.layouts.cases import describe_folder, list_volumes
+from data.layouts.cases import describe_folder, list_volumes, require_unpacked
 from data.layouts.msd_nnunet import group_channels, read_json
+from data.layouts.names import IMAGE_FOLDERS, LABEL_FOLDERS, guess_patterns
 from data.layouts.registry import SOURCES, volume_layouts
 from engine.config import check_config
 from planning.layout.class_layouts import (
@@ -22,8 +23,6 @@ from planning.layout.class_layouts import (
     why_no_classes,
 )
 
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "volumes", "scans")
-LABEL_FOLDERS = ("labels", "label", "labelstr", "masks", "mask", "segmentations", "segmentation", "segs", "seg", "gt")
 TABLES = (".csv", ".tsv")
 PLACEHOLDERS: dict[Any, Tree] = {"classification": {"model": {"name": "cnn3d"}}}  # that a task's config needs
 READING_KEYS = (
@@ -68,6 +67,7 @@ def recognise(path: Path) -> Tree:
             return tree
     if path.is_dir() and len(tables := sorted(path.glob("*.csv"))) == 1:
         table_tree(tables[0])  # says what keeps it from being read as one of cases
+    require_unpacked(path)
     if path.is_dir() and (reason := why_no_classes(path)) is not None:
         raise ValueError(f"{path}: {reason}")
     if path.suffix.lower() == ".npz" and path.is_file() and not zipfile.is_zipfile(path):
@@ -128,6 +128,17 @@ def _two_folders(path: Path) -> Tree | None:
     return tree
 
 
+def _named_files(path: Path) -> Tree | None:
+    """Recognise images and labels by their names: a folder a case, BIDS, or one flat folder."""
+    guess = guess_patterns(path)
+    if guess is None or guess.labels is None:
+        return None
+    tree = _tree("folders", path)
+    tree["data"]["images"] = guess.images[0] if len(guess.images) == 1 else list(guess.images)
+    tree["data"]["labels"] = guess.labels
+    return tree
+
+
 def _loose_volumes(path: Path) -> Tree | None:
     """Recognise volumes right in the folder, without labels: not to train on, but to inspect."""
     if not path.is_dir() or not (volumes := list_volumes(path)) or any(is_medmnist(volume) for volume in volumes):
@@ -139,7 +150,8 @@ def _loose_volumes(path: Path) -> Tree | None:
 
 # In the order in which they are tried: the most explicit layout comes first.
 FINDERS: tuple[Callable[[Path], Tree | None], ...] = (
-    _json_folder, _table, _numbered_folder, _two_folders, find_class_folders, find_medmnist, _loose_volumes,
+    _json_folder, _table, _numbered_folder, _two_folders, _named_files, find_class_folders, find_medmnist,
+    _loose_volumes,
 )  # fmt: skip
 
 

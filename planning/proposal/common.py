@@ -46,7 +46,8 @@ def _describe_source(survey: Survey) -> Iterator[Decision]:
     yield Decision("data.source", data.source, "the layout found")
     yield Decision("data.root", str(data.root))
     if data.source == "folders":
-        yield Decision("data.images", data.images)
+        images = data.images if isinstance(data.images, str) else list(data.images)
+        yield Decision("data.images", images, survey.files)
         yield Decision("data.labels", data.labels)
     columns = data.columns.model_dump(mode="json", exclude_defaults=True)
     if columns:

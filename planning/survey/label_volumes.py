@@ -26,7 +26,10 @@ class LabelVolumes:
     view = "The axial slice with the most labelled voxels, or the middle one. Anterior is up, left is left."
 
     def describe_layout(self, data: DataConfig, kind: Kind) -> str:
-        return data.source
+        if data.source != "folders":
+            return data.source
+        images = data.images if isinstance(data.images, str) else ", ".join(data.images)
+        return f"folders: images {images}, labels {data.labels}"
 
     def describe_groups(self, sizes: Sequence[int]) -> str:
         return str(len(sizes))

@@ -8,6 +8,7 @@ from typing import Any
 
 from configs import Config
 from data.layouts.registry import find_cases, find_labelled
+from data.layouts.unread import count_files
 from data.prepare.case_checks import Problem
 from planning.survey.classes import Classes, find_ignored_files
 from planning.survey.clips import CLIPS
@@ -37,6 +38,11 @@ class Survey:
     def class_names(self) -> tuple[str, ...]:
         """By label value or class number."""
         return self.target.class_names
+
+    @property
+    def files(self) -> str:
+        """How many there are, of images and of labels."""
+        return count_files([facts.case for facts in self.cases])
 
     @property
     def problems(self) -> list[Problem]:

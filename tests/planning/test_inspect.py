@@ -148,7 +148,7 @@ def test_another_spacing_another_number_of_channels_and_a_label_alone(root: Path
     (line,) = problems(survey(root))
     assert line.startswith("case3: case3.nii.gz: 2 channels, expected 1 as in the other cases")
     image(root, 3).unlink()
-    assert findings(root) == [f"{root / 'labels'}: no image for case3"]
+    assert findings(root) == [f"{root}: not read, as of no case: 1 volumes (labels/case3.nii.gz)"]
 
 
 def test_label_values_with_gaps(root: Path) -> None:

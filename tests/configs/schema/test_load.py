@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError
-from configs.schema.load import merge, rename_old_keys
+from configs.schema.load import apply_overrides, merge, rename_old_keys
 from engine.config import SCHEMA_FILE, config_class, load_config, schema_text
 
 MINIMAL = "name: run\ndata: {root: somewhere, patch_size_voxels: [40, 56, 40]}\ntrain: {steps: 100}\n"
@@ -187,3 +187,23 @@ def test_keys_of_an_earlier_version_are_renamed() -> None:
     }
     for tree in ({}, {"data": None}, {"data": {"augment": []}}, None):
         assert rename_old_keys(tree) == tree
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("*_img.nii.gz", "*_img.nii.gz"),
+        ("[*/t1.nii.gz, */t2.nii.gz]", ["*/t1.nii.gz", "*/t2.nii.gz"]),
+        ("'*_a.nii'", "*_a.nii"),
+        ("sub-*/**/*_T1w.nii.gz", "sub-*/**/*_T1w.nii.gz"),
+    ],
+)
+def test_a_pattern_in_an_override_is_no_alias(text: str, value: object) -> None:
+    assert apply_overrides({}, [f"data.images={text}"]) == {"data": {"images": value}}
+
+
+def test_a_pattern_in_a_file_is_quoted(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("data: {images: *_img.nii.gz}\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: not valid YAML \(.*\); quote a pattern: '\*_img\.nii\.gz'"):
+        load_config(file)

@@ -48,7 +48,8 @@ class TestFolders:
         with caplog.at_level(logging.WARNING, "mlx_volumes"):
             listing = find_cases(folders(tmp_path, ["a.nii", "b.nii"], ["b_seg.nii", "c_seg.nii"]))
         assert [(case.id, case.label is None) for case in listing.cases] == [("a", True), ("b", False)]
-        assert [message.split(": ")[1] for message in caplog.messages] == ["no label for a", "no image for c"]
+        said = ["no label for a", "not read, as of no case: 1 volumes (labels/c_seg.nii)"]
+        assert [message.split(": ", 1)[1] for message in caplog.messages] == said
 
     def test_no_labels_at_all(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, "mlx_volumes"):

@@ -173,7 +173,8 @@ class TestNnunet:
     def test_unmatched_files_are_warned_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, "mlx_volumes"):
             listing = find_cases(nnunet(tmp_path, *self.IMAGES, "labelsTr/a.nii.gz", "labelsTr/z.nii.gz"))
-        assert caplog.messages == [f"{tmp_path}/imagesTr: no label for b", f"{tmp_path}/labelsTr: no image for z"]
+        unread = "not read, as of no case: 1 volumes (labelsTr/z.nii.gz)"
+        assert caplog.messages == [f"{tmp_path}/imagesTr: no label for b", f"{tmp_path}: {unread}"]
         assert [case.label is None for case in listing.cases] == [False, True]
 
 

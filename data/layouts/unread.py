@@ -1,0 +1,29 @@
+"""Which files a listing of cases reads, and which volumes beside them it does not."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.layouts.cases import Case
+from data.layouts.patterns import walk_volumes
+
+_log = logging.getLogger("mlx_volumes")
+SHOWN = 3
+
+
+def count_files(cases: Sequence[Case]) -> str:
+    """Return how many files the cases have: `24 files: 12 images, 12 labels`."""
+    images = len({path for case in cases for path in case.images})
+    labels = len({case.label_file for case in cases if case.label_file})
+    return f"{images + labels} files: {images} images, {labels} labels"
+
+
+def warn_of_unread(root: Path, cases: Sequence[Case]) -> None:
+    """Warn of the volumes in a folder, and below it, that are of no case, with their number and the first names."""
+    read = {os.path.normpath(path) for case in cases for path in case.files}
+    unread = [path for path in walk_volumes(root) if os.path.normpath(path) not in read]
+    if unread:
+        names = ", ".join(path.relative_to(root).as_posix() for path in unread[:SHOWN])
+        more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
+        _log.warning("%s: not read, as of no case: %d volumes (%s%s)", root, len(unread), names, more)
