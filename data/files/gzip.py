@@ -17,6 +17,7 @@ from data.files.errors import RESTORE, FileProblem, readable_size
 
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_DEFLATE_RATIO = 1032  # what deflate reaches at most: 258 bytes for two bits
+WBITS = 47  # gzip or zlib, as the data begin
 TRAILING_BYTES = 4096  # more than promised, and not yet suspect: some writers pad to a block
 PIECE_BYTES = 16 << 20
 
@@ -62,10 +63,11 @@ def is_gzipped(path: Path) -> bool:
         return file.read(2) == GZIP_MAGIC
 
 
-def inflated(path: Path, piece_bytes: int, read_bytes: int = PIECE_BYTES // 4) -> Iterator[bytes]:
-    """The content of a gzip file, all members of it, in pieces of at most `piece_bytes`."""
+def inflated(path: Path, piece_bytes: int, read_bytes: int = PIECE_BYTES // 4, start: int = 0) -> Iterator[bytes]:
+    """What gzip or zlib packed from byte `start` on, all members of it, in pieces of at most `piece_bytes`."""
     with open_file(path) as file:
-        member, pending = zlib.decompressobj(wbits=31), b""
+        file.seek(start)
+        member, pending = zlib.decompressobj(wbits=WBITS), b""
         while True:
             pending = pending or file.read(read_bytes)
             at_end = not pending
@@ -74,7 +76,7 @@ def inflated(path: Path, piece_bytes: int, read_bytes: int = PIECE_BYTES // 4) -
                     return
                 pending = pending.lstrip(b"\0")  # gzip allows zeros after a member
                 if pending:
-                    member = zlib.decompressobj(wbits=31)
+                    member = zlib.decompressobj(wbits=WBITS)
                 continue
             try:
                 piece = member.decompress(pending, piece_bytes)
@@ -100,33 +102,33 @@ def read_head(path: Path, num_bytes: int) -> bytes:
     return head[:num_bytes]
 
 
-def read_content(path: Path, num_bytes: int) -> np.ndarray:
+def read_content(path: Path, num_bytes: int, tail_bytes: int = TRAILING_BYTES) -> np.ndarray:
     """The first `num_bytes` of a file's content as uint8, all members and checksums verified.
 
-    Raises FileProblem where there is less, or TRAILING_BYTES more, than that: nothing beyond is inflated.
+    Raises FileProblem where there is less, or `tail_bytes` more, than that: nothing beyond is inflated.
     """
-    if (problem := size_problem(path, num_bytes)) is not None:
+    if (problem := size_problem(path, num_bytes, tail_bytes)) is not None:
         raise problem
     if not is_gzipped(path):
         with open_file(path) as file:
             return np.fromfile(file, dtype=np.uint8, count=num_bytes)
     content = np.empty(num_bytes, dtype=np.uint8)
     filled = 0
-    for piece in read_pieces(path, num_bytes):
+    for piece in read_pieces(path, num_bytes, tail_bytes):
         content[filled : filled + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
         filled += len(piece)
     return content
 
 
-def read_pieces(path: Path, num_bytes: int) -> Iterator[bytes]:
+def read_pieces(path: Path, num_bytes: int, tail_bytes: int = TRAILING_BYTES) -> Iterator[bytes]:
     """What `read_content` reads, piece by piece, checked alike; what is wrong at the end is raised after the last."""
-    if (problem := size_problem(path, num_bytes)) is not None:
+    if (problem := size_problem(path, num_bytes, tail_bytes)) is not None:
         raise problem
     seen = 0
     for piece in inflated(path, PIECE_BYTES) if is_gzipped(path) else _plain(path):
         yield piece[: max(0, num_bytes - seen)]
         seen += len(piece)
-        if seen > num_bytes + TRAILING_BYTES:
+        if seen > num_bytes + tail_bytes:
             raise too_long(path, num_bytes)
     if seen < num_bytes:
         raise too_short(path, num_bytes, seen)
@@ -138,7 +140,7 @@ def _plain(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def size_problem(path: Path, num_bytes: int) -> FileProblem | None:
+def size_problem(path: Path, num_bytes: int, tail_bytes: int = TRAILING_BYTES) -> FileProblem | None:
     """What the file's size alone tells about a promise of `num_bytes` of content."""
     with open_file(path):
         size = path.stat().st_size
@@ -149,23 +151,23 @@ def size_problem(path: Path, num_bytes: int) -> FileProblem | None:
         return None
     if size < num_bytes:
         return too_short(path, num_bytes, size)
-    return too_long(path, num_bytes) if size > num_bytes + TRAILING_BYTES else None
+    return too_long(path, num_bytes) if size > num_bytes + tail_bytes else None
 
 
-def gzip_problem(path: Path, num_bytes: int) -> FileProblem | None:
+def gzip_problem(path: Path, num_bytes: int, tail_bytes: int = TRAILING_BYTES) -> FileProblem | None:
     """Whether a gzip file ends as it should: cheap where its last bytes hold the promised length."""
     if not is_gzipped(path):
         return None
     with open_file(path) as file:
         file.seek(max(0, path.stat().st_size - 4))
         length = int.from_bytes(file.read(4), "little")  # of the last member, modulo 2**32
-    if 0 <= (length - num_bytes) % 2**32 <= TRAILING_BYTES:
+    if 0 <= (length - num_bytes) % 2**32 <= tail_bytes:
         return None
     seen = 0
     try:  # several members, zeros at the end, or damage: only the whole file tells
         for piece in inflated(path, PIECE_BYTES):
             seen += len(piece)
-            if seen > num_bytes + TRAILING_BYTES:
+            if seen > num_bytes + tail_bytes:
                 return too_long(path, num_bytes)
     except FileProblem as problem:
         return problem

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.files.errors import FileProblem
 from data.files.grid import Grid, Source, Spacing
-from data.files.gzip import size_problem
+from data.files.gzip import TRAILING_BYTES, size_problem
 
 CONVERT = "convert it to a scalar 3-D or 4-D volume"
 # Voxel edges and distances from the origin beyond these are damage, and would overflow in what follows.
@@ -32,6 +32,7 @@ class Header:
     voxels_path: Path  # another file than the header's for Analyze and NIfTI pairs
     voxels_offset: int  # bytes before the first voxel
     problems: tuple[FileProblem, ...]
+    tail_bytes: int = TRAILING_BYTES  # that may follow the last voxel
 
     @property
     def path(self) -> Path:
@@ -119,6 +120,6 @@ def voxel_problems(header: Header) -> tuple[FileProblem, ...]:
     """What keeps the voxels from being read, found without reading them."""
     found = [
         dtype_problem(header.path, header.dtype),
-        size_problem(header.voxels_path, header.num_bytes),
+        size_problem(header.voxels_path, header.num_bytes, header.tail_bytes),
     ]
     return tuple(problem for problem in found if problem is not None)

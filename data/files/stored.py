@@ -12,7 +12,7 @@ from data.files.header import Header
 
 def read_stored(header: Header) -> np.ndarray:
     """Voxels as stored, (i, j, k, C) in the file's axes and byte order, a view of the file's bytes."""
-    content = read_content(header.voxels_path, header.num_bytes)
+    content = read_content(header.voxels_path, header.num_bytes, header.tail_bytes)
     values = content[header.voxels_offset :].view(header.dtype)
     return values.reshape(header.channels, *header.source.shape[::-1]).T
 
@@ -28,7 +28,7 @@ def read_slabs(header: Header, most_bytes: int) -> Iterator[tuple[int, int, np.n
     starts = ((channel, k) for channel in range(header.channels) for k in range(0, depth, thickness))
     channel, k = next(starts)
     pending, skipped = bytearray(), 0
-    for piece in read_pieces(header.voxels_path, header.num_bytes):
+    for piece in read_pieces(header.voxels_path, header.num_bytes, header.tail_bytes):
         skip = min(len(piece), header.voxels_offset - skipped)
         skipped += skip
         pending += piece[skip:]

@@ -38,7 +38,8 @@ def check_case(case: Case, num_channels: int | None = None) -> list[Problem]:
         try:
             with fault_of(path):
                 header = read_header(path)
-                found = header.problems or tuple(filter(None, [gzip_problem(header.voxels_path, header.num_bytes)]))
+                packed = gzip_problem(header.voxels_path, header.num_bytes, header.tail_bytes)
+                found = header.problems or tuple(filter(None, [packed]))
                 problems += [Problem.of(case.id, problem) for problem in found]
                 headers.append(header)
         except FileProblem as problem:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.files.formats import nifti, npy
+from data.files.formats import itk, mgh, nifti, npy
 from data.files.formats.dicom import folder as dicom_folder
 from data.files.formats.dicom import series as dicom
 from data.files.grid import Source
@@ -33,6 +33,13 @@ FORMATS = {
     "NIfTI": FileFormat(
         nifti.SUFFIXES, nifti.read_nifti_header, read_stored, read_slabs,
         nifti.write_single, (".nii.gz", ".nii"), nifti.list_parts,
+    ),
+    "MGH": FileFormat(mgh.SUFFIXES, mgh.read_mgh_header, read_stored, read_slabs, mgh.write, (".mgz", ".mgh")),
+    "NRRD": FileFormat(
+        itk.NRRD_SUFFIXES, itk.read_itk_header, itk.read_voxels, None, itk.write, (".nrrd",), itk.list_parts
+    ),
+    "MetaImage": FileFormat(
+        itk.META_SUFFIXES, itk.read_itk_header, itk.read_voxels, None, itk.write, (".mha",), itk.list_parts
     ),
     "NumPy": FileFormat(npy.SUFFIXES, npy.read_array_header, npy.read_array),
     "DICOM": FileFormat(
