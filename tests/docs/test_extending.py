@@ -23,6 +23,7 @@ REGISTRIES = {
     "engine.metrics.segmentation": "METRICS",
     "data.sampling.intensity_changes": "CHANGES",
     "data.layouts.registry": "SOURCES",
+    "data.files.formats.registry": "FORMATS",
 }
 
 
