@@ -59,7 +59,7 @@ def test_without_bfloat16_a_run_goes_on_by_the_override_alone(
     config: Path, tmp_path: Path, run: RunFolder, no_bfloat16: None, capsys: Capture
 ) -> None:
     said = refused(train, capsys, "--config", config, f"run.dir={tmp_path}", "--resume")
-    assert f"train.py: {run.path}: it trains in bfloat16, and {NO_BFLOAT16}; go on where" in said
+    assert f"train.py: {run.path}: it trains in bfloat16, and {NO_BFLOAT16}; continue on a device" in said
     assert run_train(config, tmp_path, "--resume", "train.precision=float32") == 0
     assert run.read_config_tree()["train"]["precision"] == "float32"
     environment = run.read_json("environment")
