@@ -10,6 +10,7 @@ from configs import Config
 from configs.schema.data import DataConfig
 from data.layouts.cases import Listing, describe_folder, require_unpacked, with_safe_ids
 from data.layouts.class_folders import find_classes, find_labelled_table
+from data.layouts.dicom import find_dicom, name_series
 from data.layouts.folders import find_csv, find_folders, find_images, find_unlabelled_rows
 from data.layouts.medmnist import find_medmnist
 from data.layouts.msd_nnunet import find_msd, find_nnunet
@@ -36,6 +37,7 @@ SOURCES = {  # by `data.source`; the first is the default
     "nnunet": Layout("imagesTr/case_0000.nii.gz and labelsTr/case.nii.gz", find_nnunet),
     "folders": Layout("images/ and labels/, or files by patterns (*_img.nii.gz, *_seg.nii.gz)", find_folders),
     "csv": Layout("a table with the columns image and label", find_csv, find_labelled_table, may_be_file=True),
+    "dicom": Layout("a folder of DICOM slices for each patient, with a label such as seg.nii.gz in it", find_dicom),
     "classes": Layout("a folder of volumes or clips for each class", classes=find_classes),
     "medmnist": Layout(
         "an .npz with train_images and train_labels",
@@ -63,7 +65,8 @@ def list_images(folder: Path | str, config: Config, class_names: Sequence[str], 
     `class_names` and `multi_label` are those that a run was trained with. Raises ValueError.
     """
     listing = _LISTS[config.task].images(Path(folder), config.data, multi_label)
-    return replace(listing, cases=with_safe_ids(listing.cases, Path(folder)), class_names=tuple(class_names))
+    cases = name_series(with_safe_ids(listing.cases, Path(folder)), config.data.dicom_series)
+    return replace(listing, cases=cases, class_names=tuple(class_names))
 
 
 def find_cases(config: DataConfig, trained: Sequence[str] | None = None) -> Listing:
@@ -76,7 +79,7 @@ def find_cases(config: DataConfig, trained: Sequence[str] | None = None) -> List
     layout = _layout_of(config)
     assert layout.volumes is not None, "the config checks that the task fits"
     listing = layout.volumes(config)
-    cases = with_safe_ids(listing.cases, config.root)
+    cases = name_series(with_safe_ids(listing.cases, config.root), config.dicom_series)
     if not cases:
         raise ValueError(f"data.root={config.root}: no cases; data.source={config.source} expects {layout.looks}")
     _log.info("%s: %s", config.root, count_files(cases))
@@ -96,7 +99,7 @@ def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> L
     found = list(listing.class_names or ())
     if len(found) < 2 and not listing.multi_label:
         raise ValueError(f"data.root={config.root}: the classes are {found}; two are needed")
-    return replace(listing, cases=with_safe_ids(listing.cases, config.root))
+    return replace(listing, cases=name_series(with_safe_ids(listing.cases, config.root), config.dicom_series))
 
 
 def _layout_of(config: DataConfig) -> Layout:

@@ -7,6 +7,7 @@ from typing import Any
 
 from configs import Config, apply_overrides
 from configs.schema.load import merge
+from data.files.formats.dicom.folder import holds_slices, is_series
 from data.layouts.cases import describe_folder, list_volumes, require_unpacked
 from data.layouts.msd_nnunet import group_channels, read_json
 from data.layouts.names import IMAGE_FOLDERS, LABEL_FOLDERS, guess_patterns
@@ -26,8 +27,8 @@ from planning.layout.class_layouts import (
 TABLES = (".csv", ".tsv")
 PLACEHOLDERS: dict[Any, Tree] = {"classification": {"model": {"name": "cnn3d"}}}  # that a task's config needs
 READING_KEYS = (
-    "task", "data.source", "data.images", "data.labels", "data.columns", "data.class_names", "data.channels",
-    "data.clip.image_frame_rate",    "loss.ignore_label",
+    "task", "data.source", "data.images", "data.labels", "data.dicom_series", "data.columns", "data.class_names",
+    "data.channels", "data.clip.image_frame_rate", "loss.ignore_label",
 )  # fmt: skip
 
 
@@ -139,6 +140,13 @@ def _named_files(path: Path) -> Tree | None:
     return tree
 
 
+def _dicom(path: Path) -> Tree | None:
+    """Recognise DICOM slices: right in the folder, or in folders of patients, studies and series."""
+    if path.is_dir() and (holds_slices(path) or any(map(is_series, filter(Path.is_dir, list_volumes(path))))):
+        return _tree("dicom", path)
+    return None
+
+
 def _loose_volumes(path: Path) -> Tree | None:
     """Recognise volumes right in the folder, without labels: not to train on, but to inspect."""
     if not path.is_dir() or not (volumes := list_volumes(path)) or any(is_medmnist(volume) for volume in volumes):
@@ -150,7 +158,7 @@ def _loose_volumes(path: Path) -> Tree | None:
 
 # In the order in which they are tried: the most explicit layout comes first.
 FINDERS: tuple[Callable[[Path], Tree | None], ...] = (
-    _json_folder, _table, _numbered_folder, _two_folders, _named_files, find_class_folders, find_medmnist,
+    _json_folder, _table, _numbered_folder, _two_folders, _dicom, _named_files, find_class_folders, find_medmnist,
     _loose_volumes,
 )  # fmt: skip
 

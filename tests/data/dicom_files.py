@@ -32,6 +32,17 @@ def voxels(shape: tuple[int, int, int] = (5, 6, 7), dtype: str = "int16", seed: 
     return np.random.default_rng(seed).integers(low, 2047, shape).astype(dtype)
 
 
+def moved(number: int, mm: float, axis: int = 2) -> Callable[[int, Dataset], None]:
+    """Move a slice, or, where number is negative, each by as much more than the one before."""
+
+    def change(k: int, slice_: Dataset) -> None:
+        place = [float(value) for value in slice_.ImagePositionPatient]
+        place[axis] += mm * (k if number < 0 else k == number)
+        slice_.ImagePositionPatient = place
+
+    return change
+
+
 def write_series(
     folder: Path,
     volume: np.ndarray,

@@ -53,8 +53,9 @@ def read_stored(header: Header) -> np.ndarray:
 
 
 def list_parts(path: Path) -> list[Path]:
-    """Return all files that a series may lie in."""
-    return list_files(path) or [path]
+    """Return all files that a series may lie in, the path itself first where it is a file: it says which series."""
+    files = list_files(path)
+    return files if path.is_dir() else [path, *(file for file in files if file != path)]
 
 
 def choose_series(path: Path, wanted: str) -> Path | None:

@@ -14,6 +14,7 @@ from tests.data.dicom_files import (
     ORIGIN,
     SPACING_MM,
     Dataset,
+    moved,
     pydicom,
     turned,
     voxels,
@@ -196,17 +197,6 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert series.read_header(folder).shape[0] == 5
     write_series(tmp_path, voxels((7, 6, 7)), uid=pydicom.dcmread(next(folder.iterdir())).SeriesInstanceUID)
     assert series.read_header(folder).shape[0] == 7
-
-
-def moved(number: int, mm: float, axis: int = 2) -> Callable[[int, Dataset], None]:
-    """Move a slice, or, where number is negative, each by as much more than the one before."""
-
-    def change(k: int, slice_: Dataset) -> None:
-        place = [float(value) for value in slice_.ImagePositionPatient]
-        place[axis] += mm * (k if number < 0 else k == number)
-        slice_.ImagePositionPatient = place
-
-    return change
 
 
 def test_a_missing_slice_is_named(tmp_path: Path) -> None:
