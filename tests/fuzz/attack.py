@@ -20,6 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,15 @@ from planning.layout.recognise import read_settings
 from planning.survey.survey import take_survey
 from tests.data.clip_files import numbered, write_clip
 from tests.data.write_layouts import write_folders
-from tests.fuzz.mutations import damage_bytes, damage_json, damage_nifti, damage_npz, damage_table
+from tests.fuzz.mutations import (
+    damage_bytes,
+    damage_json,
+    damage_nifti,
+    damage_npz,
+    damage_packed,
+    damage_table,
+    damage_text,
+)
 
 MEMORY_BYTES = 4 << 30  # of address space beyond what the process has when it begins
 
@@ -60,7 +69,7 @@ class Kind(NamedTuple):
     check: Callable[[Path], bool] | None = None
 
 
-def write_pairs(root: Path, kind: type, ending: str) -> Path:
+def write_pairs(root: Path, kind: type | None, ending: str) -> Path:
     """images/ and labels/ of three cases, of another kind of file."""
     write_folders(root, 3)
     for path in sorted(root.glob("*/*.nii.gz")) if ending != ".nii.gz" else []:
@@ -70,6 +79,10 @@ def write_pairs(root: Path, kind: type, ending: str) -> Path:
             values = np.asarray(image.dataobj).T
             arrays = {"v": values} if ending == ".npy" else {"v": values, "spacing_mm": np.ones(3)}
             np.save(target, values) if ending == ".npy" else np.savez_compressed(target, **arrays)
+        elif kind is None:
+            import SimpleITK
+
+            SimpleITK.WriteImage(SimpleITK.ReadImage(str(path)), str(target), ending in (".nrrd", ".mha"))
         else:
             nibabel.save(kind(np.asarray(image.dataobj), image.affine), target)
         path.unlink()
@@ -146,6 +159,23 @@ def as_nibabel(path: Path) -> bool:
     return alike and grid.shape == expected.shape[2::-1]
 
 
+def as_itk(path: Path) -> bool:
+    """Whether the image, or the label, is read as SimpleITK reads it; True where SimpleITK does not."""
+    import SimpleITK
+
+    values, _, source = (read_label if "labels" in path.parent.name else read_image)(path)
+    try:
+        expected = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+    except Exception:
+        return True
+    expected = (
+        np.moveaxis(expected, 0, -1) if expected.ndim == 4 and expected.shape[0] == values.shape[-1] else expected
+    )
+    stored = source.orientation.from_dhw(values).swapaxes(0, 2)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array_equal(stored.reshape(expected.shape), expected.astype(np.float32), equal_nan=True)
+
+
 def as_numpy(path: Path) -> bool:
     """Whether the array is read as NumPy reads it; True where NumPy does not."""
     read = read_label if "labels" in path.parent.name else read_image
@@ -171,7 +201,7 @@ def as_video(path: Path) -> bool:
     return header.width > 0 and len(footage.frames) == len(footage.times_s) and bool((steps >= -1e-4).all())
 
 
-def _pairs(kind: type, ending: str) -> Callable[[Path], Path]:
+def _pairs(kind: type | None, ending: str) -> Callable[[Path], Path]:
     return partial(write_pairs, kind=kind, ending=ending)
 
 
@@ -185,6 +215,8 @@ KINDS = {
     "nifti2": Kind(_pairs(nibabel.Nifti2Image, ".nii"), "*/case0.nii", damage_nifti, as_nibabel),
     "pair": Kind(_pairs(nibabel.Nifti1Pair, ".img"), "*/case0.hdr", damage_nifti, as_nibabel),
     "analyze": Kind(_pairs(nibabel.Spm2AnalyzeImage, ".img"), "*/case0.hdr", damage_nifti),
+    "mgh": Kind(_pairs(nibabel.MGHImage, ".mgh"), "*/case0.mgh", partial(damage_bytes, head=90), as_nibabel),
+    "mgz": Kind(_pairs(nibabel.MGHImage, ".mgz"), "*/case0.mgz", damage_packed, as_nibabel),
     "npy": Kind(_pairs(type(None), ".npy"), "*/case0.npy", damage_bytes, as_numpy),
     "npz": Kind(_pairs(type(None), ".npz"), "*/case0.npz", damage_npz, as_numpy),
     "medmnist": Kind(write_archive, "set.npz", damage_npz),
@@ -195,6 +227,9 @@ KINDS = {
     "avi": Kind(_clips(".avi", "mpeg4"), "up/up6.avi", damage_bytes, as_video),
     "mkv": Kind(_clips(".mkv", "libx264"), "up/up6.mkv", damage_bytes, as_video),
 }
+if find_spec("SimpleITK") is not None:
+    for _ending in (".nrrd", ".nhdr", ".mha", ".mhd"):
+        KINDS[_ending[1:]] = Kind(_pairs(None, _ending), f"*/case0{_ending}", damage_text, as_itk)
 
 
 def build(survey_config: Config, cache: Path) -> None:

@@ -74,6 +74,35 @@ def damage_nifti(rng: np.random.Generator, content: bytes) -> bytes:
     return gzip.compress(plain, compresslevel=1) if packed else plain
 
 
+def damage_packed(rng: np.random.Generator, content: bytes) -> bytes:
+    """A gzip file with what it holds damaged, or its bytes."""
+    if rng.random() < 0.2:
+        return damage_bytes(rng, content)
+    return gzip.compress(damage_bytes(rng, gzip.decompress(content), head=90), compresslevel=1)
+
+
+def damage_text(rng: np.random.Generator, content: bytes) -> bytes:
+    """A file that begins with lines `key: value` or `key = value`, with values set oddly, or its bytes damaged."""
+    if rng.random() < 0.4:
+        return damage_bytes(rng, content)
+    lines = content.split(b"\n")
+    for _ in range(rng.integers(1, 3)):
+        place = int(rng.integers(min(len(lines), 14)))
+        key, separator, value = lines[place].partition(b" = " if b" = " in lines[place] else b": ")
+        words = value.split(b" ")
+        odd = str(rng.choice(INTEGERS[:-1]) if rng.random() < 0.5 else rng.choice((*FLOATS[:10], "nan", "inf")))
+        new = (
+            odd
+            if rng.random() < 0.6
+            else str(rng.choice((*TEXTS[:6], *TEXTS[8:], "LIST", "a%03d.raw 1 9 1", "MET_DOUBLE")))
+        )
+        words[int(rng.integers(len(words)))] = new.encode("utf-8", "replace")
+        lines[place] = key + separator + b" ".join(words)
+        if rng.random() < 0.1:
+            lines.insert(place, lines[int(rng.integers(len(lines)))])
+    return b"\n".join(lines)
+
+
 def damage_npz(rng: np.random.Generator, content: bytes) -> bytes:
     """An .npz with one of its arrays damaged inside a sound archive, or its bytes damaged."""
     if rng.random() < 0.3:
