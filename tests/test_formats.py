@@ -1,5 +1,6 @@
 """A folder of other formats than NIfTI, from inspection to predictions."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import evaluate
 import plan
 from data.files.volumes import read_header, read_label
 from planning import inspect
-from tests.data.write_layouts import write_folders
+from planning.layout.recognise import read_settings
+from planning.survey.survey import take_survey
+from tests.data.write_layouts import write_folders, write_layout
 from tests.runs import Capture, evaluated, read_metrics, trained
 
 sitk = pytest.importorskip("SimpleITK", reason='needs pip install -e ".[formats]"')
@@ -72,3 +75,31 @@ def test_from_inspection_to_predictions(
     shutil.rmtree(root / "labels")
     assert evaluate.main(["--run", str(run.path), "--images", str(root / "images")]) == 0
     assert len(list(run.path.glob(f"eval/*/predictions/*{written}"))) >= 4
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".MHA"])
+@pytest.mark.parametrize("layout", ["msd", "nnunet", "folders", "csv"])
+def test_every_layout(tmp_path: Path, layout: str, ending: str) -> None:
+    path = write_layout(layout, tmp_path / "data")
+    for file in sorted((tmp_path / "data").rglob("*.nii.gz")):
+        written = tmp_path / f"a{ending.lower()}"
+        sitk.WriteImage(sitk.ReadImage(str(file)), str(written), True)
+        written.rename(file.with_name(file.name.replace(".nii.gz", ending)))
+        file.unlink()
+    for file in (path, path / "dataset.json"):
+        if file.is_file():
+            file.write_text(file.read_text().replace(".nii.gz", ending))
+    survey = take_survey(read_settings(path), threads=1)
+    assert survey.problems == []
+    assert len(survey.cases) == 5
+    assert all(facts.labels for facts in survey.cases)
+
+
+def test_folders_of_classes(tmp_path: Path) -> None:
+    for name, number in itertools.product(("left", "right"), range(3)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        image = nibabel.MGHImage(np.random.default_rng(number).integers(0, 99, (6, 7, 8)).astype(np.int16), np.eye(4))
+        nibabel.save(image, tmp_path / name / f"{name}{number}.mgz")
+    survey = take_survey(read_settings(tmp_path), threads=1)
+    assert len(survey.cases) == 6
+    assert all(facts.shape == (8, 7, 6) for facts in survey.cases)

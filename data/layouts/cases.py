@@ -85,7 +85,7 @@ def stem(path: Path) -> str:
 
 
 def list_volumes(folder: Path) -> list[Path]:
-    """Return what a folder holds under a volume's name, sorted; of an .hdr/.img pair only the header. No hidden ones.
+    """Return what a folder holds under a volume's name, sorted; of .img with a header only that. No hidden ones.
 
     A folder, a pipe or a link to nowhere of such a name is among them: reading it says what it is. So is a folder
     with DICOM slices in it, or below it, of any name; slices right in `folder` are not, as they are one volume.

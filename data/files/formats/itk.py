@@ -16,6 +16,7 @@ from data.files.errors import RESTORE, FileProblem, readable_size
 from data.files.grid import Source
 from data.files.gzip import MAX_DEFLATE_RATIO, PIECE_BYTES, inflated, open_file, size_problem, too_long, too_short
 from data.files.header import CONVERT, Header, affine_problem, split_channels
+from machine.disk import CannotWrite
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")
@@ -91,7 +92,8 @@ def write(path: Path, source: Source, values: np.ndarray) -> None:
     try:
         library.WriteImage(image, str(path), True)
     except RuntimeError as error:
-        raise OSError(f"{path}: cannot be written ({_last_line(error)})") from None
+        said = f"{path.parent}: a volume cannot be written ({_last_line(error)})"
+        raise CannotWrite(f"{said}; free some space on its disk, or write elsewhere") from None
 
 
 def list_parts(path: Path) -> list[Path]:

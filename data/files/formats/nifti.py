@@ -132,9 +132,9 @@ def _pair(path: Path) -> tuple[Path, Path]:
 
 
 def headers_of(image: Path) -> list[Path]:
-    """The files that can be the header of an .img, or .img.gz."""
+    """The files that can be the header of an .img, or .img.gz: a pair's, MetaImage's or NRRD's."""
     stem = image.name[: image.name.lower().rindex(".img")]
-    return _spellings(image, stem, (".hdr", ".hdr.gz"))
+    return _spellings(image, stem, (".hdr", ".hdr.gz", ".mhd", ".nhdr"))
 
 
 def _spellings(path: Path, stem: str, endings: tuple[str, ...]) -> list[Path]:

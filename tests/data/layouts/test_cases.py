@@ -14,12 +14,13 @@ def test_strip_suffix(name: str, stem: str) -> None:
 
 
 def test_only_volumes_are_listed(tmp_path: Path) -> None:
-    for name in ("b.nii.gz", "a.hdr", "a.img", "c.img.gz", "._b.nii.gz", "readme.txt", "d.npy"):
+    others = ("._b.nii.gz", "readme.txt", "f.raw")
+    for name in ("b.nii.gz", "a.hdr", "a.img", "c.img.gz", "d.npy", "e.mhd", "e.img", *others):
         (tmp_path / name).touch()
     for name in ("E.NII.GZ", "F.HDR", "F.IMG"):
         (tmp_path / name).touch()
     (tmp_path / "folder.nii").mkdir()  # to be told of, once it is read
-    names = ["E.NII.GZ", "F.HDR", "a.hdr", "b.nii.gz", "c.img.gz", "d.npy", "folder.nii"]
+    names = ["E.NII.GZ", "F.HDR", "a.hdr", "b.nii.gz", "c.img.gz", "d.npy", "e.mhd", "folder.nii"]
     assert [path.name for path in list_volumes(tmp_path)] == names
 
 

@@ -13,6 +13,7 @@ from data.files.formats.registry import parts_of
 from data.files.volumes import FileProblem, read_header, read_image, read_label, write_volume
 from data.layouts.cases import Case
 from data.prepare.case_checks import check_case
+from machine.disk import CannotWrite
 
 sitk = pytest.importorskip("SimpleITK", reason='needs pip install -e ".[formats]"')
 RNG = np.random.default_rng(0)
@@ -255,6 +256,13 @@ def test_a_prediction_lies_on_the_source_grid(tmp_path: Path, name: str, written
         for of in ("GetSpacing", "GetOrigin", "GetDirection", "GetSize"):
             assert np.allclose(getattr(by_itk, of)(), getattr(image, of)(), atol=1e-5)
     assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_disk_that_takes_nothing(tmp_path: Path) -> None:
+    saved(tmp_path / "a.mha", np.eye(3))
+    volume, _, source = read_image(tmp_path / "a.mha")
+    with pytest.raises(CannotWrite, match=r"gone: a volume cannot be written \(.*\); free some space"):
+        itk.write(tmp_path / "gone" / "p.mha", source, volume)
 
 
 def test_without_simpleitk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
