@@ -21,25 +21,23 @@ from machine.terminal import say
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Evaluate a run's checkpoint, or predict new volumes or clips with it.",
-        epilog="Writes metrics.json, cases.csv, report.html and, of volumes, predictions/. Exit code: 0, 1 where a "
-        "case failed, 2 for a mistake in the command.",
+        epilog="Writes metrics.json, tables and report.html. Exit code: 0, 1 where a case failed, 2 for a mistake.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--run", nargs="+", metavar="DIR", help="a run's folder, as train.py wrote it, or a pack.zip; several: ensemble"
-    )
+    what.add_argument("--run", nargs="+", metavar="DIR", help="a run's folder, or a pack.zip; several: an ensemble")
     what.add_argument("--compare", metavar="DIR", help="compare the cells of a sweep's folder (docs/ablations.md)")
     add = parser.add_argument
     add("--checkpoint", metavar="last|best|PATH", help="default: last; the validation cases chose best")
     add("--split", choices=("train", "val", "test", "all"), default="val", help="default: val")
     add("--images", metavar="FOLDER", help="predict a folder's volumes or clips, or a file, without labels")
+    add("--window-seconds", type=float, metavar="S", help="of --images, long videos: scores of windows over time")
+    add("--hop-seconds", type=float, metavar="S", help="between the beginnings of windows (default: their length)")
     add("--baseline", metavar="DIR", help="a classification run evaluated on the split, to compare with")
     add("--mc-dropout", type=int, metavar="N", help="predict the mean of N draws of the network by its dropout layers")
     add("--output", metavar="FOLDER", help="default: eval/SPLIT in the run's folder, with _mc_dropout or _ensemble")
     add("--export", metavar="FILE.zip", help="evaluate nothing: pack config, weights and metrics into one file")
     add("--licence", metavar="TEXT", help="of the pack, e.g. CC-BY-4.0 (default: unspecified)")
-    keys = "config keys to set, for the places of data and labels and for prediction (docs/configs.md lists them); "
-    keys += "e.g. data.root=ELSEWHERE evaluate.overlap=0.25"
+    keys = "config keys to set (docs/configs.md lists them), e.g. data.root=ELSEWHERE evaluate.overlap=0.25"
     add("overrides", nargs="*", metavar="key.path=value", help=keys)
     arguments = parser.parse_intermixed_args(argv)
     if arguments.run:  # nargs="+" takes all words up to the next option
@@ -87,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 0
             from engine.evaluate import evaluate  # after the runs were opened: it takes seconds to import
 
-            chosen = {key: getattr(arguments, key) for key in ("split", "images", "baseline", "mc_dropout", "output")}
+            keys = ("split", "images", "baseline", "mc_dropout", "window_seconds", "hop_seconds", "output")
+            chosen = {key: getattr(arguments, key) for key in keys}
             return 1 if evaluate(runs, **chosen, group=group).failures else 0
     except (ValueError, OSError, GroupError, MemoryError) as error:
         group.print_error(error, "evaluate.py")

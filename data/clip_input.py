@@ -1,13 +1,13 @@
 """Clips as a network's input: decoded once into the cache, segments and crops cut from there."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from configs.schema.data import Clip
-from data.files.clips import read_clip, read_frames, read_header
+from data.files.clips import read_clip, read_frames, read_header, read_windows
 from data.files.errors import FileProblem
 from data.files.footage import MAX_CLIP_BYTES, ClipHeader, Footage, resized
 from data.input import Input
@@ -113,15 +113,28 @@ class Clips(Input):
 
     def load(self, case: Case) -> np.ndarray:
         """Return all segments times crops (V, D, H, W, C), crops of a segment side by side."""
-        return np.stack([normalise(pixels / np.float32(255), self._clip) for pixels in self._pictures(case)])
+        return self._views(case, self._footage(case))
+
+    def windows(self, case: Case, window_s: float, hop_s: float) -> Iterator[tuple[float, float, np.ndarray]]:
+        """Yield (from, up to, views) of windows of a clip, each seen as a clip of its own: see `cut_windows`.
+
+        Times are seconds after the first frame. Nothing is kept of windows that are past. Raises FileProblem.
+        """
+        clip = self._clip
+        how = clip.short_side_pixels, clip.colour == "grey", self._rate, clip.image_frame_rate
+        for window in read_windows(_path(case), window_s, hop_s, *how):
+            yield window.start_s, window.start_s + window.duration_s, self._views(case, window)
 
     def pictures(self, case: Case) -> np.ndarray:
         """Return the frames of each view as they look, (V, D, H, W, C) uint8; with differences, each later one."""
         later = num_needed(self._clip) - self._clip.frames
-        return np.stack([pixels[later:] for pixels in self._pictures(case)])
+        return np.stack([pixels[later:] for pixels in self._pictures(case, self._footage(case))])
 
-    def _pictures(self, case: Case) -> list[np.ndarray]:
-        footage, pictures = self._footage(case), []
+    def _views(self, case: Case, footage: Footage) -> np.ndarray:
+        return np.stack([normalise(p / np.float32(255), self._clip) for p in self._pictures(case, footage)])
+
+    def _pictures(self, case: Case, footage: Footage) -> list[np.ndarray]:
+        pictures = []
         for segment in place_segments(footage.times_s, footage.duration_s, self._clip):
             frames = self._frames(case, footage, segment)
             boxes: list[Box] = place_boxes(frames.shape, self._clip)

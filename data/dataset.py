@@ -1,7 +1,7 @@
 """A config's data: its cases, checked, split and prepared, and training batches of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -212,6 +212,13 @@ class Dataset:
     def pictures(self, case: Case | str) -> np.ndarray:
         """Return the views of a case with a class as they look, (V, D, H, W, 1 or 3) uint8: for people."""
         return self._input.pictures(self._case(case))
+
+    def windows(self, case: Case, window_s: float, hop_s: float) -> Iterator[tuple[float, float, np.ndarray]]:
+        """Yield (from, up to, views (V, D, H, W, C)) of windows of a clip of any length, in the memory of one of them.
+
+        Windows of `window_s` seconds begin `hop_s` seconds apart. Raises FileProblem.
+        """
+        return self._input.windows(case, window_s, hop_s)
 
     def train_stream(self, epoch: int, first_batch: int = 0) -> Stream:
         """Return one epoch's batches from `first_batch` on, this process's share of each; close it after use.

@@ -1,6 +1,6 @@
 """What the data set needs of its input: volumes with label volumes, volumes with a class, or clips with a class."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,3 +49,7 @@ class Input(Protocol):
 
     def pictures(self, case: Case) -> np.ndarray:
         """Return the views as they look, (V, D, H, W, 1 or 3) uint8: for people, not for the network."""
+
+    def windows(self, case: Case, window_s: float, hop_s: float) -> Iterator[tuple[float, float, np.ndarray]]:
+        """Yield (from, up to, views) of windows of a clip, in seconds. Raises FileProblem."""
+        raise ValueError(f"case {case.id} is no clip, and has no windows in time")

@@ -6,6 +6,7 @@ metrics = evaluate("runs/mine", split="test").metrics
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from engine.evaluation.temperature import choose_temperature
 from engine.predict import join_runs, load_networks, open_folder
 from engine.runs.trained import Overrides, Runs, Trained, open_trained
 from engine.scoring import SCORING, Job, score
+from engine.windows import Watching, choose_windows
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -40,6 +42,8 @@ def evaluate(
     checkpoint: str | None = None,
     baseline: Path | str | None = None,
     mc_dropout: int | None = None,
+    window_seconds: float | None = None,
+    hop_seconds: float | None = None,
     output: Path | str | None = None,
     overrides: Overrides = (),
     group: Group = ALONE,
@@ -52,6 +56,8 @@ def evaluate(
     checkpoint   `last` (None), `best`, a step, or a path to one
     baseline     a classification run, evaluated on the same split, whose scores are compared with these
     mc_dropout   predict the mean of so many draws of the network by its dropout layers
+    window_seconds  of images that are clips, predict windows of so many seconds, which may be part of long videos
+    hop_seconds  from the beginning of one window to that of the next; None is the window's length
     output       a folder; None is eval/SPLIT in the run's folder, with _mc_dropout or _ensemble
     overrides    of the keys that docs/configs.md lists for it, {"evaluate.overlap": 0.25}
 
@@ -62,7 +68,9 @@ def evaluate(
     run, config = first.run, first.config
     data, cases, faults = open_cases(first, split, images)
     check_array_sizes(config, data, training=False)
-    scoring = SCORING[config.task]
+    alone = bool(images) and len(opened) == 1 and mc_dropout is None
+    windows = choose_windows(window_seconds, hop_seconds, config.data.clip if alone else None)
+    scoring: Any = SCORING[config.task] if windows is None else partial(Watching, windows=windows)
     if baseline and (images or not scoring.takes_baseline):
         raise ValueError("--baseline compares classifications of labelled cases; leave it out here")
     all_data, seen = [data, *(open_again(other, images) for other in opened[1:])], set[str]()
@@ -74,6 +82,7 @@ def evaluate(
     facts, prediction = networks.checkpoint, networks.prediction
     temperature = choose_temperature(run, config.evaluate.temperature, prediction["kind"], facts)
     name = f"images_{Path(images).resolve().name}" if images else split
+    name += "" if windows is None else "_windows"
     name += "" if prediction["kind"] == "plain" else f"_{prediction['kind']}"
     folder = Path(output) if output else run.evaluation(name)
     folder.mkdir(parents=True, exist_ok=True)

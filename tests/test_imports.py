@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "engine.predict": (*ROOMS, "data", "models"),
     "engine.scoring": (*ROOMS, "data", "models"),
     "engine.train": (*ROOMS, "data", "models"),
+    "engine.windows": (*ROOMS, "data", "models"),
     "engine.training.weights": ("engine.distributed", "engine.reports", "engine.runs", "ops", "configs"),
     "planning": ("data", "engine", "configs"),
     "planning.layout": ("data", "engine", "configs"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.files import images, videos
-from data.files.errors import FileProblem, names_its_file
+from data.files.errors import FileProblem, fault_of, names_its_file
 from data.files.footage import ClipHeader, Footage, Interval, Shown, cut_windows, gather
 
 
@@ -38,7 +38,6 @@ def read_clip(
     return footage
 
 
-@names_its_file
 def read_windows(
     path: Path,
     window_s: float,
@@ -49,7 +48,8 @@ def read_windows(
     image_rate: float | None = None,
 ) -> Iterator[Footage]:
     """Yield windows of a clip of any length, in the memory of one of them: see `footage.cut_windows`."""
-    return cut_windows(_show(path, short_side, grey, None, image_rate), window_s, hop_s, rate)
+    with fault_of(path):
+        yield from cut_windows(path, _show(path, short_side, grey, None, image_rate), window_s, hop_s, rate)
 
 
 def read_frames(

@@ -3,9 +3,12 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from data.files.errors import FileProblem
 
 MAX_CLIP_BYTES = 1 << 30  # of one clip's resized frames held in memory; longer clips are read piece by piece
 SAME_TIME_S = 1e-4
@@ -80,12 +83,14 @@ def gather(shown: Iterable[Shown], rate: float | None, keep_frames: bool) -> Foo
     return Footage(np.array(times), np.stack(frames) if keep_frames else None, end - start, start)
 
 
-def cut_windows(shown: Iterable[Shown], window_s: float, hop_s: float, rate: float | None) -> Iterator[Footage]:
+def cut_windows(
+    path: Path, shown: Iterable[Shown], window_s: float, hop_s: float, rate: float | None
+) -> Iterator[Footage]:
     """Yield the footage of windows that begin every `hop_s` seconds and lie in the clip; of a shorter clip, all of it.
 
     Of each window, `start_s` is its time after the clip's first frame. The frame on show at its beginning is its first,
-    with a time of 0 or before. Frames are decoded once, those of one window are held. Raises ValueError for a window of
-    more than MAX_CLIP_BYTES.
+    with a time of 0 or before. Frames are decoded once, those of one window are held. Raises FileProblem, of `path`,
+    for a window of more than MAX_CLIP_BYTES.
     """
     held: deque[tuple[float, np.ndarray]] = deque()  # (time after the first frame, frame)
     first, number, end = None, 0, 0.0
@@ -107,7 +112,7 @@ def cut_windows(shown: Iterable[Shown], window_s: float, hop_s: float, rate: flo
                 held.clear()
             held.append((begin, picture()))
             if held[0][1].nbytes * len(held) > MAX_CLIP_BYTES:
-                raise ValueError(f"a window of {window_s:g} seconds takes over 1 GB of frames; choose a shorter one")
+                raise FileProblem(path, f"a window of {window_s:g} seconds takes over 1 GB", "choose a shorter one")
     while held and (number == 0 or number * hop_s + window_s <= end + SAME_TIME_S):
         yield cut(min(window_s, end - number * hop_s))
         number += 1

@@ -62,6 +62,22 @@ def plot_roc(probabilities: np.ndarray, truth: np.ndarray, class_names: Sequence
     return data_uri(figure, "svg")
 
 
+def plot_windows(times_s: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> str:
+    """SVG of class probabilities (N, K) over time as a data URI; times_s (N, 2) are from and up to."""
+    figure = Figure(figsize=(10.5, 2.8), layout="constrained")
+    axes = figure.subplots()
+    middles, marker = times_s.mean(axis=1), "." if len(times_s) < 30 else ""
+    for k, name in enumerate(class_names):
+        color = COLORS[k % len(COLORS)]
+        axes.plot(middles, probabilities[:, k], color=color, label=plain(name), linewidth=1.2, marker=marker)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("seconds, the middle of each window")
+    axes.set_ylabel("probability")
+    ink_axes(axes)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    return data_uri(figure, "svg")
+
+
 def plot_activation(picture: np.ndarray, activation: np.ndarray | None, is_clip: bool) -> str:
     """PNG of a view, and below it the same with an activation (D, H, W) of 0..1 over it, as a data URI.
 

@@ -12,7 +12,7 @@ from engine.evaluation.cases import Failure
 from engine.evaluation.classification import ClassifiedCase, stack_labels
 from engine.metrics.bootstrap import explain_units
 from engine.metrics.classification import METRICS, as_indicators
-from engine.reports.classification_plots import plot_activation, plot_confusion, plot_roc
+from engine.reports.classification_plots import plot_activation, plot_confusion, plot_roc, plot_windows
 from engine.reports.classification_tables import SHOWN, STILL, more_than_shown, name_predicted
 from engine.reports.page import figure, side_by_side, warnings, write_evaluation_page
 from engine.reports.tables import html_number, html_table, number
@@ -69,6 +69,22 @@ def write_classification_report(
     views = sorted({case.num_views for case in cases})
     facts = [f"{' or '.join(map(str, views))} view{'s' if views != [1] else ''} a case"]
     return write_evaluation_page(path, run, metrics, len(cases), failures, body, facts, seconds=".2g")
+
+
+def write_windows_report(
+    path: Path,
+    run: RunFolder,
+    metrics: Mapping[str, Any],
+    videos: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    failures: Sequence[Failure],
+    class_names: Sequence[str],
+) -> Path:
+    """Write the report of videos classified in windows, {case: (times_s (N, 2), probabilities (N, K))}."""
+    body = ["<h2>Over time</h2>"]
+    for name, (times_s, probabilities) in videos.items():
+        caption = f"{name}: {len(times_s)} windows, {times_s[-1, 1]:.1f} seconds"
+        body.append(figure(caption, plot_windows(times_s, probabilities, class_names)))
+    return write_evaluation_page(path, run, metrics, len(videos), failures, body, seconds=".2g")
 
 
 def _table(metrics: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from data.files import footage
 from data.files.clips import read_windows
+from data.files.errors import FileProblem
 from data.files.footage import Shown, cut_windows
 from tests.data.clip_files import numbered, numbers_of, write_clip, write_frames
 
@@ -18,7 +19,7 @@ def shown(begins: list[float], end: float) -> Iterator[Shown]:
 
 
 def cut(begins: list[float], end: float, window: float, hop: float, rate: float | None = None) -> list[tuple]:
-    found = cut_windows(shown(begins, end), window, hop, rate)
+    found = cut_windows(Path("a.mp4"), shown(begins, end), window, hop, rate)
     return [(w.start_s, w.frames.ravel().tolist(), np.round(w.times_s, 3).tolist(), w.duration_s) for w in found]
 
 
@@ -49,7 +50,7 @@ def test_frames_that_no_multiple_of_the_rate_needs_are_not_decoded() -> None:
 def test_one_window_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footage, "MAX_CLIP_BYTES", 3)
     assert len(cut([float(i) for i in range(50)], 50, window=2, hop=1)) == 49
-    with pytest.raises(ValueError, match=r"a window of 9 seconds takes over 1 GB of frames; choose a shorter one"):
+    with pytest.raises(FileProblem, match=r"a\.mp4: a window of 9 seconds takes over 1 GB; choose a shorter one"):
         cut([float(i) for i in range(50)], 50, window=9, hop=1)
 
 

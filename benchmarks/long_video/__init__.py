@@ -1,0 +1,1 @@
+"""Memory of classifying a long video."""
