@@ -15,7 +15,7 @@ from configs.schema.model import NetworkArgs
 from models.cnn3d import CNN3d, CNN3dArgs
 from models.resnet3d import ResNet3d, ResNet3dArgs
 from models.unet3d import UNet3d, UNet3dArgs
-from models.video_resnet import VideoResNet, VideoResNetArgs
+from models.video_resnet import MC3Args, R2Plus1DArgs, VideoResNet, VideoResNetArgs
 
 
 class Network(NamedTuple):
@@ -30,8 +30,8 @@ MODELS = {  # by `model.name`; the first is the default
     "cnn3d": Network(CNN3d, CNN3dArgs),
     "resnet3d": Network(ResNet3d, ResNet3dArgs),
     "r3d_18": Network(partial(VideoResNet, kind="r3d_18"), VideoResNetArgs),
-    "mc3_18": Network(partial(VideoResNet, kind="mc3_18"), VideoResNetArgs),
-    "r2plus1d_18": Network(partial(VideoResNet, kind="r2plus1d_18"), VideoResNetArgs),
+    "mc3_18": Network(partial(VideoResNet, kind="mc3_18"), MC3Args),
+    "r2plus1d_18": Network(partial(VideoResNet, kind="r2plus1d_18"), R2Plus1DArgs),
 }
 
 

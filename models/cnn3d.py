@@ -1,14 +1,14 @@
 """The plainest 3-D CNN: blocks of Conv3d, norm, ReLU and Dropout3d, pooling between them, a linear head."""
 
-import math
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from pydantic import Field, model_validator
 
 import ops
-from configs.schema.model import NetworkArgs, Size
+from configs.schema.model import Convolution, NetworkArgs, Size
 from configs.schema.types import Count, FewTriple, Width
 from models.layers.blocks import ConvBlock, he_normal
 from models.layers.dropout import make_dropout
@@ -41,21 +41,16 @@ class CNN3dArgs(NetworkArgs):
     def fewest_tensors(self) -> int:
         return len(self.widths)
 
-    def largest_activation(self, size: Size) -> int:
-        """Return the elements of the largest array that one sample (D, H, W) has."""
-        largest = 0
+    @classmethod
+    def propose(cls, size: Size, num_train: int) -> dict[str, Any]:
+        return {"widths": [16, 32, 64, 64] if num_train < 500 else [16, 32, 64, 128]}
+
+    def list_convolutions(self, size: Size, in_channels: int = 1) -> Iterator[Convolution]:
+        inputs = in_channels
         for block, width in enumerate(self.widths):
             size = tuple(max(n // step, 1) for n, step in zip(size, self.pool, strict=True)) if block else size
-            largest = max(largest, math.prod(size) * width)
-        return largest
-
-    def largest_unfolded(self, size: Size) -> int:
-        """Elements of the largest input that a convolution unfolds, one of a single channel the first."""
-        largest = 0
-        for block, inputs in enumerate((1, *self.widths[:-1])):
-            size = tuple(max(n // step, 1) for n, step in zip(size, self.pool, strict=True)) if block else size
-            largest = max(largest, math.prod(size) * math.prod(self.kernel) * inputs)
-        return largest
+            yield Convolution(inputs, width, self.kernel, size)
+            inputs = width
 
 
 class CNN3d(nn.Module):

@@ -1,21 +1,25 @@
 """ResNet in 3-D for classification: residual blocks of ConvBlocks, configurable to the published variants."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from pydantic import model_validator
 
 import ops
-from configs.schema.model import NetworkArgs, Size, shrink
+from configs.schema.model import Convolution, NetworkArgs, Size, shrink
 from configs.schema.types import Count, Few, FewTriple, Width
 from models.layers.blocks import ConvBlock, he_normal
 from models.layers.dropout import make_dropout
 from models.layers.heads import ClassifierDropout, Head, check_input, run_blocks
 from models.layers.norms import make_norm
+
+BLOCKS_PER_STAGE = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+# (depth, width) to propose from so many training cases on: deeper and wider networks need more.
+PROPOSED = ((0, (10, 16)), (250, (10, 32)), (800, (18, 32)), (5000, (18, 64)), (20_000, (34, 64)))
+SHORT = 40  # voxels along an axis: up to there proposals leave out the early strides
 
 
 class ResNet3dArgs(NetworkArgs):
@@ -51,21 +55,36 @@ class ResNet3dArgs(NetworkArgs):
             raise ValueError(f"width={self.width} must be a multiple of groups={self.groups}")
         return self
 
-    def largest_activation(self, size: Size) -> int:
-        """Return the elements of the largest array that one sample (D, H, W) has."""
-        size = shrink(size, self.stem_stride)
-        largest = math.prod(size) * self.width
+    @classmethod
+    def propose(cls, size: Size, num_train: int) -> dict[str, Any]:
+        """Return more layers and channels the more cases there are, and no early strides along short axes."""
+        depth, width = [proposed for cases, proposed in PROPOSED if num_train >= cases][-1]
+        short = [n <= SHORT for n in size]
+        if not any(short):
+            return {"depth": depth, "width": width}
+        kernel, stride = [3 if s else 7 for s in short], [1 if s else 2 for s in short]
+        return {"depth": depth, "width": width, "stem_kernel": kernel, "stem_stride": stride, "max_pool": False}
+
+    def list_convolutions(self, size: Size, in_channels: int = 1) -> Iterator[Convolution]:
+        one, cube = (1, 1, 1), (3, 3, 3)
+        size, channels = shrink(size, self.stem_stride), self.width
+        yield Convolution(in_channels, channels, self.stem_kernel, size)
         size = shrink(size, (2, 2, 2)) if self.max_pool else size
-        for stage, stride in enumerate(self.layer_strides):
-            before, size = size, shrink(size, (stride, stride, stride))
-            width = self.width << stage
-            # A bottleneck's first convolution still has the size of the stage before.
-            inner, outer = (math.prod(before) * width, 4 * width) if self.depth >= 50 else (0, width)
-            largest = max(largest, inner, math.prod(size) * outer)
-        return largest
-
-
-BLOCKS_PER_STAGE = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+        for stage, count in enumerate(BLOCKS_PER_STAGE[self.depth]):
+            for block in range(count):
+                stride = 1 if block else self.layer_strides[stage]
+                before, size, width = size, shrink(size, (stride, stride, stride)), self.width << stage
+                outputs = 4 * width if self.depth == 50 else width
+                if self.depth == 50:
+                    yield Convolution(channels, width, one, before)
+                    yield Convolution(width, width, cube, size)
+                    yield Convolution(width, outputs, one, size)
+                else:
+                    yield Convolution(channels, width, cube, size)
+                    yield Convolution(width, width, cube, size)
+                if self.shortcut == "B" and (stride, channels) != (1, outputs):
+                    yield Convolution(channels, outputs, one, size)
+                channels = outputs
 
 
 class BasicBlock(nn.Module):

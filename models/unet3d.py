@@ -1,6 +1,6 @@
 """3-D U-Net: blocks of Conv3d, norm, activation and Dropout3d on a way down and a way up."""
 
-import math
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import mlx.core as mx
@@ -8,7 +8,7 @@ import mlx.nn as nn
 from pydantic import Field, model_validator
 
 import ops
-from configs.schema.model import DropoutArgs, NetworkArgs, Size, shrink
+from configs.schema.model import Convolution, DropoutArgs, NetworkArgs, Size, shrink
 from configs.schema.types import Count, Few, FewTriple, Triple, Width
 from models.layers.blocks import ConvBlock, he_normal, make_activation
 from models.layers.dropout import apply_dropout, make_dropout
@@ -98,23 +98,20 @@ class UNet3dArgs(NetworkArgs):
     def fewest_tensors(self) -> int:
         return len(self.widths) * self.convolutions
 
-    def largest_activation(self, size: Size) -> int:
-        """Return the elements of the largest array that one sample (D, H, W) has: mostly skip and upsampled maps."""
-        largest, last = 0, len(self.widths) - 1
-        for level, (width, stride) in enumerate(zip(self.widths, self.level_strides(), strict=True)):
+    def list_convolutions(self, size: Size, in_channels: int = 1) -> Iterator[Convolution]:
+        inputs, last = in_channels, len(self.widths) - 1
+        way_up: list[list[Convolution]] = []
+        for level, (width, stride, kernel) in enumerate(
+            zip(self.widths, self.level_strides(), self.level_kernels(), strict=True)
+        ):
             size = shrink(size, stride)
-            largest = max(largest, math.prod(size) * width * (1 if level == last else 2))
-        return largest
-
-    def largest_unfolded(self, size: Size) -> int:
-        """Elements of the largest input that a convolution unfolds: the decoder's first, mostly."""
-        largest, last = 0, len(self.widths) - 1
-        kernels = self.level_kernels()
-        for level, (width, stride) in enumerate(zip(self.widths, self.level_strides(), strict=True)):
-            size = shrink(size, stride)
-            inputs = width * (2 if level < last else self.convolutions > 1)
-            largest = max(largest, math.prod(size) * math.prod(kernels[level]) * inputs)
-        return largest
+            further = [Convolution(width, width, kernel, size)] * (self.convolutions - 1)
+            yield from (Convolution(inputs, width, kernel, size), *further)
+            if level < last:
+                way_up.append([Convolution(2 * width, width, kernel, size), *further])  # of skip and upsampled maps
+            inputs = width
+        for convolutions in reversed(way_up):
+            yield from convolutions
 
 
 class Level(nn.Module):

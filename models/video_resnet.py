@@ -3,37 +3,76 @@
 Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", arXiv:1711.11248.
 """
 
-import math
+from collections.abc import Iterator
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from configs.schema.model import DropoutPosition, NetworkArgs, Size, shrink
+from configs.schema.model import Convolution, DropoutPosition, NetworkArgs, Size, shrink
 from models.layers.blocks import ConvBlock, he_normal
 from models.layers.dropout import make_dropout
 from models.layers.heads import ClassifierDropout, Head, check_input, run_blocks
 from models.layers.norms import BatchNorm3d
+
+Kind = Literal["r3d_18", "mc3_18", "r2plus1d_18"]
+WIDTHS = (64, 128, 256, 512)
 
 
 class VideoResNetArgs(NetworkArgs):
     """r3d_18, mc3_18 and r2plus1d_18 (Tran et al. 2018), layer for layer as torchvision has them."""
 
     has_features: ClassVar[bool] = True
+    kind: ClassVar[Kind] = "r3d_18"
 
     recompute: bool = False  # trade time for memory: keep block inputs only (gradient checkpointing)
     dropout: ClassifierDropout = ClassifierDropout()
 
-    def largest_activation(self, size: Size) -> int:
-        """Return the elements of the largest array that one sample (D, H, W) has at most, which is in the first blocks.
+    def list_convolutions(self, size: Size, in_channels: int = 1) -> Iterator[Convolution]:
+        size, channels = shrink(size, (1, 2, 2)), WIDTHS[0]
+        if self.kind == "r2plus1d_18":
+            yield Convolution(in_channels, STEM_MIDDLE, (1, 7, 7), size)
+            yield Convolution(STEM_MIDDLE, channels, (3, 1, 1), size)
+        else:
+            yield Convolution(in_channels, channels, (3, 7, 7), size)
+        for stage, width in enumerate(WIDTHS):
+            time = 3 if stage == 0 or self.kind != "mc3_18" else 1  # the kernel's extent in time
+            for block in range(2):
+                stride = 2 if stage and not block else 1
+                middle, inputs = middle_channels(channels, width), channels
+                for step in (stride, 1):
+                    flat = shrink(size, (1, step, step))
+                    size = shrink(flat, (step if time > 1 else 1, 1, 1))
+                    if self.kind == "r2plus1d_18":
+                        yield Convolution(inputs, middle, (1, 3, 3), flat)
+                        yield Convolution(middle, width, (3, 1, 1), size)
+                    else:
+                        yield Convolution(inputs, width, (time, 3, 3), size)
+                    inputs = width
+                if channels != width:
+                    yield Convolution(channels, width, (1, 1, 1), size)
+                channels = width
 
-        r2plus1d_18's has 144 channels, between space and time; those of the others have 64.
-        """
-        return math.prod(shrink(size, (1, 2, 2))) * 144
+
+class MC3Args(VideoResNetArgs):
+    """mc3_18 (Tran et al. 2018), layer for layer as torchvision has it."""
+
+    kind: ClassVar[Kind] = "mc3_18"
 
 
-WIDTHS = (64, 128, 256, 512)
+class R2Plus1DArgs(VideoResNetArgs):
+    """r2plus1d_18 (Tran et al. 2018), layer for layer as torchvision has it."""
+
+    kind: ClassVar[Kind] = "r2plus1d_18"
+
+
+STEM_MIDDLE = 45  # channels between space and time in r2plus1d_18's stem
+
+
+def middle_channels(in_channels: int, out_channels: int) -> int:
+    """Return the channels between space and time with as many parameters as a full 3-D convolution has."""
+    return in_channels * out_channels * 27 // (in_channels * 9 + out_channels * 3)
 
 
 class MakeConv(Protocol):
@@ -92,8 +131,7 @@ class VideoBlock(nn.Module):
         self, in_channels: int, width: int, stride: int, conv: MakeConv, strides_time: bool, drop: nn.Module | None
     ) -> None:
         super().__init__()
-        # As many parameters as full 3-D convolutions have. torchvision takes the first one's for both.
-        middle = in_channels * width * 27 // (in_channels * 9 + width * 3)
+        middle = middle_channels(in_channels, width)  # of both, as in torchvision
         self.conv1 = conv(in_channels, width, stride, middle=middle, drop=drop)
         self.conv2 = conv(width, width, 1, middle=middle, drop=None)
         self.shortcut = None
@@ -115,7 +153,7 @@ class VideoResNet(nn.Module):
     `features(x)` is what the head pools.
     """
 
-    def __init__(self, in_channels: int, num_outputs: int, args: VideoResNetArgs, *, kind: str) -> None:
+    def __init__(self, in_channels: int, num_outputs: int, args: VideoResNetArgs, *, kind: Kind) -> None:
         super().__init__()
         self.stem = make_stem(in_channels, split=kind == "r2plus1d_18")
         channels = WIDTHS[0]
@@ -156,8 +194,8 @@ def make_stem(in_channels: int, split: bool) -> list[ConvBlock]:
     if not split:
         norm = BatchNorm3d(64)
         return [ConvBlock(in_channels, 64, (3, 7, 7), (1, 2, 2), norm=norm, act=nn.ReLU(), input_grad=False)]
-    norm = BatchNorm3d(45)
+    norm = BatchNorm3d(STEM_MIDDLE)
     return [
-        ConvBlock(in_channels, 45, (1, 7, 7), (1, 2, 2), norm=norm, act=nn.ReLU(), input_grad=False),
-        ConvBlock(45, 64, (3, 1, 1), norm=BatchNorm3d(64), act=nn.ReLU()),
+        ConvBlock(in_channels, STEM_MIDDLE, (1, 7, 7), (1, 2, 2), norm=norm, act=nn.ReLU(), input_grad=False),
+        ConvBlock(STEM_MIDDLE, 64, (3, 1, 1), norm=BatchNorm3d(64), act=nn.ReLU()),
     ]

@@ -1,6 +1,8 @@
 """The `model` section: what a network's arguments promise. Each network's own lie beside it, in models/."""
 
-from typing import Annotated, ClassVar, Literal
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -21,6 +23,26 @@ class DropoutArgs(Section):
     rate: DropoutRate = 0.1
     places: tuple[str, ...] = ()
     position: DropoutPosition = "after_activation"
+
+
+class Convolution(NamedTuple):
+    """A convolution as one sample meets it: channels in and out, kernel and size of its result, (D, H, W)."""
+
+    inputs: int
+    outputs: int
+    kernel: Size
+    size: Size
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of the result."""
+        return math.prod(self.size)
+
+    @property
+    def unfolded(self) -> int:
+        """Elements of the input, unfolded for a product; a 1×1×1 kernel is a product as it is."""
+        taps = math.prod(self.kernel)
+        return self.voxels * taps * self.inputs if taps > 1 else 0
 
 
 class NetworkArgs(Section):
@@ -47,13 +69,25 @@ class NetworkArgs(Section):
         """How many tensors the weights have at least, so that a pack's config asks for no more layers than it holds."""
         return 0
 
+    @classmethod
+    def propose(cls, size: Size, num_train: int) -> dict[str, Any]:
+        """Return the arguments to train with on `num_train` cases of this size (D, H, W); defaults are left out."""
+        return {}
+
+    def list_convolutions(self, size: Size, in_channels: int = 1) -> Iterable[Convolution]:
+        """Return the convolutions that one sample (D, H, W) passes, heads and transposed ones left out.
+
+        Estimates of memory and weights follow from them; none counts the input and the output only.
+        """
+        return ()
+
     def largest_activation(self, size: Size) -> int:
-        """Elements of the largest array that one sample (D, H, W) has; 0 counts the input and the output alone."""
-        return 0
+        """Return the elements of the largest array that a convolution of one sample (D, H, W) takes or gives."""
+        return max((conv.voxels * max(conv.inputs, conv.outputs) for conv in self.list_convolutions(size)), default=0)
 
     def largest_unfolded(self, size: Size) -> int:
-        """Elements of the largest input that a convolution's plain form unfolds on a CPU; 0 where none is known."""
-        return 0
+        """Return the elements of the largest input that MLX's own convolution unfolds on a CPU."""
+        return max((conv.unfolded for conv in self.list_convolutions(size)), default=0)
 
 
 class ModelConfig(Section):

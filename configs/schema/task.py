@@ -103,12 +103,14 @@ class Classification:
     own_statistic: ClassVar[str] = "multi_label"
 
     def with_defaults(self, tree: dict[str, Any], choices: Choices) -> dict[str, Any]:
-        """The loss and the score that decide a classification, where the config names none."""
+        """Fill in network, loss and score where the config names none: the first ones registered for classes."""
         loss, checkpoint = tree.get("loss", {}), tree.get("checkpoint", {})
         if not isinstance(loss, dict) or not isinstance(checkpoint, dict):
             return tree
         known = choices.losses_for("classes" if _labels_may_coincide(tree) else "class")
         loss = {"name": known[0], **loss}
+        networks = [name for name, args in choices.networks.items() if not args.segments]
+        tree = {"model": {"name": networks[0]}, **tree} if networks else tree
         return {**tree, "loss": loss, "checkpoint": {"metric": "auc", **checkpoint}}
 
     def check_input(self, config: Sections) -> None:

@@ -25,7 +25,6 @@ from planning.layout.class_layouts import (
 )
 
 TABLES = (".csv", ".tsv")
-PLACEHOLDERS: dict[Any, Tree] = {"classification": {"model": {"name": "cnn3d"}}}  # that a task's config needs
 READING_KEYS = (
     "task", "data.source", "data.images", "data.labels", "data.dicom_series", "data.columns", "data.class_names",
     "data.channels", "data.clip.image_frame_rate", "loss.ignore_label",
@@ -54,8 +53,7 @@ def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
     else:
         of_classes = source in SOURCES and SOURCES[source].volumes is None
         tree = class_tree(source, path) if of_classes else _tree(source, path)
-    tree = {"name": "unnamed", "train": {"steps": 1}, **merge(tree, asked)}
-    return check_config({**tree, **PLACEHOLDERS.get(tree.get("task"), {})}, where=str(path))
+    return check_config({"name": "unnamed", "train": {"steps": 1}, **merge(tree, asked)}, where=str(path))
 
 
 def recognise(path: Path) -> Tree:

@@ -6,11 +6,10 @@ import numpy as np
 
 from data.files.images import RATE
 from data.layouts.cases import some
-from planning.proposal.classifier import Classifier, ClassifierInput, design_cnn, design_r3d
+from planning.proposal.classifier import Classifier, ClassifierInput, design_classifier
 from planning.proposal.cohort import DIRECTIONS, Cohort
-from planning.proposal.rules import Decision, decide
+from planning.proposal.rules import MANY_CLIPS, Decision, decide
 
-MANY = 2000  # training clips from which on a deep network learns from the frames themselves
 MOST_FRAMES = 16
 USUAL_RATES = (10.0, 15.0)  # frames a second: actions rarely need more
 SHORT_SIDES = (128, 96, 64)  # pixels
@@ -44,7 +43,7 @@ def choose_clip_input(cohort: Cohort, memory_gb: float) -> ClassifierInput:
         yield Decision("frame_rate", rate, f"the same for all, by time; stored at {stored}")
         yield Decision("short_side_pixels", side, "frames are resized to this, their shape kept")
         yield Decision("crop_pixels", [crop, crop], "random in training")
-        if cohort.num_train >= MANY:
+        if cohort.num_train >= MANY_CLIPS:
             yield Decision("input", "frames", "clips enough to learn from pictures")
             yield Decision("colour", "rgb")
         else:
@@ -63,20 +62,20 @@ def choose_clip_input(cohort: Cohort, memory_gb: float) -> ClassifierInput:
             yield Decision("augment.flip", 0.5, why)
         yield from decide("augment", AUGMENT)
 
-    num_channels = 3 if cohort.num_train >= MANY else 1
+    num_channels = 3 if cohort.num_train >= MANY_CLIPS else 1
     return ClassifierInput(network, batch_size, num_channels, not sided, tuple(decide("data.clip", decisions())))
 
 
 def _fit(cohort: Cohort, frames: int, memory_gb: float) -> tuple[int, int, Classifier, int]:
     """Return short side and crop in pixels, the network for them, and the batch size."""
-    many = cohort.num_train >= MANY
+    many, networks = cohort.num_train >= MANY_CLIPS, cohort.survey.config.choices.networks
     stored = int(np.median([min(facts.width, facts.height) for facts in cohort.survey.usable]))
     sides = [side for side in SHORT_SIDES if side <= stored] or [stored]
     if not many and len(sides) > 1 and sides[0] == SHORT_SIDES[0]:
         sides = sides[1:]
     for side in sides:
         crop = max(side * 7 // 8 // 8 * 8, min(side, 16))
-        network = (design_r3d if many else design_cnn)((frames, crop, crop), 3 if many else 1, cohort.num_train)
+        network = design_classifier(networks, "clips", (frames, crop, crop), 3 if many else 1, cohort.num_train)
         batch_size = network.largest_batch(memory_gb, cohort.num_train)
         if network.training_gb(batch_size) <= memory_gb:
             most = batch_size if many else 8 if cohort.num_train < 500 else 16

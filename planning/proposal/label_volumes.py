@@ -11,7 +11,17 @@ from data.layouts.cases import some
 from planning.proposal.cohort import CROP_GAIN, SIDE_WORDS, Cohort, box_share, gather_cohort, median_minimum, words_of
 from planning.proposal.common import make_plan
 from planning.proposal.network import Network, coarse_axis, design_network, fits, target_spacing, training_gb
-from planning.proposal.rules import PRECISION, Decision, Plan, average_weights, count_workers, decide, mirror, rotate
+from planning.proposal.rules import (
+    PRECISION,
+    Decision,
+    Plan,
+    average_weights,
+    choose_network,
+    count_workers,
+    decide,
+    mirror,
+    rotate,
+)
 from planning.survey.format import times
 from planning.survey.label_volumes import count_voxels
 from planning.survey.survey import Survey
@@ -164,7 +174,7 @@ def _augmenting(m: Measured) -> Iterator[Decision]:
 def _model(m: Measured) -> Iterator[Decision]:
     network = m.network
     lowest = [p // s for p, s in zip(network.patch, np.prod(network.strides, axis=0), strict=True)]
-    yield Decision("model.name", "unet3d")
+    yield Decision("model.name", choose_network("label volumes", m.cohort.num_train).name)
     why = f"{len(network.widths)} levels: the lowest has {times(lowest)} voxels"
     yield Decision("model.args.widths", list(network.widths), why)
     why = f"into each level, along (D, H, W); voxels are {times(m.spacing_mm)} mm"

@@ -36,6 +36,35 @@ class Plan:
         return render(self.head, self.decisions)
 
 
+@dataclass(frozen=True)
+class Proposed:
+    """A network by its registered name, why it is proposed, and the training cases that it takes at least."""
+
+    name: str
+    why: str = ""  # may name {cases} and the network's arguments
+    least_cases: int = 0
+
+
+MANY_CLIPS = 2000  # training clips from which on a deep network learns from the frames themselves
+# The networks that are proposed, by what the cases are; the last one that has cases enough is taken. No other line here
+# names one: what arguments it takes for so many cases, and the memory for them, its own arguments tell (`propose` and
+# `list_convolutions` of NetworkArgs). Only the U-Net's levels are designed here, in network.py, for they decide the
+# patch.
+NETWORKS = {
+    "label volumes": (Proposed("unet3d"),),
+    "volumes": (Proposed("resnet3d", "{depth} layers for {cases} training cases: deeper ones need more"),),
+    "clips": (
+        Proposed("cnn3d", "{cases} training clips: a small network"),
+        Proposed("r3d_18", "{cases} training clips: enough for 18 layers", MANY_CLIPS),
+    ),
+}
+
+
+def choose_network(kind: str, num_train: int) -> Proposed:
+    """Return the network to propose for `num_train` cases of this kind, a key of NETWORKS."""
+    return [proposed for proposed in NETWORKS[kind] if num_train >= proposed.least_cases][-1]
+
+
 PRECISION = Decision("train.precision", "auto", "bfloat16 where the device computes it, which is faster; else float32")
 
 

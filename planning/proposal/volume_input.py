@@ -6,7 +6,7 @@ import numpy as np
 
 from data.files.grid import Shape
 from data.layouts.cases import some
-from planning.proposal.classifier import BATCHES, Classifier, ClassifierInput, design_resnet
+from planning.proposal.classifier import BATCHES, Classifier, ClassifierInput, design_classifier
 from planning.proposal.cohort import CROP_GAIN, DIRECTIONS, Cohort, box_share, median_minimum
 from planning.proposal.network import coarse_axis, target_spacing
 from planning.proposal.rules import Decision, decide, rotate
@@ -64,13 +64,13 @@ def _fit(
     `boxes` (cases, 3) are in voxels; without `spacings` (cases, 3) volumes are cropped rather than resampled.
     """
     usual = np.ones(3) if spacings is None else np.array(target_spacing(spacings))
-    least, factor, shrunk = BATCHES[-2], 1.0, 0
+    networks, least, factor, shrunk = cohort.survey.config.choices.networks, BATCHES[-2], 1.0, 0
     while True:
         mm = usual * factor
         sizes = boxes.astype(float) if spacings is None else np.maximum(np.rint(boxes * spacings / mm), 1)
         d, h, w = (int(n) for n in np.ceil(np.percentile(sizes, 90, axis=0)))
         patch = _patch((d, h, w), same=len({tuple(size) for size in sizes.tolist()}) == 1, shrunk=shrunk)
-        network = design_resnet(patch, cohort.num_channels(), cohort.num_train)
+        network = design_classifier(networks, "volumes", patch, cohort.num_channels(), cohort.num_train)
         if network.training_gb(min(least, cohort.num_train)) <= memory_gb:
             return mm, (d, h, w), patch, network, factor > 1 or shrunk > 0
         if max(patch) <= MIN_PATCH:

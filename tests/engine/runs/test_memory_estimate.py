@@ -119,3 +119,23 @@ def test_a_sweep_names_the_cell() -> None:
     config = config_of(sweep={"grid": {"model.args.widths": [[8, 16], [16384, 16384]]}, "seeds": [0]})
     with pytest.raises(ValueError, match=r"^sweep: cell widths=16384\+16384: training takes at least 802\.6 GB"):
         make_plan(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "batch", "unfolded_mb", "peak_mb"),
+    [
+        ({"name": "cnn3d"}, (32, 32, 32), 2, 14, 39),
+        ({"name": "resnet3d", "args": {"width": 16}}, (48, 48, 48), 2, 38, 70 - 8),
+        ({"name": "resnet3d", "args": {"width": 16, "depth": 50}}, (48, 48, 48), 1, 19, 36 - 12),
+        ({"name": "r3d_18"}, (8, 56, 56), 1, 43, 283 - 133),
+        ({"name": "r2plus1d_18"}, (8, 56, 56), 1, 14, 194 - 125),
+    ],
+)
+def test_what_is_unfolded_is_less_than_the_peak_that_was_measured(
+    model: Any, size: tuple[int, int, int], batch: int, unfolded_mb: float, peak_mb: float
+) -> None:
+    """Peaks of predicting zeros on a CPU, ops=mlx, float32, mlx 0.32.4, less the weights."""
+    args = config_of(task="classification", data={"source": "classes"}, model=model).model.args
+    unfolded = 4 * batch * args.largest_unfolded(size) / 1e6
+    assert unfolded == pytest.approx(unfolded_mb, abs=0.5)
+    assert unfolded + 3 * 4 * batch * args.largest_activation(size) / 1e6 < peak_mb

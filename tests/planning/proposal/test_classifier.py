@@ -2,36 +2,41 @@
 
 import pytest
 
-from models.resnet3d import ResNet3dArgs
-from planning.proposal.classifier import Classifier, design_cnn, design_r3d, design_resnet
+from engine.config import config_class
+from planning.proposal.classifier import Classifier, design_classifier
+
+
+def design(kind: str, size: tuple[int, int, int], num_channels: int, num_train: int) -> Classifier:
+    return design_classifier(config_class().choices.networks, kind, size, num_channels, num_train)
 
 
 @pytest.mark.parametrize(
     ("num_train", "depth", "width"), [(40, 10, 16), (250, 10, 32), (1188, 18, 32), (5000, 18, 64), (20_000, 34, 64)]
 )
 def test_more_cases_make_deeper_networks(num_train: int, depth: int, width: int) -> None:
-    args = ResNet3dArgs.model_validate(design_resnet((56, 56, 56), 1, num_train).args)
-    assert (args.depth, args.width, args.max_pool) == (depth, width, True)
+    network = design("volumes", (56, 56, 56), 1, num_train)
+    assert (network.name, network.args) == ("resnet3d", {"depth": depth, "width": width})
+    assert network.why == f"{depth} layers for {num_train} training cases: deeper ones need more"
 
 
 def test_small_axes_keep_their_voxels_and_resnet18_its_weights() -> None:
-    args = ResNet3dArgs.model_validate(design_resnet((24, 64, 64), 1, 1000).args)
-    assert (args.stem_stride, args.stem_kernel, args.max_pool) == ((1, 2, 2), (3, 7, 7), False)
-    assert design_resnet((28, 28, 28), 1, 1000).args["stem_stride"] == [1, 1, 1]
+    args = design("volumes", (24, 64, 64), 1, 1000).args
+    assert (args["stem_stride"], args["stem_kernel"], args["max_pool"]) == ([1, 2, 2], [3, 7, 7], False)
+    assert design("volumes", (28, 28, 28), 1, 1000).args["stem_stride"] == [1, 1, 1]
 
     # Peaks of two training steps in float32 on a CPU, with Adam: what the estimate was fitted to.
-    assert design_resnet((64, 64, 64), 1, 1000).weights == pytest.approx(8_298_402, rel=0.01)
+    assert design("volumes", (64, 64, 64), 1, 1000).weights == pytest.approx(8_298_402, rel=0.01)
 
 
 @pytest.mark.parametrize(
     ("network", "batch_size", "measured_gb"),
     [
-        (design_resnet((56, 56, 56), 1, 1000), 4, 0.496),
-        (design_resnet((56, 56, 56), 1, 1000), 8, 0.574),
-        (design_resnet((32, 32, 32), 1, 100), 4, 0.423),
-        (design_cnn((16, 80, 80), 1, 100), 4, 0.436),
-        (design_cnn((16, 112, 112), 3, 1000), 8, 0.875),
-        (design_r3d((16, 112, 112), 3, 5000), 2, 1.366),
+        (design("volumes", (56, 56, 56), 1, 1000), 4, 0.496),
+        (design("volumes", (56, 56, 56), 1, 1000), 8, 0.574),
+        (design("volumes", (32, 32, 32), 1, 100), 4, 0.423),
+        (design("clips", (16, 80, 80), 1, 100), 4, 0.436),
+        (design("clips", (16, 112, 112), 3, 1000), 8, 0.875),
+        (design("clips", (16, 112, 112), 3, 5000), 2, 1.366),
     ],
 )
 def test_the_memory_is_near_what_was_measured(network: Classifier, batch_size: int, measured_gb: float) -> None:
@@ -39,7 +44,7 @@ def test_the_memory_is_near_what_was_measured(network: Classifier, batch_size: i
 
 
 def test_the_batch_fits_memory_and_cases() -> None:
-    network = design_cnn((16, 80, 80), 1, 100)
+    network = design("clips", (16, 80, 80), 1, 100)
     assert network.largest_batch(4.0, 1000) == 16
     assert network.largest_batch(4.0, 40) == 8
     assert network.largest_batch(4.0, 3) == 3
