@@ -1,7 +1,8 @@
 """What a file's header says, and what it says that rules the file out."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ class Header:
     voxels_offset: int  # bytes before the first voxel
     problems: tuple[FileProblem, ...]
     tail_bytes: int = TRAILING_BYTES  # that may follow the last voxel
+    ignored: Mapping[str, int] = field(default_factory=dict)  # files beside a series' images, by what they are
 
     @property
     def path(self) -> Path:

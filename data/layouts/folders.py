@@ -38,6 +38,10 @@ def find_folders(config: DataConfig) -> Listing:
     root, chosen = config.root, (config.images,) if isinstance(config.images, str) else config.images
     if len(chosen) > 1 or is_pattern(chosen[0]) or is_pattern(config.labels):
         return _find_by_patterns(root, chosen, config.labels)
+    if holds_slices(root / config.labels):
+        raise ValueError(
+            f"{root / config.labels}: DICOM files; convert SEG with segimage2itkimage, RTSTRUCT with dcmrtstruct2nii"
+        )
     images, labels = _image_folder(root, chosen[0]), _by_name(root / config.labels, LABEL_WORDS)
     if labels and not set(images) & set(labels):
         raise ValueError(
@@ -59,6 +63,8 @@ def _image_folder(root: Path, name: str) -> dict[str, Path]:
         guess = guess_patterns(root)
         hint = f"; by their names, set {guess.overrides}" if guess else ""
         raise ValueError(f"data.images={name!r}: no such folder in {root}; found {describe_folder(root)}{hint}")
+    if holds_slices(folder):
+        raise ValueError(f"{folder}: DICOM slices; move those of each case to a folder of their own")
     if not (images := _by_name(folder, IMAGE_WORDS)):
         raise ValueError(f"{folder}: no volumes; found {describe_folder(folder)}")
     return images

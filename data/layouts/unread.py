@@ -22,13 +22,13 @@ def count_files(cases: Sequence[Case]) -> str:
 def warn_of_unread(root: Path, cases: Sequence[Case]) -> None:
     """Warn of the volumes in a folder, and below it, that are of no case, with their number and the first names."""
     read = {Path(os.path.normpath(path)) for case in cases for path in case.files}
-    unread = [path for path in map(Path, map(os.path.normpath, walk_volumes(root))) if not _is_read(path, read)]
+    above = {folder for path in read for folder in path.parents}
+
+    def is_read(path: Path) -> bool:  # a folder of DICOM also where it is in one that is read, or a file in it is
+        return path in read or (path.is_dir() and (path in above or not read.isdisjoint(path.parents)))
+
+    unread = [path for path in map(Path, map(os.path.normpath, walk_volumes(root))) if not is_read(path)]
     if unread:
         names = ", ".join(path.relative_to(os.path.normpath(root)).as_posix() for path in unread[:SHOWN])
         more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
         _log.warning("%s: not read, as of no case: %d volumes (%s%s)", root, len(unread), names, more)
-
-
-def _is_read(path: Path, read: set[Path]) -> bool:
-    """Return whether a volume is among those read; a folder of DICOM also where it is in one, or a file in it is."""
-    return path in read or (path.is_dir() and any(path in other.parents or other in path.parents for other in read))

@@ -8,7 +8,7 @@ from hashlib import blake2b
 import numpy as np
 
 from data.files.errors import FileProblem
-from data.files.formats.registry import format_of
+from data.files.formats.registry import find_format
 from data.files.grid import Shape
 from data.files.header import Header
 from data.files.volumes import check_label_range, finite_problem, scaled, whole_labels
@@ -79,7 +79,7 @@ def measure_image(header: Header) -> tuple[Measured, np.ndarray]:
 
 
 def _read_slabs(header: Header) -> Iterator[tuple[int, int, np.ndarray]]:
-    known = format_of(header.path)
+    known = find_format(header.path)
     assert known is not None
     assert known.read_slabs is not None
     return known.read_slabs(header, SLAB_BYTES)

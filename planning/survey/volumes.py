@@ -12,7 +12,7 @@ import numpy as np
 
 from data.files.errors import fault_of
 from data.files.formats.npy import read_member
-from data.files.formats.registry import format_of
+from data.files.formats.registry import find_format
 from data.files.grid import Grid, Shape, Spacing
 from data.files.volumes import FileProblem, Header, read_header, read_image, read_label, require_counted, require_finite
 from data.layouts.cases import Case
@@ -41,6 +41,7 @@ class VolumeFacts(Facts):
     label_dtype: str = ""
     num_channels: int = 0
     voxels: tuple[Channel, ...] | None = None
+    ignored: tuple[tuple[str, int], ...] = ()  # files beside DICOM images, by what they are
     box: Shape | None = None  # of the voxels other than 0
     labels: dict[int, int] | None = None
 
@@ -132,6 +133,7 @@ def _read_headers(case: Case) -> VolumeFacts:
         dtype=first.dtype.name,
         label_dtype=label.dtype.name if label else "",
         num_channels=sum(header.channels for header in headers),
+        ignored=tuple((kind, count) for header in headers for kind, count in header.ignored.items()),
     )
 
 
@@ -216,7 +218,7 @@ def _read_label(path: Path) -> tuple[dict[int, int], np.ndarray]:
 
 
 def _is_large(header: Header) -> bool:
-    known = format_of(header.path)
+    known = find_format(header.path)
     in_slabs = known is not None and known.read_slabs is not None
     return in_slabs and 4 * math.prod(header.shape) * header.channels > _WHOLE_BYTES
 
@@ -237,6 +239,8 @@ def tabulate(cases: Sequence[VolumeFacts], channel_names: Sequence[str] | None) 
     found.append(("stored as", counted(Counter(facts.dtype for facts in cases))))
     if labels := Counter(facts.label_dtype for facts in cases if facts.label_dtype):
         found.append(("labels as", counted(labels)))
+    if ignored := sum((Counter(dict(facts.ignored)) for facts in cases), Counter[str]()):
+        found.append(("ignored", ", ".join(f"{kind} ({count} files)" for kind, count in ignored.items())))
     return found + _intensities([facts.voxels for facts in cases if facts.voxels])
 
 

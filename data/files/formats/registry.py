@@ -43,7 +43,7 @@ FORMATS = {
     ),
     "NumPy": FileFormat(npy.SUFFIXES, npy.read_array_header, npy.read_array),
     "DICOM": FileFormat(
-        dicom_folder.SUFFIXES, dicom.read_header, dicom.read_stored,
+        dicom_folder.SUFFIXES, dicom.read_header, dicom.read_stored, dicom.read_slabs,
         list_parts=dicom.list_parts, is_at=dicom_folder.is_series,
     ),
 }  # fmt: skip

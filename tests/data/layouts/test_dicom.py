@@ -17,6 +17,7 @@ from data.prepare.case_checks import check_case
 from planning.layout.recognise import recognise
 from tests.data.dicom_files import voxels, write_object, write_series
 from tests.data.write_layouts import write_volume
+from tests.planning.take import survey
 
 
 def test_a_folder_of_slices_is_listed_as_one_volume(tmp_path: Path) -> None:
@@ -123,3 +124,23 @@ def test_layouts_are_recognised(tmp_path: Path) -> None:
     assert recognise(tmp_path / "two")["data"]["source"] == "folders"
     (case,) = find_cases(DataConfig(source="folders", root=tmp_path / "two")).cases
     assert (case.id, case.label) == ("case1", tmp_path / "two" / "labels" / "case1.nii.gz")
+
+
+def test_loose_files_in_folders_of_images_and_labels_are_explained(tmp_path: Path) -> None:
+    write_series(tmp_path / "images", voxels())
+    (tmp_path / "labels").mkdir()
+    config = DataConfig(source="folders", root=tmp_path)
+    with pytest.raises(ValueError, match="images: DICOM slices; move those of each case to a folder of their own"):
+        find_cases(config)
+    write_object(tmp_path / "labels" / "case1.dcm", "SEG")
+    with pytest.raises(ValueError, match="labels: DICOM files; convert SEG with segimage2itkimage"):
+        find_cases(config)
+
+
+def test_files_beside_the_images_are_counted(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "p", voxels())
+    (folder / "DICOMDIR").touch()
+    (folder / "README").touch()
+    write_object(folder / "rt.dcm", "RTSTRUCT")
+    found = survey(tmp_path)
+    assert ("ignored", "no DICOM (2 files), RTSTRUCT (1 files)") in found.kind.table(found.cases, None)

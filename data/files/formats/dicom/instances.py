@@ -84,7 +84,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Contents:
-    """What lies at a path. `others` counts what is no image: by modality, and files that are no DICOM under ""."""
+    """What lies at a path. `others` counts what is no image: by modality, and files that are no DICOM."""
 
     series: tuple[Series, ...]
     others: Counter[str]
@@ -95,7 +95,7 @@ def read_contents(path: Path) -> Contents:
     found: dict[tuple[Path, str], list[Instance]] = {}
     others: Counter[str] = Counter()
     for file in walk(path):
-        instance = _read_instance(file) if is_dicom(file) else ""
+        instance = _read_instance(file) if is_dicom(file) else "no DICOM"
         if isinstance(instance, str):
             others[instance] += 1
         else:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -41,15 +41,24 @@ def read_stored(header: Header) -> np.ndarray:
 
     MONOCHROME1 is no other data, only to be shown inverted: values stay as they are.
     """
-    volume = _volume(header.path)
-    columns, rows, depth = header.source.shape
-    stored = np.empty((depth, rows, columns), header.dtype)
-    where = {place: k for k, place in enumerate(volume.places)}
-    for number, instance in enumerate(volume.instances):
-        for frame, values in enumerate(read_frames(instance)):
-            k = where[number, frame]
-            stored[k] = values if volume.scales is None else values * volume.scales[k, 0] + volume.scales[k, 1]
+    stored = np.empty(header.source.shape[::-1], header.dtype)
+    for _, k, plane in read_slabs(header, 0):
+        stored[k : k + 1] = plane
     return stored.transpose(2, 1, 0)[..., None]
+
+
+def read_slabs(header: Header, most_bytes: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield the channel 0, a slice's number and the slice (1, j, i), as `read_stored` gives them; one at a time.
+
+    They come in order, but those of multi-frame files as these hold them.
+    """
+    volume = _volume(header.path)
+    where = {place: k for k, place in enumerate(volume.places)}
+    for number in dict.fromkeys(number for number, _ in volume.places):
+        for frame, values in enumerate(read_frames(volume.instances[number])):
+            k = where[number, frame]
+            scaled = values if volume.scales is None else values * volume.scales[k, 0] + volume.scales[k, 1]
+            yield 0, k, scaled[None].astype(header.dtype, copy=False)
 
 
 def list_parts(path: Path) -> list[Path]:
@@ -118,7 +127,7 @@ def _read_volume(path: Path, stamp: str) -> _Volume:
     dtype = np.result_type(*(instance.dtype for instance in instances)) if is_one else np.dtype(np.float32)
     slope, inter = scales[0].tolist() if is_one else (1.0, 0.0)
     source = Source(path, "dicom", shape, affine)
-    header = Header(source, 1, dtype, slope, inter, instances[0].path, 0, ())
+    header = Header(source, 1, dtype, slope, inter, instances[0].path, 0, (), ignored=contents.others)
     places = tuple((numbered[k][0], numbered[k][1].frame) for k in order)
     return _Volume(header, instances, places, None if is_one else scales)
 
@@ -132,11 +141,11 @@ def _no_single_series(path: Path, contents: Contents) -> FileProblem:
     kind = next((kind for kind in NO_IMAGES if contents.others[kind]), None)
     if kind is not None:
         return FileProblem(path, f"a DICOM {kind} object, no image", NO_IMAGES[kind])
-    return FileProblem(path, f"no DICOM image, {_count(contents.others)}", "name the folder of the slices")
+    return FileProblem(path, f"no DICOM image ({_count(contents.others)})", "name the folder of the slices")
 
 
 def _count(others: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind or 'other'} files" for kind, count in others.items()) or "an empty folder"
+    return ", ".join(f"{count} {kind}" for kind, count in others.items()) or "none at all"
 
 
 def _check_sizes(path: Path, instances: Sequence[Instance]) -> None:

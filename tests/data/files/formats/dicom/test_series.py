@@ -1,5 +1,6 @@
 """Series of slices as volumes: geometry and voxels against SimpleITK, and what is refused."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 
 from data.files.errors import FileProblem
 from data.files.formats.dicom import series
+from data.files.formats.dicom.instances import open_plain
 from data.files.volumes import read_header, read_image
+from planning.survey import slabs, volumes
 from tests.data.dicom_files import (
     AXIAL,
     ORIGIN,
@@ -260,3 +263,40 @@ def test_a_single_slice_is_no_volume(tmp_path: Path) -> None:
 
 def test_read_header_takes_folders(tmp_path: Path) -> None:
     assert read_header(write_series(tmp_path, voxels())).shape == (5, 6, 7)
+
+
+def test_slices_are_measured_one_at_a_time_as_if_held_whole(tmp_path: Path) -> None:
+    for folder in (write_series(tmp_path / "a", voxels(), turned(20)), write_enhanced(tmp_path / "b", voxels())):
+        whole, volume = volumes._read_image(folder)
+        found, plane = slabs.measure_image(read_header(folder))
+        assert (found.box, found.channels[0].low, found.channels[0].high) == (
+            whole.box,
+            whole.channels[0].low,
+            whole.channels[0].high,
+        )
+        np.testing.assert_array_equal(plane[0], volume[len(volume) // 2])
+
+
+def test_a_deflated_file_is_inflated_no_further_than_its_header_promises(tmp_path: Path) -> None:
+    def change(k: int, slice_: Dataset) -> None:
+        slice_.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        slice_.add_new(0xFFFCFFFC, "OB", bytes(50_000_000))  # what follows the pixels
+
+    folder = write_series(tmp_path, voxels((2, 6, 7)), change=change)
+    with open_plain(next(folder.iterdir()), 3000) as file:
+        assert len(file.read()) < 3000 + 1000
+    np.testing.assert_array_equal(stored(folder), voxels((2, 6, 7)))
+
+
+def test_compressed_pixels_promise_no_more_than_they_can_hold(tmp_path: Path) -> None:
+    def change(k: int, slice_: Dataset) -> None:
+        slice_.compress(pydicom.uid.RLELossless)
+        slice_.Rows = slice_.Columns = 60000
+
+    assert "header promises 7.2 GB, more than" in refusal(write_series(tmp_path, voxels(), change=change))
+
+
+def test_a_missing_pydicom_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_series(tmp_path, voxels())
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert refusal(folder).endswith('DICOM, for which pydicom is missing; pip install -e ".[formats]"')
