@@ -44,8 +44,8 @@ def _gigabytes(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f"expected GB, above 0 and at most a million, got {text!r}")
     return value
 
 
@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         plan = plan_config(survey, memory_gb)
         if trained is not None:
             plan = fine_tune(plan, trained)
+        plan.check()
     except (ValueError, OSError) as error:
         say(f"plan.py: {error}", sys.stderr)
         return 2

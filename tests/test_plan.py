@@ -1,5 +1,6 @@
 """plan.py: configs that load, train as they are, and follow from what was measured."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,36 @@ def test_the_memory_is_the_devices_where_none_is_given(monkeypatch: pytest.Monke
     monkeypatch.setattr(memory, "on_gpu", lambda: True)
     monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 18 * 10**9})
     assert plan.default_memory_gb() == 16.2
+
+
+@pytest.mark.parametrize("memory_gb", ["0", "-1", "nan", "inf", "1e7", "much"])
+def test_memory_that_no_machine_has_is_refused(tmp_path: Path, memory_gb: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        plan.main([str(tmp_path), f"--memory={memory_gb}"])
+    assert "expected GB, above 0 and at most a million, got '" in capsys.readouterr().err
+
+
+def test_spacings_that_training_refuses_end_in_one_line(tmp_path: Path, capsys: Capture) -> None:
+    folder = write_folders(tmp_path / "data", spacing_mm=(1, 1, 1e-5))
+    message = refused(plan, capsys, str(folder)).strip()
+    assert message.startswith(
+        f"plan.py: {folder}: its files would need a config that training refuses: data.spacing_mm["
+    )
+    assert message.endswith("got 1e-05")
+    assert "\n" not in message
+
+
+def test_a_header_of_more_voxels_than_there_are_is_left_out(tmp_path: Path, capsys: Capture) -> None:
+    folder = write_folders(tmp_path / "data", cases=4)
+    path = sorted((folder / "images").iterdir())[0]
+    header = nibabel.load(path).header
+    header.set_data_shape((4096, 4096, 4096))
+    path.write_bytes(
+        gzip.compress(header.binaryblock + bytes(4 + 1000)) if path.suffix == ".gz" else header.binaryblock
+    )
+    mx.reset_peak_memory()
+    assert plan.main([str(folder)]) == 0
+    printed = capsys.readouterr()
+    (line,) = [line for line in printed.err.splitlines() if "left out" in line and str(path) in line]
+    assert "4096" in line or "bytes" in line
+    assert "on_error: skip" in printed.out

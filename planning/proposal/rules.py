@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+from configs import ConfigError
+from configs.plain_yaml import read_yaml
+from engine.config import check_config
 from machine.resources import available_threads
 from machine.terminal import printable
 
@@ -34,6 +37,15 @@ class Plan:
     def text(self) -> str:
         """Return the plan as YAML."""
         return render(self.head, self.decisions)
+
+    def check(self) -> None:
+        """Raise ValueError, in one line, where the files' numbers lead to a config that training would refuse."""
+        try:
+            check_config(read_yaml(self.text()), where="planned")
+        except ConfigError as error:
+            problems = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+            root = next(decision.value for decision in self.decisions if decision.path == "data.root")
+            raise ValueError(f"{root}: its files would need a config that training refuses: {problems}") from None
 
 
 @dataclass(frozen=True)
