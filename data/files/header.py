@@ -103,7 +103,7 @@ def dtype_problem(path: Path, dtype: np.dtype) -> FileProblem | None:
 
 def affine_problem(path: Path, affine: np.ndarray) -> FileProblem | None:
     """An affine that places voxels nowhere: NaN, or all of them in one plane."""
-    fix = "set the voxel sizes and the sform in its header"
+    fix = "set the voxel sizes and directions (NIfTI: the sform) in its header"
     if not np.isfinite(affine).all():
         return FileProblem(path, "the affine holds NaN or infinite values", fix)
     if (largest := np.abs(affine).max()) > MAX_PLACE_MM:

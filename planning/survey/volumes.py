@@ -98,9 +98,9 @@ def read_volumes(
         if not facts.problems and facts.num_channels != usual[0][0]:
             found[case_id] = replace(facts, problems=tuple(check_case(facts.case, usual[0][0])))
     sound = [facts for facts in found.values() if not facts.problems]
-    largest = max((4 * int(np.prod(facts.shape)) * (facts.num_channels + 2) for facts in sound), default=1)
+    largest = max(map(_bytes_to_read, sound), default=1)
     read = partial(_read_case, class_names=class_names, ignore_label=ignore_label, thumbnail=how.thumbnails)
-    found |= {facts.case.id: facts for facts in how.each(read, sound, min(largest, 3 * _WHOLE_BYTES))}
+    found |= {facts.case.id: facts for facts in how.each(read, sound, largest)}
     return list(found.values())
 
 
@@ -218,9 +218,17 @@ def _read_label(path: Path) -> tuple[dict[int, int], np.ndarray]:
 
 
 def _is_large(header: Header) -> bool:
-    known = find_format(header.path)
-    in_slabs = known is not None and known.read_slabs is not None
-    return in_slabs and 4 * math.prod(header.shape) * header.channels > _WHOLE_BYTES
+    return _comes_in_slabs(header.path) and 4 * math.prod(header.shape) * header.channels > _WHOLE_BYTES
+
+
+def _bytes_to_read(facts: VolumeFacts) -> int:
+    whole = 4 * math.prod(facts.shape) * (facts.num_channels + 2)
+    return min(whole, 3 * _WHOLE_BYTES) if all(map(_comes_in_slabs, facts.case.files)) else whole
+
+
+def _comes_in_slabs(path: Path) -> bool:
+    known = find_format(path)
+    return known is not None and known.read_slabs is not None
 
 
 def tabulate(cases: Sequence[VolumeFacts], channel_names: Sequence[str] | None) -> list[tuple[str, str]]:

@@ -75,7 +75,9 @@ def read_voxels(header: Header) -> np.ndarray:
     with _faults_of(header.path):
         image = reader.Execute()
     values = _library().GetArrayFromImage(image)  # (k, j, i), (k, j, i, C) of vectors, or (C, k, j, i)
-    if image.GetDimension() == 4:
+    has_channels_first = image.GetDimension() == 4
+    del image  # which is held twice otherwise
+    if has_channels_first:
         values = np.moveaxis(values, 0, -1)
     return values.reshape(*header.source.shape[::-1], header.channels).transpose(2, 1, 0, 3)
 

@@ -28,7 +28,10 @@ def read_mgh_header(path: Path) -> Header:
     try:
         dtype = block.get_data_dtype().newbyteorder(">")
         affine = np.array(block.get_affine(), dtype=np.float64)
-    except (HeaderDataError, MGHError, KeyError, ValueError) as error:
+    except KeyError:
+        reason = f"voxels of MGH's type {int(block['type'])}, which nibabel does not know"
+        raise FileProblem(path, reason, "save it as uint8, int16, int32 or float32") from None
+    except (HeaderDataError, MGHError, ValueError) as error:
         raise FileProblem(path, f"unusable header ({' '.join(str(error).split())})", RESTORE) from None
     shape, channels = split_channels(path, tuple(int(size) for size in block["dims"]))
     if (problem := affine_problem(path, affine)) is not None:

@@ -74,7 +74,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         b"": "not an MGH file",
         b"\0\0\0\2" + content[4:]: "not an MGH file",
         content[:400]: "truncated: header promises 524 bytes",
-        content[:20] + b"\0\0\0\x63" + content[24:]: "unusable header",
+        content[:20] + b"\0\0\0\x63" + content[24:]: "voxels of MGH's type 99, which nibabel does not know",
         content[:4] + b"\0\0\xff\xff" + content[8:]: "header promises",
         content[:8] + b"\0\0\0\1" + content[12:]: "2-D data",
     }

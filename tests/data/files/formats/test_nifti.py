@@ -93,7 +93,7 @@ def only_qform(b: float) -> Edit:
         (axes(8), r"dim\[0\]=8 in its header, expected 1 to 7 axes"),
         (axes(256), r"dim\[0\]=256 in its header, expected 1 to 7 axes"),
         (setting("magic", b"n+2"), r"a header of 348 bytes with the magic b'n\+2\\x00', which is another version's"),
-        (setting("srow_x", [1e30, 0, 0, 0]), r"the affine holds a value of 1e\+30; set the voxel sizes and the sform"),
+        (setting("srow_x", [1e30, 0, 0, 0]), r"the affine holds a value of 1e\+30; set the voxel sizes and directions"),
         (setting("srow_x", [1e-20, 0, 0, 0]), r"voxel edges of 1e-20 × 1 × 1 mm; set the voxel sizes"),
         (only_qform(np.nan), "the affine holds NaN or infinite values"),
         (forms, r"sform and qform \(codes 2 and 1\) disagree by up to 12.*the sform would be used here"),
