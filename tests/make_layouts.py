@@ -169,7 +169,7 @@ MAKERS: dict[str, Callable[[Source, Path], Path | None]] = {
     "zip": _zip,
     "values_255": _with_values({1: 255, 2: 255, 3: 255}),
     "values_4_7": _with_values({1: 4, 2: 7, 3: 7}),
-    "thin": _slices(-2, 3),
+    "few_slices": _slices(-1, 2),
     "one_slice": _slices(0, 1),
 }
 

@@ -178,7 +178,10 @@ def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: Capture) -> None:
     [
         ("clips", "video clips (clip.mp4) without classes; move those of each class to a folder of its own"),
         ("unlabelled", "0 labelled cases that can be used, planning needs 2 at least; python -m planning.inspect"),
-        ("values", "label values 0, 255 are no classes: number them 0 (background), 1, 2 … first"),
+        (
+            "values",
+            "are no classes: number them 0 (background), 1, 2 …; set 'data.label_map={255: 1}'",
+        ),
         ("group", "cases.csv: 1 group of labelled cases to train and validate on, planning needs 2 at least"),
         ("nothing", "no such file or folder"),
     ],

@@ -191,8 +191,4 @@ class DataConfig(Section):
             raise ValueError(f"fold={self.fold} must be below split.folds={self.split.folds}")
         if self.percentiles[0] >= self.percentiles[1]:
             raise ValueError(f"percentiles must be [low, high]; got {list(self.percentiles)}")
-        if self.label_map is not None and self.class_names is None:
-            raise ValueError(
-                "label_map changes what label values mean: list data.class_names as they are after mapping"
-            )
         return self

@@ -83,7 +83,8 @@ def split_channels(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, int, 
         raise FileProblem(path, f"no voxels (shape {said})", CONVERT)
     if len(shape) < 3 or 1 in shape[:3]:
         axes = sum(size > 1 for size in shape[:3])
-        fix = "stack the slices into a volume" if axes == 2 else CONVERT
+        fix = "stack the slices of one patient into a volume; single 2-D images are not for this template"
+        fix = fix if axes == 2 else CONVERT
         raise FileProblem(path, f"{axes}-D data (shape {said}), expected a volume", fix)
     if len(shape) > 4:
         raise FileProblem(path, f"{len(shape)}-D data (shape {said}), expected 3-D or 4-D", CONVERT)

@@ -5,7 +5,7 @@ anterior, W left to right. Axes are swapped and flipped, never interpolated; obl
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -153,8 +153,21 @@ def require_counted(
     if wrong:
         listed = _listed(np.array(list(wrong)))
         reason = f"label values outside 0…{num_classes - 1}: {listed}, {sum(wrong.values())} voxels"
-        fix = "list every class in data.class_names (or the data set's own list), or correct the label"
+        free = [value for value in range(1, num_classes) if value not in voxels]
+        mapped = suggest_label_map(wrong, free)
+        fix = "list every class in data.class_names (or the data set's own list)"
+        fix += f", or map the values: {mapped}" if mapped else ", or correct the label"
         raise FileProblem(path, reason, fix)
+
+
+def suggest_label_map(values: Iterable[int], numbers: Iterable[int]) -> str:
+    """Return the override that reads label values as these numbers in order, then as 0; "" for more than 20 values.
+
+    It is quoted for a shell. Negative values become 0.
+    """
+    wrong, free = sorted(values), iter(numbers)
+    pairs = ", ".join(f"{value}: {next(free, 0) if value > 0 else 0}" for value in wrong)
+    return f"'data.label_map={{{pairs}}}'" if 0 < len(wrong) <= 20 else ""
 
 
 def write_volume(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from configs import Config
 from configs.schema.data import DataConfig
-from data.layouts.cases import Listing, describe_folder, require_unpacked, with_safe_ids
+from data.layouts.cases import Listing, describe_folder, require_unpacked, some, with_safe_ids
 from data.layouts.class_folders import find_classes, find_labelled_table
 from data.layouts.dicom import find_dicom, name_series
 from data.layouts.folders import find_csv, find_folders, find_images, find_unlabelled_rows
@@ -85,7 +85,18 @@ def find_cases(config: DataConfig, trained: Sequence[str] | None = None) -> List
     _log.info("%s: %s", config.root, count_files(cases))
     if not layout.may_be_file:
         warn_of_unread(config.root, cases)
-    return replace(listing, cases=cases, class_names=config.class_names or listing.class_names)
+    return replace(listing, cases=cases, class_names=config.class_names or _names_after_mapping(config, listing))
+
+
+def _names_after_mapping(config: DataConfig, listing: Listing) -> tuple[str, ...] | None:
+    """Return the source's class names, if any. Raises ValueError where `data.label_map` makes them other classes'."""
+    names, changed = listing.class_names, [value for value in config.label_map or {} if value >= 0]
+    if names is not None and any(value < len(names) for value in changed):
+        raise ValueError(
+            f"data.label_map changes what the source's classes ({some(names)}) mean: list data.class_names as they are "
+            "after mapping"
+        )
+    return names
 
 
 def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> Listing:

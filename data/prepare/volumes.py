@@ -23,6 +23,7 @@ from data.prepare.normalise import Intensities, Normalisation, normalise
 from data.prepare.resample import Interpolation, resample_image
 from data.prepare.resample_labels import resample_label
 
+LabelMap = tuple[tuple[int, int], ...]  # pairs of a label value and what it is read as
 MAX_FOREGROUND = 10_000  # coordinates kept per class and case; intensities drawn of a case
 MAX_VOXELS = 1 << 30  # of one resampled case, channels included: 4 GiB in float32
 _SPACING_TOLERANCE = 1e-3  # relative: a spacing as near as this to the one asked for is kept
@@ -34,7 +35,7 @@ class Preparation:
 
     num_classes: int
     ignore_label: int | None = None
-    label_map: tuple[tuple[int, int], ...] | None = None
+    label_map: LabelMap | None = None
     channels: tuple[int, ...] | None = None
     spacing_mm: Spacing | None = None
     interpolation: Interpolation = "linear"
@@ -225,7 +226,7 @@ def read_case_label(case: Case, image_grid: Grid, preparation: Preparation) -> n
     return label.astype(preparation.label_dtype, copy=False)
 
 
-def map_labels(label: np.ndarray, label_map: tuple[tuple[int, int], ...] | None) -> np.ndarray:
+def map_labels(label: np.ndarray, label_map: LabelMap | None) -> np.ndarray:
     """Return the label with each value that `label_map` names replaced, all at once; the others stay as they are."""
     if label_map is None:
         return label

@@ -57,6 +57,8 @@ def _describe_source(survey: Survey) -> Iterator[Decision]:
     target = survey.target
     why = "as the source names them" if target.named else f"{target.unnamed}: put in your own"
     yield Decision("data.class_names", list(survey.class_names), why)
+    if data.label_map is not None:
+        yield Decision("data.label_map", data.label_map, "class_names are those after it")
     if data.channels is not None:
         yield Decision("data.channels", list(data.channels))
 

@@ -10,7 +10,15 @@ from data.files.grid import Shape, Spacing
 from data.layouts.cases import some
 from planning.proposal.cohort import CROP_GAIN, SIDE_WORDS, Cohort, box_share, gather_cohort, median_minimum, words_of
 from planning.proposal.common import make_plan
-from planning.proposal.network import Network, coarse_axis, design_network, fits, target_spacing, training_gb
+from planning.proposal.network import (
+    Network,
+    coarse_axis,
+    design_network,
+    few_voxels,
+    fits,
+    target_spacing,
+    training_gb,
+)
 from planning.proposal.rules import (
     PRECISION,
     Decision,
@@ -23,7 +31,7 @@ from planning.proposal.rules import (
     rotate,
 )
 from planning.survey.format import times
-from planning.survey.label_volumes import count_voxels
+from planning.survey.label_volumes import advise_map, count_voxels
 from planning.survey.survey import Survey
 
 LEAST_CASES = 2
@@ -62,6 +70,12 @@ class Measured:
         return all(p >= n for p, n in zip(self.network.patch, self.shape, strict=True))
 
     @property
+    def thin_axis(self) -> int | None:
+        """The axis along which the median case has too few voxels to convolve across, if there is one."""
+        few = few_voxels(self.shape)
+        return int(few.argmax()) if few.any() else None
+
+    @property
     def sided_classes(self) -> list[str]:
         """The classes whose names hold a side."""
         return self.cohort.classes_with(SIDE_WORDS)
@@ -82,9 +96,10 @@ def _measure(survey: Survey, memory_gb: float) -> Measured:
     """Choose spacing, shape, network and batch size."""
     cohort = gather_cohort(survey, LEAST_CASES)
     if len(survey.class_names) < 2:
-        values = some(sorted(count_voxels(survey.cases)))
+        values = sorted(count_voxels(survey.cases))
         raise ValueError(
-            f"{survey.config.data.root}: label values {values} are no classes: number them 0 (background), 1, 2 … first"
+            f"{survey.config.data.root}: label values {some(values)} are no classes: number them 0 (background), 1, 2 "
+            f"…; {advise_map(values)}"
         )
     cases, num_channels, num_classes = cohort.cases, cohort.num_channels(), len(survey.class_names)
     spacing = target_spacing(np.array([facts.spacing_mm for facts in cases]))
@@ -142,6 +157,8 @@ def _choose_normalisation(m: Measured) -> tuple[str, str]:
 def _sampling(m: Measured) -> Iterator[Decision]:
     said = f"the median case has {times(m.shape)} voxels at this spacing"
     why = f"holds it whole: {said}" if m.whole else f"what fits the memory: {said}"
+    if m.thin_axis is not None:
+        why = f"one along {'DHW'[m.thin_axis]}, of which volumes have few: {said}"
     yield Decision("data.patch_size_voxels", list(m.network.patch), why)
     foreground = _foreground_share(m.cohort.survey)
     share = f"{100 * foreground:.2g} % of the voxels are foreground"
@@ -164,8 +181,10 @@ def _augmenting(m: Measured) -> Iterator[Decision]:
         why = "W alone: left and right mirror, but no RAS+ volume is upside down"
         yield Decision("data.augment.flip", {"probability": 0.5, "axes": [2]}, why)
     ratio = max(m.spacing_mm) / min(m.spacing_mm)
-    thick = f"slices are {ratio:.1f} times as thick as wide"
-    yield from decide("data", [rotate(coarse_axis(m.spacing_mm), 0.25, 20, thick)])
+    axis, why = coarse_axis(m.spacing_mm), f"slices are {ratio:.1f} times as thick as wide"
+    if m.thin_axis is not None:
+        axis, why = m.thin_axis, f"patches are one voxel along {'DHW'[m.thin_axis]}"
+    yield from decide("data", [rotate(axis, 0.25, 20, why)])
     yield Decision("data.augment.scale", {"probability": 0.25, "factor": [0.85, 1.2]})
     names = ("noise", "brightness", "contrast", "gamma")
     yield from decide("data.augment", {name: {"probability": 0.15} for name in names})
@@ -179,7 +198,7 @@ def _model(m: Measured) -> Iterator[Decision]:
     yield Decision("model.args.widths", list(network.widths), why)
     why = f"into each level, along (D, H, W); voxels are {times(m.spacing_mm)} mm"
     yield Decision("model.args.strides", [list(stride) for stride in network.strides], why)
-    why = "of each level: 1 across an axis more than twice as coarse as the finest"
+    why = "of each level: 1 across an axis more than twice as coarse as the finest, or of few voxels"
     yield Decision("model.args.kernels", [list(kernel) for kernel in network.kernels], why)
     yield Decision("model.args.deep_supervision", len(network.widths) > 2, "a loss at every level on the way up")
     dropout = {"kind": "channel", "rate": 0.1, "places": ["bottleneck"]}

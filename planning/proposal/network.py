@@ -85,12 +85,17 @@ def design_network(shape: Shape, spacing_mm: Spacing, num_channels: int, num_cla
 def design_levels(shape: Shape, spacing_mm: Spacing, width: int) -> Network:
     """Return levels for a patch of at least `shape`, which is rounded up to what their strides divide.
 
+    Along an axis of fewer than MIN_VOXELS, as of a few slices, the patch has one: it is neither halved nor convolved
+    across.
+
     An axis is halved from one level to the next while MIN_VOXELS are left of it and it is at most COARSE times
     as coarse as the finest axis that can still be halved; a level that would halve one short axis alone is left
     out. An axis is convolved across (kernel 3) from the level on at which it is at most COARSE times as coarse as
     the finest.
     """
-    size, mm = np.array(shape), np.array(spacing_mm)
+    few = few_voxels(shape)
+    shape = _triple(np.where(few, 1, shape))
+    size, mm = np.array(shape), np.where(few, np.inf, spacing_mm)
     strides, kernels = [np.ones(3, int)], [np.where(mm <= COARSE * mm.min(), 3, 1)]
     while len(strides) < MAX_LEVELS and (long := size >= 2 * MIN_VOXELS).any():
         halved = long & (mm <= COARSE * mm[long].min())
@@ -104,6 +109,12 @@ def design_levels(shape: Shape, spacing_mm: Spacing, width: int) -> Network:
     patch = -(-np.array(shape) // total) * total
     widths = tuple(min(width * 2**level, MAX_WIDTH) for level in range(len(strides)))
     return Network(_triple(patch), tuple(map(_triple, strides)), tuple(map(_triple, kernels)), widths)
+
+
+def few_voxels(shape: Shape) -> np.ndarray:
+    """Return for each axis whether it has fewer than MIN_VOXELS, and others have more."""
+    few = np.array(shape) < MIN_VOXELS
+    return few & ~few.all()
 
 
 def fits(network: Network, batch_size: int, num_channels: int, num_classes: int, memory_gb: float) -> bool:

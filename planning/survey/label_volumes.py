@@ -1,10 +1,11 @@
 """Cases whose labels are volumes: their classes, and what is worth checking in the labels."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from configs.schema.data import DataConfig
+from data.files.volumes import suggest_label_map
 from data.layouts.cases import some
 from planning.survey.facts import ClassTable, Finding, Kind
 from planning.survey.volumes import VolumeFacts
@@ -68,8 +69,8 @@ class LabelVolumes:
                 if value and value not in found:
                     yield Finding(f"no label has a voxel of class {value} ({name})")
         elif values and not self.named and (values != [*range(values[0], values[-1] + 1)] or values[0] not in (0, 1)):
-            advice = "number the classes 1, 2, 3 … without gaps, 0 is the background"
-            yield Finding(f"label values {some(values)}: {advice}")
+            advice = "classes are numbered 1, 2, 3 … without gaps, and 0 is the background"
+            yield Finding(f"label values {some(values)}: {advice}; {advise_map(values)}")
 
 
 def count_voxels(cases: Sequence[VolumeFacts]) -> Counter[int]:
@@ -78,6 +79,14 @@ def count_voxels(cases: Sequence[VolumeFacts]) -> Counter[int]:
     for facts in cases:
         total.update(facts.labels or {})
     return total
+
+
+def advise_map(values: Iterable[int]) -> str:
+    """Return what to set so that these label values are numbered from 1 without gaps, 0 being the background."""
+    numbers = {value: number for number, value in enumerate(sorted(value for value in values if value > 0), 1)}
+    wrong = [value for value in values if value != numbers.get(value, 0)]
+    mapped = suggest_label_map(wrong, [numbers[value] for value in sorted(wrong) if value in numbers])
+    return f"set {mapped}" if mapped else "number them anew"
 
 
 def make_up_names(cases: Sequence[VolumeFacts], ignore_label: int | None) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def _take_label_volumes(config: Config, how: Reading) -> Survey:
     with _collected_warnings() as findings:
         listing = find_cases(config.data)
     names, ignore = listing.class_names, config.loss.ignore_label
-    cases = read_volumes(listing.cases, how, names, ignore)
+    cases = read_volumes(listing.cases, how, names, ignore, config.data.label_map)
     target = LabelVolumes(names or make_up_names(cases, ignore), names is not None, ignore)
     findings += find_all(cases, VOLUMES, target)
     return Survey(config, VOLUMES, target, tuple(cases), listing.channel_names, tuple(findings))

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -18,7 +18,7 @@ from data.files.volumes import FileProblem, Header, read_header, read_image, rea
 from data.layouts.cases import Case
 from data.prepare.case_checks import Problem, check_case
 from data.prepare.copies import voxel_digest
-from data.prepare.volumes import nonzero_box
+from data.prepare.volumes import LabelMap, map_labels, nonzero_box
 from planning.survey.facts import Facts, Finding, Kind, Metadata, Reading, ids_of
 from planning.survey.format import axes, counted, times
 from planning.survey.slabs import SAMPLE, Channel, Measured, count_label, measure_image
@@ -86,11 +86,16 @@ class VolumeFacts(Facts):
 
 
 def read_volumes(
-    cases: Sequence[Case], how: Reading, class_names: Sequence[str] | None = None, ignore_label: int | None = None
+    cases: Sequence[Case],
+    how: Reading,
+    class_names: Sequence[str] | None = None,
+    ignore_label: int | None = None,
+    label_map: Mapping[int, int] | None = None,
 ) -> list[VolumeFacts]:
     """Read what the cases' files hold; a case with another number of channels than most has a problem.
 
-    So has one with label values other than those of `class_names`, where these are known, and `ignore_label`.
+    So has one with label values, mapped by `label_map`, other than those of `class_names`, where these are known, and
+    `ignore_label`.
     """
     found = {case.id: _read_headers(case) for case in cases}
     usual = Counter(facts.num_channels for facts in found.values() if not facts.problems).most_common(1)
@@ -99,7 +104,10 @@ def read_volumes(
             found[case_id] = replace(facts, problems=tuple(check_case(facts.case, usual[0][0])))
     sound = [facts for facts in found.values() if not facts.problems]
     largest = max(map(_bytes_to_read, sound), default=1)
-    read = partial(_read_case, class_names=class_names, ignore_label=ignore_label, thumbnail=how.thumbnails)
+    mapped = None if label_map is None else tuple(label_map.items())
+    read = partial(
+        _read_case, class_names=class_names, ignore_label=ignore_label, label_map=mapped, thumbnail=how.thumbnails
+    )
     found |= {facts.case.id: facts for facts in how.each(read, sound, largest)}
     return list(found.values())
 
@@ -138,14 +146,18 @@ def _read_headers(case: Case) -> VolumeFacts:
 
 
 def _read_case(
-    facts: VolumeFacts, class_names: Sequence[str] | None, ignore_label: int | None, thumbnail: bool
+    facts: VolumeFacts,
+    class_names: Sequence[str] | None,
+    ignore_label: int | None,
+    label_map: LabelMap | None,
+    thumbnail: bool,
 ) -> VolumeFacts:
     """Return the facts with what the voxels of label and images show."""
     case, label = facts.case, None
     try:
         if case.label_file is not None:
             with fault_of(case.label_file):
-                counts, label = _read_label(case.label_file)
+                counts, label = _read_label(case.label_file, label_map)
                 facts = replace(facts, labels=counts)
                 if class_names is not None:
                     require_counted(counts, len(class_names), case.label_file, ignore_label)
@@ -208,12 +220,16 @@ def _measure_volume(volume: np.ndarray, path: Path) -> tuple[Measured, np.ndarra
     return Measured(channels, nonzero_box(volume)[1], voxel_digest(volume)), volume[..., 0]
 
 
-def _read_label(path: Path) -> tuple[dict[int, int], np.ndarray]:
-    """Return the voxels of each value of a label, and the label (D, H, W), or, of a large one, a slice (1, H, W)."""
+def _read_label(path: Path, label_map: LabelMap | None = None) -> tuple[dict[int, int], np.ndarray]:
+    """Return the voxels of each mapped value of a label, and the label (D, H, W), of a large one a slice (1, H, W)."""
     header = read_header(path)
     if _is_large(header) and header.channels == 1:
-        return count_label(header)
-    label, _, _ = read_label(path)
+        counts, plane = count_label(header)
+        total: Counter[int] = Counter()
+        for value, count in counts.items():
+            total[dict(label_map or ()).get(value, value)] += count
+        return dict(total), map_labels(plane, label_map)
+    label = map_labels(read_label(path)[0], label_map)
     return _count(label), label
 
 

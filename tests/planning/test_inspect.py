@@ -154,7 +154,8 @@ def test_another_spacing_another_number_of_channels_and_a_label_alone(root: Path
 def test_label_values_with_gaps(root: Path) -> None:
     replace(label(root, 0), np.full((10, 8, 8), 255, np.uint8))
     found = survey(root)
-    assert str(found.findings[0]).startswith("label values 0, 1, 255: number the classes 1, 2, 3 … without gaps")
+    said = "label values 0, 1, 255: classes are numbered 1, 2, 3 … without gaps, and 0 is the background"
+    assert str(found.findings[0]) == f"{said}; set 'data.label_map={{255: 2}}'"
     assert found.class_names == ()
 
 

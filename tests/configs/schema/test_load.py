@@ -90,9 +90,7 @@ def test_mistakes_name_path_and_mend(path: Path, override: str, message: str) ->
         load_config(path, ["data.class_names=[background, a, b]", override])
 
 
-def test_a_label_map_needs_the_names_after_it_and_every_problem_is_listed(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data: label_map .* list data\.class_names as they are after mapping"):
-        load_config(path, ["data.label_map={2: 1}"])
+def test_a_label_map_is_kept_and_every_problem_is_listed(path: Path) -> None:
     config = load_config(path, ["data.label_map={2: 1}", "data.class_names=[background, organ]"])
     assert config.data.label_map == {2: 1}
     assert config_class().model_validate(config.model_dump(mode="json")) == config

@@ -197,7 +197,8 @@ def test_label_values_outside_the_classes() -> None:
     label[0, 0, :2], label[0, 1, 0] = 3, -1
 
     require_classes(label, 4, "a.nii", ignore_label=-1)
-    with pytest.raises(FileProblem, match=r"a\.nii: label values outside 0…2: -1, 3, 3 voxels; .*data\.class_names"):
+    said = r"a\.nii: label values outside 0…2: -1, 3, 3 voxels; .*data\.class_names .*'data\.label_map=\{-1: 0, 3: 1\}'"
+    with pytest.raises(FileProblem, match=said):
         require_classes(label, 3, "a.nii")
 
 

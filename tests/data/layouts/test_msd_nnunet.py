@@ -107,6 +107,22 @@ class TestDecathlon:
         assert all(case.label is not None and case.label.name == case.images[0].name for case in listing.cases)
 
 
+def test_a_label_map_that_changes_named_classes_needs_the_names_after_it(tmp_path: Path) -> None:
+    labels = {"labels": {"background": 0, "a": 1, "b": 2}, "channel_names": {"0": "CT"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(labels))
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr" / "x_0000.nii").touch()
+    config = DataConfig(root=tmp_path, source="nnunet")
+    assert find_cases(config.model_copy(update={"label_map": {7: 1}})).class_names == ("background", "a", "b")
+    merged = config.model_copy(update={"label_map": {2: 1}})
+    with pytest.raises(
+        ValueError, match=r"source's classes \(background, a, b\) mean: list data\.class_names as they are"
+    ):
+        find_cases(merged)
+    names = ("background", "ab")
+    assert find_cases(merged.model_copy(update={"class_names": names})).class_names == names
+
+
 class TestNnunet:
     LABEL_VALUES = {"background": 0, "front": 1, "back": 2}  # noqa: RUF012
     FACTS = {"channel_names": {"0": "T1", "1": "T2"}, "labels": LABEL_VALUES, "file_ending": ".nii.gz"}  # noqa: RUF012

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data.synthetic.phantoms import write_phantoms
+from planning.survey.label_volumes import count_voxels
 from planning.survey.survey import Survey
 from tests.make_layouts import make_layout
 from tests.planning.take import survey
@@ -35,7 +36,7 @@ def facts(found: Survey) -> tuple[int, int, int, str]:
         ("no_json", 6, 6, 1, 0),
         ("no_json_tests", 6, 5, 1, 0),
         ("msd_tests", 6, 5, 1, 0),
-        ("thin", 6, 6, 1, 0),
+        ("few_slices", 6, 6, 1, 0),
     ],
 )
 def test_layouts_are_read(
@@ -59,3 +60,27 @@ def test_layouts_are_read(
 def test_layouts_are_answered(phantoms: Path, tmp_path: Path, layout: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         survey(make_layout(layout, phantoms, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("layout", "override", "voxels_of"),
+    [("values_255", "data.label_map={255: 1}", {0, 1}), ("values_4_7", "data.label_map={4: 1, 7: 2}", {0, 1, 2})],
+)
+def test_label_values_are_settled_by_the_override_that_is_printed(
+    phantoms: Path, tmp_path: Path, layout: str, override: str, voxels_of: set[int]
+) -> None:
+    root = make_layout(layout, phantoms, tmp_path)
+    assert any(finding.text.endswith(f"; set '{override}'") for finding in survey(root).findings)
+    found = survey(root, override)
+    assert set(count_voxels(found.cases)) == voxels_of
+    assert found.class_names == ("background", "class_1", "class_2")[: len(voxels_of)]
+    assert not [finding for finding in found.findings if "label values" in finding.text]
+
+
+def test_a_single_slice_is_no_volume(phantoms: Path, tmp_path: Path) -> None:
+    reasons = {problem.reason for problem in survey(make_layout("one_slice", phantoms, tmp_path)).problems}
+    assert all("-D data (shape " in reason for reason in reasons)
+    assert any(
+        reason.endswith("of one patient into a volume; single 2-D images are not for this template")
+        for reason in reasons
+    )

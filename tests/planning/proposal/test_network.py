@@ -82,3 +82,11 @@ def test_no_array_passes_what_a_gpu_indexes() -> None:
     assert 2**30 < 2 * math.prod(network.patch) * 64 < 2**31
     assert not fits(network, 3, 1, 3, 1000)
     assert not fits(network, 2, 1, 80, 1000)  # the classes' probabilities
+
+
+def test_a_patch_of_few_slices_has_one_and_nothing_convolves_across() -> None:
+    network = design_levels((3, 51, 36), (1, 1, 1), 16)
+    assert network.patch == (1, 56, 40)
+    assert set(network.kernels) == {(1, 3, 3)}
+    assert {stride[0] for stride in network.strides} == {1}
+    assert design_levels((4, 51, 36), (1, 1, 1), 16).kernels[0] == (3, 3, 3)
