@@ -34,6 +34,7 @@ def open_data(
     statistics: Statistics | None = None,
     splits: Mapping[str, Sequence[str]] | None = None,
     files: Files | None = None,
+    scoring: bool = False,
     rank: int = 0,
     world: int = 1,
     progress: Progress | None = None,
@@ -42,7 +43,8 @@ def open_data(
 
     `statistics` and `splits` are those of a run, used instead of measuring and drawing them; `splits={}`
     makes none, for data of which only `cases("all")` matters. `files` are what a run knows of them: those of the same
-    size and time need not be read to tell whether they are the same. `rank` of `world` is this process among those
+    size and time need not be read to tell whether they are the same. With `scoring`, training cases too have the labels
+    to score against, not those of data.train_labels. `rank` of `world` is this process among those
     that train together. `progress(done, total)` is called while statistics are measured.
 
     Raises ValueError for bad cases under data.on_error=stop, listing all of them, and for settings or files that
@@ -52,7 +54,7 @@ def open_data(
     data = Dataset(config, listing, f"data.root={config.data.root}", statistics, rank, world, known=files)
     if splits is None:
         splits = make_splits(listing.cases, config.data.split, config.data.fold, config.data.split.seed)
-    data.fit(splits, statistics, progress)
+    data.fit(splits, statistics, progress, scoring)
     return data
 
 
@@ -161,9 +163,12 @@ class Dataset:
         splits: Mapping[str, Sequence[str]],
         statistics: Statistics | None,
         progress: Progress | None = None,
+        scoring: bool = False,
     ) -> None:
         """Take the splits, and settle how cases are prepared: by a run's statistics, or by ones measured now."""
         self.roster.set_splits({name: list(ids) for name, ids in splits.items()})
+        if not scoring:
+            self.roster.take_train_labels()
         self._target.check({name: self.cases(name) for name in self.splits})
         self._input.fit(self.roster, statistics, progress)
         self.statistics = {

@@ -21,11 +21,12 @@ def make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> Sp
     The folds of `kfold` are the source's own, where it has any. For `kfold` and `ratio`, cases without a label
     and those that the source calls `test` are never drawn: they are in `test`. Every other case is in `val` of
     exactly one of the folds; fold sizes differ by one at most, or, with `by_group` and groups, as little as whole
-    groups allow. Where cases have classes, each part also gets its share of each, for which fold sizes may differ
-    by two. For `lists` and `given`, a case
-    that is not named is in no split. Warns where a group's cases are in several splits. Raises ValueError.
+    groups allow. Cases with a label to train on but none to score against are in each `train`. Where cases have
+    classes, each part also gets its share of each, for which fold sizes may differ by two. For `lists` and `given`,
+    a case that is not named is in no split. Warns where a group's cases are in several splits. Raises ValueError.
     """
     splits = _make_splits(cases, split, fold, seed)
+    _require_train_labels(cases, splits)
     _warn_of_torn_groups(cases, splits)
     return splits
 
@@ -53,7 +54,8 @@ def _make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> S
         _log.warning("data.split.kind=ratio draws a new split; the source's folds need data.split.kind=kfold")
     units = _units(drawn, split.by_group)
     counted = _counted(drawn)
-    kept = {case.id for case in drawn}
+    weak = [case.id for case in cases if case.label is None and case.train_label is not None and case.split != "test"]
+    kept = {*weak, *(case.id for case in drawn)}
     test = sorted(case.id for case in cases if case.id not in kept)
     if split.kind == "kfold":
         targets = [len(drawn) / split.folds] * split.folds
@@ -63,7 +65,7 @@ def _make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> S
                 f"data.split.folds={split.folds} needs as many labelled cases or groups, there are {len(units)}"
             )
         train = [case for number, part in enumerate(parts) if number != fold for case in part]
-        return {"train": sorted(train), "val": sorted(parts[fold]), "test": test}
+        return {"train": sorted(train + weak), "val": sorted(parts[fold]), "test": test}
     parts = _deal(units, _counts(len(drawn), split.ratio), counted, seed)
     for name, share, part in zip(("train", "val", "test"), split.ratio, parts, strict=True):
         if share and not part:
@@ -71,7 +73,7 @@ def _make_splits(cases: Sequence[Case], split: Split, fold: int, seed: int) -> S
                 f"data.split.ratio={list(split.ratio)} leaves no case for {name}: there are {len(drawn)} labelled "
                 f"cases in {len(units)} groups"
             )
-    return {"train": sorted(parts[0]), "val": sorted(parts[1]), "test": sorted(test + parts[2])}
+    return {"train": sorted(parts[0] + weak), "val": sorted(parts[1]), "test": sorted(test + parts[2])}
 
 
 def _own_folds(cases: Sequence[Case], folds: int) -> list[list[str]]:
@@ -162,6 +164,16 @@ def _given(cases: Sequence[Case]) -> Splits:
     return {name: sorted(ids) for name, ids in splits.items()}
 
 
+def _require_train_labels(cases: Sequence[Case], splits: Splits) -> None:
+    """Raise ValueError where some cases have a label to train on, but not all of those that train."""
+    weak = {case.id for case in cases if case.train_label is not None}
+    if weak and (missing := sorted(set(splits["train"]) - weak)):
+        raise ValueError(
+            f"data.train_labels: none for {len(missing)} of the {len(splits['train'])} training cases: "
+            f"{some(missing)}; add theirs, or say which cases train with data.split.kind=given or lists"
+        )
+
+
 def _warn_of_torn_groups(cases: Sequence[Case], splits: Splits) -> None:
     """Warn of groups in several splits: their cases are alike, so scores flatter."""
     found: dict[str, set[str]] = {}
@@ -181,10 +193,11 @@ def _warn_of_torn_groups(cases: Sequence[Case], splits: Splits) -> None:
 
 def _checked(splits: Splits, cases: Sequence[Case], where: str) -> Splits:
     """Return the splits; raise ValueError without training cases, and for unlabelled cases in train or val."""
-    unlabelled = {case.id for case in cases if case.label is None}
     if not splits["train"]:
         raise ValueError(f"{where}: no training case")
-    for name in ("train", "val"):
+    labels = {"train": [case.to_train_on() for case in cases], "val": cases}
+    for name, labelled in labels.items():
+        unlabelled = {case.id for case in labelled if case.label is None}
         if missing := [case_id for case_id in splits[name] if case_id in unlabelled]:
             raise ValueError(f"split {name}: cases without a label: {some(missing)}; move them to test")
     placed = {case_id for ids in splits.values() for case_id in ids}

@@ -85,6 +85,11 @@ class Roster:
         self.splits = {name: [i for i in ids if i in self.cases] for name, ids in splits.items()}
         self._require_some(len(skipped))
 
+    def take_train_labels(self) -> None:
+        """Let the training cases have the labels to train on, where those to score against are others."""
+        for case_id in self.splits.get("train", ()):
+            self.cases[case_id] = self.cases[case_id].to_train_on()
+
     def map(
         self,
         work: Callable[[Case], Result],

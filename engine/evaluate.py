@@ -5,7 +5,7 @@ metrics = evaluate("runs/mine", split="test").metrics
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def evaluate(
 
     Raises ValueError or OSError for what doesn't fit together; a bad case is a failure, and the others go on.
     """
-    opened = join_runs(open_trained(runs, checkpoint, overrides))
+    opened = join_runs([without_train_labels(run) for run in open_trained(runs, checkpoint, overrides)])
     first = opened[0]
     run, config = first.run, first.config
     data, cases, faults = open_cases(first, split, images)
@@ -120,13 +120,24 @@ def open_cases(trained: Trained, split: str, images: Path | str | None) -> tuple
     splits = {} if split == "all" else {split: run.read_json("splits").get(split)}
     if splits and not splits[split]:
         raise ValueError(f"{run.path}: the run has no {split} cases; choose another --split")
-    data = open_data(config, statistics=statistics, splits=splits)
-    own_root = Path(run.read_config_tree()["data"]["root"]).resolve() == config.data.root.resolve()
-    skipped = {entry["case"] for entry in run.read_json("skipped")} if own_root else set()
+    data = open_data(config, statistics=statistics, splits=splits, scoring=True)
+    skipped = {entry["case"] for entry in run.read_json("skipped")} if _at_its_root(trained) else set()
     cases = evenly_spaced([case for case in data.cases(split) if case.id not in skipped], config.evaluate.cases)
     wanted = splits.get(split) or [case_id for case_id, _, _ in data.skipped]
     faults = [Failure(*fault) for fault in data.skipped if fault[0] in wanted and fault[0] not in skipped]
     return data, cases, faults
+
+
+def without_train_labels(trained: Trained) -> Trained:
+    """Return the run, of data elsewhere without data.train_labels: only training reads them."""
+    if trained.config.data.train_labels is None or _at_its_root(trained):
+        return trained
+    data = trained.config.data.model_copy(update={"train_labels": None})
+    return replace(trained, config=trained.config.model_copy(update={"data": data}))
+
+
+def _at_its_root(trained: Trained) -> bool:
+    return Path(trained.run.read_config_tree()["data"]["root"]).resolve() == trained.config.data.root.resolve()
 
 
 def open_again(trained: Trained, images: Path | str | None) -> Any:

@@ -149,6 +149,8 @@ class DataConfig(Section):
     # folders: image folder under root, or a glob pattern relative to it, or several, one a channel
     images: Annotated[str | Patterns, Key(about="data", packed=False)] = "images"
     labels: Annotated[str, Key(about="data", packed=False)] = "labels"  # folders: label folder under root, or a pattern
+    # Labels to train on where `labels` are those to score against: a folder of volumes, or a CSV's column or pattern
+    train_labels: Annotated[str | None, Key(about="data", packed=False)] = None
     # Of several DICOM series in a folder the one meant: its description, with * and ?, or the end of its UID
     dicom_series: Annotated[str | None, Key(about="data", packed=False)] = None
     columns: Annotated[Columns, Key(about="data", packed=False)] = Columns()

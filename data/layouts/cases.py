@@ -15,23 +15,28 @@ ARCHIVES = dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "ta
 SHOWN = 5  # names listed in a message
 
 
+Label = Path | int | tuple[int, ...] | None
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan or clip. `images` are one file a channel, or one file that may hold several channels.
 
     `label` is the file of a label volume; or the number of the case's class; or, for classes that may coincide, a 0
-    or 1 for each; None without a label. `split` ("train", "val", "test") and `group` are what the
-    source says about the case, if anything. A case that is a row of an array in an `.npz` has the array's name and
-    the row in `member`. `fold` is the source's name of its fold. `id` is unique in a listing and safe as a file name.
+    or 1 for each; None without a label. `split` ("train", "val", "test"), `group` and `fold` are what the source says
+    about the case, if anything. A case that is a row of an array in an `.npz` has the array's name and the row in
+    `member`. `train_label` is the label to train on where `label` is the one to score against alone. `id` is unique in
+    a listing and safe as a file name.
     """
 
     id: str
     images: tuple[Path, ...]
-    label: Path | int | tuple[int, ...] | None = None
+    label: Label = None
     split: str | None = None
     group: str | None = None
     member: tuple[str, int] | None = None
     fold: str | None = None
+    train_label: Label = None
 
     @property
     def label_file(self) -> Path | None:
@@ -47,8 +52,13 @@ class Case:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Its images, then its label volume, if any."""
-        return self.images if self.label_file is None else (*self.images, self.label_file)
+        """Its images, then its label volumes, if any: the one that scores are computed against is the first."""
+        labels = (label for label in (self.label, self.train_label) if isinstance(label, Path))
+        return (*self.images, *labels)
+
+    def to_train_on(self) -> "Case":
+        """Return the case as training sees it: its label is the one to train on."""
+        return self if self.train_label is None else replace(self, label=self.train_label, train_label=None)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from configs.schema.data import DataConfig
 from data.files.formats.registry import format_of
 from data.files.images import is_frame_folder, is_image, is_stack
 from data.layouts.cases import Case, Listing, describe_folder, list_volumes, some, stem
-from data.layouts.table import SPLITS, read_table
+from data.layouts.table import SPLITS, Row, read_table
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -55,6 +55,10 @@ def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -
     from 0. Raises ValueError for other labels.
     """
     table = read_table(config)
+    train_labels: list[int | None] = [None] * len(table.rows)
+    if config.train_labels is not None and (len(table.labels) > 1 or not any(row.train_label for row in table.rows)):
+        fix = "the training labels of classes are one column of the table, beside one label column"
+        raise ValueError(f"data.train_labels={config.train_labels!r}: no column with labels in {table.path}; {fix}")
     if len(table.labels) > 1:
         labels: list[int | tuple[int, ...] | None] = []
         for row in table.rows:
@@ -69,14 +73,19 @@ def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -
             raise ValueError(f"data.class_names={list(names)}: there are {len(table.labels)} label columns")
     else:
         texts = [next(iter(row.labels), "") for row in table.rows]
-        names = tuple(class_names or class_names_of(texts, f"{table.path}: the label column"))
-        lines = [f"{table.path}: row {row.line}" for row in table.rows]
-        labels = [class_number(text, names, line) if text else None for text, line in zip(texts, lines, strict=True)]
+        train_texts = [row.train_label for row in table.rows]
+        names = tuple(class_names or class_names_of([*texts, *train_texts], f"{table.path}: the label column"))
+        labels = [_class_of(row, text, names, table.path) for row, text in zip(table.rows, texts, strict=True)]
+        train_labels = [_class_of(row, row.train_label, names, table.path) for row in table.rows]
     cases = [
-        Case(row.id, row.images, label, row.split, row.group, fold=row.fold)
-        for row, label in zip(table.rows, labels, strict=True)
+        Case(row.id, row.images, label, row.split, row.group, fold=row.fold, train_label=train_label)
+        for row, label, train_label in zip(table.rows, labels, train_labels, strict=True)
     ]
     return Listing(tuple(cases), names, labels="classes" if len(table.labels) > 1 else "class")
+
+
+def _class_of(row: Row, text: str, names: Sequence[str], table: Path) -> int | None:
+    return class_number(text, names, f"{table}: row {row.line}") if text else None
 
 
 def class_names_of(texts: Sequence[str], where: str) -> tuple[str, ...]:

@@ -158,7 +158,10 @@ def find_csv(config: DataConfig) -> Listing:
         if any(row.labels):
             check_path(row.labels[0], f"{table.path}: row {row.line}")
         label = table.folder / row.labels[0] if any(row.labels) else None
-        cases.append(Case(row.id, row.images, label, row.split, row.group, fold=row.fold))
+        train_label = table.folder / row.train_label if row.train_label else None
+        if train_label is not None:
+            check_path(row.train_label, f"{table.path}: row {row.line}")
+        cases.append(Case(row.id, row.images, label, row.split, row.group, fold=row.fold, train_label=train_label))
     return Listing(tuple(cases))
 
 

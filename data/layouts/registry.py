@@ -14,6 +14,7 @@ from data.layouts.dicom import find_dicom, name_series
 from data.layouts.folders import find_csv, find_folders, find_images, find_unlabelled_rows
 from data.layouts.medmnist import find_medmnist
 from data.layouts.msd_nnunet import find_msd, find_nnunet
+from data.layouts.train_labels import add_train_labels
 from data.layouts.unread import count_files, warn_of_unread
 
 _log = logging.getLogger("mlx_volumes")
@@ -79,7 +80,7 @@ def find_cases(config: DataConfig, trained: Sequence[str] | None = None) -> List
     layout = _layout_of(config)
     assert layout.volumes is not None, "the config checks that the task fits"
     listing = layout.volumes(config)
-    cases = name_series(with_safe_ids(listing.cases, config.root), config.dicom_series)
+    cases = name_series(with_safe_ids(add_train_labels(listing.cases, config), config.root), config.dicom_series)
     if not cases:
         raise ValueError(f"data.root={config.root}: no cases; data.source={config.source} expects {layout.looks}")
     _log.info("%s: %s", config.root, count_files(cases))
@@ -106,6 +107,8 @@ def find_labelled(config: DataConfig, trained: Sequence[str] | None = None) -> L
     """
     layout = _layout_of(config)
     assert layout.classes is not None, "the config checks that the task fits"
+    if config.train_labels is not None and config.source != "csv":
+        raise ValueError(f"data.train_labels={config.train_labels!r}: of classes, only data.source=csv has such labels")
     listing = layout.classes(config, config.class_names or (None if trained is None else tuple(trained)))
     found = list(listing.class_names or ())
     if len(found) < 2 and not listing.multi_label:

@@ -44,6 +44,7 @@ class Row:
     split: str | None
     group: str | None
     fold: str | None = None
+    train_label: str = ""  # as `labels`
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ def read_table(config: DataConfig) -> Table:
     path = only_file(config.root, ".csv")
     found, cells = _read_cells(path)
     columns = _columns(config.columns, found, path)
+    if (train := config.train_labels) is not None and (train in found or "{" in train):
+        _require_columns(train, found, "data.train_labels", path, patterns=True)
+        columns["train_label"] = (train,)
     if not cells:
         raise ValueError(f"{path}: no rows below its header")
     folder = path.parent / config.columns.folder
@@ -193,4 +197,5 @@ def _row(
         )
     labels = tuple(_fill(name, row, where) for name in columns.get("label", ()))
     name = cell("id") or stem(images[0])
-    return Row(line, name, images, labels, splits.get(split), cell("group") or None, cell("fold") or None)
+    train_label = _fill(columns["train_label"][0], row, where) if "train_label" in columns else ""
+    return Row(line, name, images, labels, splits.get(split), cell("group") or None, cell("fold") or None, train_label)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def fingerprint(cases: Sequence[Case], class_names: Sequence[str], preparation: 
 
 
 def _facts(case: Case) -> list[Any]:
-    sizes = [[path.name, path.stat().st_size if path.exists() else None] for path in parts_of(case.files)]
-    return [case.id, sizes, *([] if case.label is None or case.label_file else [case.label])]
+    scored = replace(case, train_label=None)  # `sample_files` has the volumes to train on
+    sizes = [[path.name, path.stat().st_size if path.exists() else None] for path in parts_of(scored.files)]
+    classes = [label for label in (case.label, case.train_label) if not isinstance(label, Path | None)]
+    return [case.id, sizes, *classes]
 
 
 def sample_files(cases: Sequence[Case], known: Files | None = None) -> dict[str, dict[str, Any]]:

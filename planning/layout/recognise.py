@@ -26,8 +26,8 @@ from planning.layout.class_layouts import (
 
 TABLES = (".csv", ".tsv")
 READING_KEYS = (
-    "task", "data.source", "data.images", "data.labels", "data.dicom_series", "data.columns", "data.class_names",
-    "data.label_map", "data.channels", "data.clip.image_frame_rate", "loss.ignore_label",
+    "task", "data.source", "data.images", "data.labels", "data.train_labels", "data.dicom_series", "data.columns",
+    "data.class_names", "data.label_map", "data.channels", "data.clip.image_frame_rate", "loss.ignore_label",
 )  # fmt: skip
 
 

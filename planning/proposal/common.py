@@ -49,6 +49,8 @@ def _describe_source(survey: Survey) -> Iterator[Decision]:
         images = data.images if isinstance(data.images, str) else list(data.images)
         yield Decision("data.images", images, survey.files)
         yield Decision("data.labels", data.labels)
+    if data.train_labels is not None:
+        yield Decision("data.train_labels", data.train_labels, "trained on; scores are against the others")
     if data.dicom_series is not None:
         yield Decision("data.dicom_series", data.dicom_series)
     columns = data.columns.model_dump(mode="json", exclude_defaults=True)

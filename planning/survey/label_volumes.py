@@ -62,6 +62,12 @@ class LabelVolumes:
         for facts in cases:
             if facts.labels is not None and not set(facts.labels) - {0, self.ignore_label}:
                 yield Finding("the label is empty: all voxels are background", (facts.case.id,))
+        weak = {value for facts in cases for value in facts.train_labels or ()} - {self.ignore_label}
+        if weak and (without := [facts.case.id for facts in cases if facts.train_labels is None]):
+            yield Finding(f"no label to train on for {len(without)} cases: {some(without)}; they can validate and test")
+        if unknown := sorted(weak - set(range(len(self.class_names)))):
+            advice = f"if it marks voxels without a label, set loss.ignore_label={unknown[-1]}"
+            yield Finding(f"labels to train on hold {some(unknown)}, which is no class: {advice}")
         found = set(count_voxels(cases))
         values = sorted(found - {self.ignore_label})
         if self.named and found:

@@ -32,7 +32,8 @@ _WHOLE_BYTES = 1 << 28  # of float32 voxels: a larger volume is never held whole
 class VolumeFacts(Facts):
     """What a case's volumes hold. `grid` is None where no header can be read, `voxels` where an image cannot.
 
-    `labels` are the voxels of each value of its label volume; None where there is none that can be read.
+    `labels` are the voxels of each value of its label volume, `train_labels` those of the one to train on, where that
+    is another; None where there is none that can be read.
     """
 
     grid: Grid | None = None  # in RAS+
@@ -44,6 +45,7 @@ class VolumeFacts(Facts):
     ignored: tuple[tuple[str, int], ...] = ()  # files beside DICOM images, by what they are
     box: Shape | None = None  # of the voxels other than 0
     labels: dict[int, int] | None = None
+    train_labels: dict[int, int] | None = None
 
     @property
     def shape(self) -> Shape:
@@ -161,6 +163,9 @@ def _read_case(
                 facts = replace(facts, labels=counts)
                 if class_names is not None:
                     require_counted(counts, len(class_names), case.label_file, ignore_label)
+        if (path := case.to_train_on().label_file) != case.label_file and path is not None:
+            with fault_of(path):
+                facts = replace(facts, train_labels=_read_label(path)[0])
     except FileProblem as problem:
         facts = replace(facts, problems=(*facts.problems, Problem.of(case.id, problem)))
     return _measure_images(facts, _read_image, label, thumbnail)
@@ -263,9 +268,19 @@ def tabulate(cases: Sequence[VolumeFacts], channel_names: Sequence[str] | None) 
     found.append(("stored as", counted(Counter(facts.dtype for facts in cases))))
     if labels := Counter(facts.label_dtype for facts in cases if facts.label_dtype):
         found.append(("labels as", counted(labels)))
+    if weak := [facts.train_labels for facts in cases if facts.train_labels is not None]:
+        found.append(("to train on", f"labels of {len(weak)} cases, {_shares(weak)}"))
     if ignored := sum((Counter(dict(facts.ignored)) for facts in cases), Counter[str]()):
         found.append(("ignored", ", ".join(f"{kind} ({count} files)" for kind, count in ignored.items())))
     return found + _intensities([facts.voxels for facts in cases if facts.voxels])
+
+
+def _shares(labels: Sequence[Mapping[int, int]]) -> str:
+    """Return each value of some labels with its share of their voxels."""
+    voxels: Counter[int] = Counter()
+    for counts in labels:
+        voxels.update(counts)
+    return ", ".join(f"{value} ({100 * count / voxels.total():.2g} %)" for value, count in sorted(voxels.items()))
 
 
 def _intensities(read: Sequence[tuple[Channel, ...]]) -> list[tuple[str, str]]:

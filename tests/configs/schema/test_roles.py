@@ -56,7 +56,7 @@ ROLES = {
     "result": {
         "": "task seed",
         "data": (
-            "source images labels dicom_series class_names label_map channels fold spacing_mm interpolation "
+            "source images labels train_labels dicom_series class_names label_map channels fold spacing_mm interpolation "
             "crop_nonzero normalisation percentiles sampling patch_size_voxels balance foreground_rate on_error"
         ),
         "data.columns": "image label id split fold group splits",
@@ -122,7 +122,7 @@ RUNTIME = (
 )
 BUDGET = "train.steps train.epochs train.validate_every_steps train.early_stop_validations"
 DATA = (
-    "data.source data.root data.images data.labels data.dicom_series data.columns data.class_names "
+    "data.source data.root data.images data.labels data.train_labels data.dicom_series data.columns data.class_names "
     "data.label_map data.clip.image_frame_rate"
 )
 
@@ -148,7 +148,7 @@ DATA = (
         ),
         (
             lambda key: not is_packed(key),
-            f"name resume run init freeze sweep data.root data.images data.labels data.dicom_series data.columns "
+            f"name resume run init freeze sweep data.root data.images data.labels data.train_labels data.dicom_series data.columns "
             f"data.split data.fold data.on_error optim.decay_to_start evaluate.cases {RUNTIME}",
         ),
     ],
