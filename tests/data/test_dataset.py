@@ -214,6 +214,44 @@ def test_merged_labels_train_and_score(shared_root):
     assert {int(batch["y"].max()) for batch in batches(merged)} <= {0, 1}
 
 
+class TestTrainLabels:
+    @pytest.fixture
+    def scribbled(self, root):
+        """Beside the labels some whose voxels are unmarked, 3, but for a line of each class."""
+        (root / "weak").mkdir()
+        for path in (root / "labelsTr").iterdir():
+            image = nibabel.load(path)
+            label = np.asarray(image.dataobj)
+            weak = np.full_like(label, 3)
+            weak[:, 5, 5], weak[:, 8, 5] = label[:, 5, 5], label[:, 8, 5]
+            nibabel.save(nibabel.Nifti1Image(weak, image.affine), root / "weak" / path.name)
+        config = boxes_config(root, sampling="whole", patch_size_voxels=(16, 12, 16), train_labels="weak", augment={})
+        return config.model_copy(update={"loss": config.loss.model_copy(update={"ignore_label": 3})})
+
+    def test_train_and_the_others_score(self, scribbled):
+        data = open_data(scribbled)
+        data.prepare_all()
+        for batch in batches(data):
+            for y, index in zip(batch["y"], batch["index"], strict=True):
+                (k, j, i), _ = data.shapes(data.cases("train")[index])
+                assert np.count_nonzero(y == 3) == i * (j * k - 2)  # all but two lines along i
+        assert set(np.unique(data.load(data.cases("train")[0]).label)) == {0, 1, 2, 3}
+        for case in data.cases("val"):
+            assert np.count_nonzero(data.load(case).label == 1) == 64
+        again = open_data(scribbled, statistics=data.statistics, splits=data.splits, scoring=True)
+        assert all(np.count_nonzero(again.load(case).label == 1) == 64 for case in again.cases("train"))
+
+    def test_fingerprint_files_and_checks(self, scribbled, root):
+        data = open_data(scribbled)
+        plain = scribbled.model_copy(update={"data": scribbled.data.model_copy(update={"train_labels": None})})
+        assert open_data(plain).fingerprint == data.fingerprint  # so that runs of both know each other's cases
+        assert len(data.files) == 33
+        path = root / "weak" / "case_00.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), path)
+        with pytest.raises(ValueError, match=r"weak/case_00\.nii\.gz: shape \(4, 4, 4\) differs from"):
+            open_data(scribbled)
+
+
 def test_unlabelled_images_of_a_folder(shared_root, tmp_path):
     config = boxes_config(shared_root, cache={"folder": tmp_path / "new"})
     trained = open_data(config)

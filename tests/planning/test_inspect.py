@@ -252,3 +252,20 @@ def test_a_page_on_a_full_disk(root: Path, capsys: pytest.CaptureFixture[str]) -
         pytest.skip("this system has no /dev/full")
     assert main([str(root), "--threads", "1", "--html", "/dev/full"]) == 2
     assert "/dev/full: cannot be written (No space left on device); free some space" in capsys.readouterr().err
+
+
+def test_labels_to_train_on(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weak = np.full((8, 8, 10), 9, np.uint8)
+    weak[:4, 0, 0] = 1
+    for case in range(3):
+        write_volume(root / "scribbles" / f"case{case}.nii.gz", weak, (3, 1, 0.5))
+    assert main([str(root), "data.train_labels=scribbles"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"to train on +labels of 3 cases, 1 \(0\.62 %\), 9 \(99 %\)\n", out)
+    assert "no label to train on for 1 cases: case3; they can validate and test" in out
+    assert (
+        "labels to train on hold 9, which is no class: if it marks voxels without a label, set loss.ignore_label=9"
+        in out
+    )
+    assert main([str(root), "data.train_labels=scribbles", "loss.ignore_label=9"]) == 1
+    assert "no class" not in capsys.readouterr().out

@@ -56,8 +56,9 @@ ROLES = {
     "result": {
         "": "task seed",
         "data": (
-            "source images labels train_labels dicom_series class_names label_map channels fold spacing_mm interpolation "
-            "crop_nonzero normalisation percentiles sampling patch_size_voxels balance foreground_rate on_error"
+            "source images labels train_labels dicom_series class_names label_map channels fold spacing_mm "
+            "interpolation crop_nonzero normalisation percentiles sampling patch_size_voxels balance foreground_rate "
+            "on_error"
         ),
         "data.columns": "image label id split fold group splits",
         "data.split": "kind folds ratio seed by_group allow_copies train val test",
@@ -148,8 +149,8 @@ DATA = (
         ),
         (
             lambda key: not is_packed(key),
-            f"name resume run init freeze sweep data.root data.images data.labels data.train_labels data.dicom_series data.columns "
-            f"data.split data.fold data.on_error optim.decay_to_start evaluate.cases {RUNTIME}",
+            f"name resume run init freeze sweep data.root data.images data.labels data.train_labels data.dicom_series "
+            f"data.columns data.split data.fold data.on_error optim.decay_to_start evaluate.cases {RUNTIME}",
         ),
     ],
 )
