@@ -1,12 +1,15 @@
 """The pixels of a DICOM file, decoded by pydicom, or by SimpleITK where pydicom cannot."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from data.files.errors import RESTORE, FileProblem, fault_of
 from data.files.formats.dicom.instances import INSTALL, Instance, is_packed, open_plain
 
+_RLE = "1.2.840.10008.1.2.5"
+_ITEM = b"\xfe\xff\x00\xe0"  # before each fragment of compressed pixels, and before its length
 _BESIDES_PIXELS = 64 << 20  # of a deflated file
 
 
@@ -30,7 +33,7 @@ def _decode(instance: Instance) -> Iterator[np.ndarray]:
     with open_plain(instance.path, promised + _BESIDES_PIXELS) as file:
         named = {} if instance.syntax.endswith(".99") else {"transfer_syntax_uid": instance.syntax}
         frames = iter_pixels(file, raw=True, **named)
-        if not is_packed(instance.syntax) or len(instance.slices) > 1:
+        if not is_packed(instance.syntax) or instance.syntax == _RLE or len(instance.slices) > 1:
             yield from frames
             return
         try:
@@ -49,9 +52,25 @@ def _decode_with_simpleitk(instance: Instance) -> np.ndarray:
 
         reason = f"compressed as {UID(instance.syntax).name}, which is not decoded here"
         raise FileProblem(instance.path, reason, f"{INSTALL}, or decompress it with gdcmconv --raw") from None
-    values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(instance.path)))[0]
+    _check_fragments(instance.path)
+    try:
+        values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(instance.path)))[0]
+    except RuntimeError:
+        raise FileProblem(instance.path, "pixels that neither pydicom nor SimpleITK decodes", RESTORE) from None
     slope, inter = instance.slices[0].scale
     return np.rint((values.astype(np.float64) - inter) / (slope or 1.0)).astype(instance.dtype)
+
+
+def _check_fragments(path: Path) -> None:
+    """Raise FileProblem for compressed pixels that promise more bytes than follow: GDCM takes the memory at once."""
+    import pydicom
+
+    pixels, at = pydicom.dcmread(path, force=True).PixelData, 0
+    while at < len(pixels):
+        length = int.from_bytes(pixels[at + 4 : at + 8], "little")
+        if pixels[at : at + 4] != _ITEM or at + 8 + length > len(pixels):
+            raise FileProblem(path, "damaged: compressed pixels that are no whole fragments", RESTORE)
+        at += 8 + length
 
 
 def _used_bits(frame: np.ndarray, instance: Instance) -> np.ndarray:

@@ -153,6 +153,25 @@ def test_jpeg_that_pydicom_cannot_decode_comes_by_simpleitk(tmp_path: Path) -> N
     np.testing.assert_array_equal(stored(tmp_path), np.stack([expected] * 3))
 
 
+@pytest.mark.parametrize("damage", ["promise", "zeros"])
+def test_damaged_jpeg_is_refused_in_a_line(tmp_path: Path, damage: str) -> None:
+    pytest.importorskip("SimpleITK", reason="decodes JPEG-LS")
+    if (file := pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False)) is None:
+        pytest.skip("pydicom came without its test files")
+    for k in range(3):
+        slice_ = pydicom.dcmread(file)
+        slice_.ImagePositionPatient, slice_.ImageOrientationPatient = [0, 0, 2 * k], [1, 0, 0, 0, 1, 0]
+        pixels = bytearray(slice_.PixelData)
+        first = 16 if pixels[4:8] == bytes(4) else 8 + int.from_bytes(pixels[4:8], "little") + 8
+        pixels[first - 4 : first] = b"\xf0\xff\xff\x7f" if damage == "promise" else pixels[first - 4 : first]
+        if damage == "zeros":
+            pixels[first:] = bytes(len(pixels) - first)
+        slice_.PixelData = bytes(pixels)
+        slice_.save_as(tmp_path / f"{k}.dcm")
+    expected = {"promise": "no whole fragments", "zeros": "neither pydicom nor SimpleITK"}[damage]
+    assert expected in refusal(tmp_path)
+
+
 def test_a_scanners_series_is_read_as_simpleitk_reads_it() -> None:
     sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is what the voxels are compared with")
     file = pydicom.data.get_testdata_file("dicomdirtests/98892001/CT5N/2392", download=False)
