@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
@@ -30,7 +30,7 @@ import numpy as np
 from configs import Config
 from data.dataset import open_data
 from data.files import clips
-from data.files.volumes import read_image, read_label
+from data.files.volumes import read_header, read_image, read_label
 from engine.config import config_class
 from machine import disk
 from planning.layout.recognise import read_settings
@@ -86,6 +86,27 @@ def write_pairs(root: Path, kind: type | None, ending: str) -> Path:
         else:
             nibabel.save(kind(np.asarray(image.dataobj), image.affine), target)
         path.unlink()
+    return root
+
+
+def write_dicom(root: Path, syntax: str | None = None) -> Path:
+    """images/ of three folders of DICOM slices, of multi-frame files where `syntax` is None, and labels/ in NIfTI."""
+    from tests.data.dicom_files import pydicom, write_enhanced, write_series
+
+    def change(k: int, slice_: Any) -> None:
+        if syntax == "RLELossless":
+            slice_.compress(pydicom.uid.RLELossless)
+        slice_.file_meta.TransferSyntaxUID = getattr(pydicom.uid, str(syntax))
+
+    (root / "labels").mkdir(parents=True)
+    for case in range(3):
+        values = np.random.default_rng(case).integers(0, 900, (8, 8, 10)).astype(np.int16)
+        folder = root / "images" / f"case{case}"
+        _ = write_enhanced(folder, values) if syntax is None else write_series(folder, values, change=change)
+        label = np.zeros((10, 8, 8), np.uint8)
+        label[4:8, 3:6, 2:4] = 1
+        affine = read_header(folder).source.affine
+        nibabel.save(nibabel.Nifti1Image(label, affine), root / "labels" / f"case{case}.nii.gz")
     return root
 
 
@@ -227,6 +248,15 @@ KINDS = {
     "avi": Kind(_clips(".avi", "mpeg4"), "up/up6.avi", damage_bytes, as_video),
     "mkv": Kind(_clips(".mkv", "libx264"), "up/up6.mkv", damage_bytes, as_video),
 }
+if find_spec("pydicom") is not None:
+    for _name, _syntax in (
+        ("dicom", "ExplicitVRLittleEndian"),
+        ("dicom_rle", "RLELossless"),
+        ("dicom_deflated", "DeflatedExplicitVRLittleEndian"),
+        ("dicom_frames", None),
+    ):
+        _write = partial(write_dicom, syntax=_syntax)
+        KINDS[_name] = Kind(_write, "images/case0/*.dcm", partial(damage_bytes, head=1200))
 if find_spec("SimpleITK") is not None:
     for _ending in (".nrrd", ".nhdr", ".mha", ".mhd"):
         KINDS[_ending[1:]] = Kind(_pairs(None, _ending), f"*/case0{_ending}", damage_text, as_itk)

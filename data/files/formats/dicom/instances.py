@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data.files.errors import RESTORE, FileProblem, fault_of, readable_size
+from data.files.errors import RESTORE, FileProblem, readable_size
 from data.files.formats.dicom.folder import SUFFIXES, is_dicom, walk
 from data.files.gzip import MAX_DEFLATE_RATIO, open_file, too_short
 
@@ -24,6 +24,7 @@ NO_IMAGES = {  # by modality: what else lies beside images, and what makes a vol
 }
 _DEFLATED, _PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1"
 _HEADER_BYTES = 16 << 20  # more than a deflated file's header ever takes
+_SAID = 120  # letters of what pydicom says
 _TAGS = (
     "SOPClassUID", "Modality", "SeriesInstanceUID", "SeriesDescription", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
@@ -121,6 +122,18 @@ def open_plain(path: Path, most_bytes: int) -> Iterator[BinaryIO]:
     yield io.BytesIO(meta.replace(_DEFLATED, _PLAIN.ljust(len(_DEFLATED), b"\0")) + inflated)
 
 
+@contextmanager
+def damage_of(path: Path) -> Iterator[None]:
+    """Say that the file is damaged, whatever pydicom, which parses as it goes, raises of it."""
+    try:
+        yield
+    except (FileProblem, MemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise FileProblem(path, f"damaged DICOM ({said[:_SAID]})", RESTORE) from None
+
+
 def _read_dataset(path: Path) -> Any:
     try:
         import pydicom
@@ -135,13 +148,13 @@ def _read_dataset(path: Path) -> Any:
 
 
 def _modality(path: Path) -> str:
-    with fault_of(path):
+    with damage_of(path):
         return str(_read_dataset(path).get("Modality", ""))
 
 
 def _read_instance(path: Path) -> Instance | str:
     """Return what a file holds; of one without an image its modality."""
-    with fault_of(path):
+    with damage_of(path):
         dataset = _read_dataset(path)
         modality = str(dataset.get("Modality", ""))
         if "SOPClassUID" not in dataset and "Rows" not in dataset:
