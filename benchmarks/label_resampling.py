@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, help="use only this many, from the first")
     arguments = parser.parse_args()
     cases = find_cases(DataConfig(source="msd", root=Path(arguments.root))).cases
-    paths = [case.label_file for case in cases if case.label_file is not None]
+    paths = [path for case in cases for path in case.label_files]
     labels = [read_label(path)[:2] for path in paths[: arguments.cases]]
     methods = {"ours": resample_label, "largest share": largest_share, "ties to foreground": half_a_voxel}
     print(f"{len(labels)} cases; volume after / before: foreground, then each class; Dice of the restored labels")

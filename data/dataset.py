@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from configs import Config
+from configs.regions import held
 from data.clip_input import Clips
 from data.files.grid import Shape, Spacing
-from data.files.volumes import read_label
 from data.input import Input
 from data.layouts.cases import Case, Listing
-from data.layouts.registry import list_cases, list_images
+from data.layouts.registry import list_cases, list_images, settle_regions
 from data.loader import Sample, Stream, make_stream
 from data.prepare.fingerprint import Files, fingerprint, sample_files
 from data.prepare.prepared_cases import Store, open_cache
 from data.prepare.statistics import Statistics, agreed_class_names
 from data.prepare.to_source_grid import restore_labels, restore_maps, restore_slabs
-from data.prepare.volumes import map_labels
+from data.prepare.volumes import Prepared, read_label_files
 from data.sampling.order import occurrences
 from data.sampling.targets import Classes, Target
 from data.splits import make_splits
@@ -50,6 +50,7 @@ def open_data(
     Raises ValueError for bad cases under data.on_error=stop, listing all of them, and for settings or files that
     do not fit together.
     """
+    config = settle_regions(config)
     listing = list_cases(config, None if statistics is None else statistics["class_names"])
     data = Dataset(config, listing, f"data.root={config.data.root}", statistics, rank, world, known=files)
     if splits is None:
@@ -73,8 +74,10 @@ def _choose(
     config: Config, listing: Listing, class_names: Sequence[str], store: Store, cached: bool
 ) -> tuple[Input, Target]:
     """Return what the network sees of a case, and what it predicts; nothing after this asks for the task."""
-    if listing.labels == "volume":
-        return LabelledVolumes(config, store, len(class_names), listing.channel_names), Target()
+    if listing.labels in ("volume", "regions"):
+        regions = config.data.regions
+        num_values = len(class_names) if regions is None else 1 + max(held(regions))
+        return LabelledVolumes(config, store, num_values, listing.channel_names), Target()
     target = Classes(class_names, listing.multi_label, config.data.balance == "classes")
     if config.data.clip is not None:
         limit = config.data.cache.limit_gb * 1e9 if cached else math.inf  # then each is decoded for its views alone
@@ -86,7 +89,7 @@ def _choose(
 class Dataset:
     """Cases of a config, by split, prepared for training and evaluation. Made by `open_data` and `open_images`.
 
-    class_names   by label value, where 0 is the background, or by class number
+    class_names   by label value, where 0 is the background; or of regions; or by class number
     multi_label   whether a case may be of several classes, or of none
     num_channels  of what the network sees
     statistics    what prediction needs to know of the training data, JSON-able: for `open_data` later
@@ -138,7 +141,7 @@ class Dataset:
 
     @property
     def num_outputs(self) -> int:
-        """Classes; of label volumes the background included."""
+        """Classes, of label volumes the background included; or regions."""
         return len(self.class_names)
 
     @property
@@ -250,19 +253,23 @@ class Dataset:
 
     # A prediction back on the grid of the file that its case came from; functions of (Prepared, probabilities or maps).
     restore = staticmethod(restore_labels)
-    restore_slabs = staticmethod(restore_slabs)
     restore_maps = staticmethod(restore_maps)
+
+    def restore_slabs(self, prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the probabilities on the grid of the case's file, as `data.prepare.to_source_grid` does."""
+        return restore_slabs(prepared, probabilities, self.config.data.regions is not None)
 
     def read_label(self, case: Case | str) -> tuple[np.ndarray, Spacing]:
         """Return the label file (D, H, W) in RAS+, its values as data.label_map has them, and its spacing in mm.
 
-        Raises ValueError without one.
+        Several files, one for each region, are one: see `read_label_files`. Raises ValueError without one.
         """
         case, mapped = self._case(case), self.config.data.label_map
-        if case.label_file is None:
+        if not case.label_files:
             raise ValueError(f"case {case.id} has no label file; predict it without metrics")
-        label, grid, _ = read_label(case.label_file)
-        return map_labels(label, None if mapped is None else tuple(mapped.items())), grid.spacing_mm
+        label_map = None if mapped is None else tuple(mapped.items())
+        label, grid = read_label_files(case, label_map, self.config.loss.ignore_label)
+        return label, grid.spacing_mm
 
     def _case(self, case: Case | str) -> Case:
         return self.roster.cases[case] if isinstance(case, str) else case

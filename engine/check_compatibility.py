@@ -15,7 +15,7 @@ def check_fits_the_data(config: Config, data: Any) -> None:
     """Raise ValueError unless the loss fits the labels and validation reports `checkpoint.metric`."""
     room = room_of(config)
     room.check_labels(config, data)
-    known = room.validation_metrics(data.class_names)
+    known = room.validation_metrics(config, data.class_names)
     if config.checkpoint.metric not in known:
         raise ValueError(f"checkpoint.metric={config.checkpoint.metric}: validation reports {', '.join(known)}")
 

@@ -24,6 +24,7 @@ from engine.distributed.group import Group
 from engine.evaluation.cases import Failure
 from engine.evaluation.classification import ClassifiedCase, classify_cases, classify_together
 from engine.evaluation.grad_cam import grad_cam
+from engine.evaluation.labelling import labelling_of
 from engine.evaluation.members import Member
 from engine.evaluation.seen import warn_of_cases
 from engine.evaluation.segmentation import CaseResult, Save, evaluate_cases
@@ -125,29 +126,30 @@ class Segmenting:
 
     def __init__(self, job: Job, baseline: Path | str | None) -> None:
         self._job = job
+        self._labelling = labelling_of(job.config, job.data.class_names)
 
     def predict(self) -> tuple[list[CaseResult], list[Failure]]:
         job = self._job
         save = make_save(job.output, job.config.evaluate.save_predictions)
-        arguments = (job.members, job.data, job.share, job.config, job.data.num_outputs, save)
+        arguments = (job.members, job.data, job.share, job.config, self._labelling, save)
         return evaluate_cases(*arguments, temperature=job.temperature)
 
     def summarise(self, results: Sequence[CaseResult]) -> dict[str, Any]:
-        return of_volumes.summarise_cases(results, self._job.data.class_names, self._job.num_samples)
+        return of_volumes.summarise_cases(results, self._labelling.titles, self._job.num_samples)
 
     def summarise_uncertainty(self, results: Sequence[CaseResult]) -> dict[str, Any]:
         job = self._job
         return summarise_voxels(results, job.num_samples, job.temperature, job.config.evaluate.seed)
 
     def write_cases(self, results: Sequence[CaseResult]) -> None:
-        of_volumes.write_cases(self._job.output / "cases.csv", results, self._job.data.class_names)
+        of_volumes.write_cases(self._job.output / "cases.csv", results, self._labelling.titles)
         write_case_uncertainty(self._job.output / "uncertainty.csv", results)
 
     def write_report(self, results: Sequence[CaseResult], failures: Sequence[Failure]) -> Path:
-        job, names, read_image = self._job, self._job.data.class_names, make_reader(self._job.data, self._job.cases)
-        sections = uncertainty_sections(job.metrics, results, names, read_image)
+        job, labelling, read_image = self._job, self._labelling, make_reader(self._job.data, self._job.cases)
+        sections = uncertainty_sections(job.metrics, results, labelling, read_image)
         path = job.output / "report.html"
-        return write_evaluation_report(path, job.run, job.metrics, results, failures, names, read_image, sections)
+        return write_evaluation_report(path, job.run, job.metrics, results, failures, labelling, read_image, sections)
 
     def format_predictions(self, results: Sequence[CaseResult]) -> list[str]:
         return []  # they are files

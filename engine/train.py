@@ -14,6 +14,7 @@ import mlx.core as mx
 from configs import Config
 from configs.schema.load import Overrides, apply_overrides
 from data.dataset import Dataset, open_data
+from data.layouts.registry import settle_regions
 from data.preview import save_preview
 from engine.check_compatibility import check_array_sizes, check_fits_the_data
 from engine.config import check_config, load_config
@@ -104,6 +105,7 @@ def begin(config: Config, group: Group = ALONE) -> Training:
     """
     if config.sweep is not None:
         raise ValueError("sweep: train.py trains its runs, each in a process of its own; leave the section out here")
+    config = settle_regions(config)
     run = RunFolder(config.run_folder, group.writes)
     with ExitStack() as lock:
         if group.writes:
@@ -138,6 +140,7 @@ def dry_run(config: Config, group: Group = ALONE) -> str:
 
     Writes the first batch as batch.png into the run's folder.
     """
+    config = settle_regions(config)
     data, step, start = assemble(config, group)
     budget = Budget.of(config, data.batches_per_epoch)
     with closing(Feed(data, budget.steps_per_epoch, config.train.accumulate)) as feed:
@@ -149,7 +152,7 @@ def dry_run(config: Config, group: Group = ALONE) -> str:
     config.run_folder.mkdir(parents=True, exist_ok=True)
     picture = config.run_folder / "batch.png"
     shown = (picture, batch["x"], batch["y"], data.class_names, [cases[int(i)].id for i in batch["index"]])
-    save_preview(*shown, is_clip=config.data.clip is not None)
+    save_preview(*shown, is_clip=config.data.clip is not None, regions=config.data.regions)
     lines = [f"parameters  {count_parameters(step.model):,}"]
     if config.freeze is not None:
         lines.append(f"frozen      {step.freezing}")
@@ -161,6 +164,7 @@ def dry_run(config: Config, group: Group = ALONE) -> str:
 
 def assemble(config: Config, group: Group = ALONE) -> tuple[Dataset, TrainStep, Start | None]:
     """Return the prepared data, the step of a new run, and the weights that it starts from."""
+    config = settle_regions(config)
     start = read_weights(config, group)
     data = prepare_data(config, None, group)
     return data, build_step(config, data, group, start), start
@@ -209,7 +213,8 @@ def build_step(config: Config, data: Dataset, group: Group, start: Start | None 
         weights = balanced_weights(dict(zip(data.class_names, data.class_counts["train"], strict=True)))
         loss_config = loss_config.model_copy(update={"class_weights": weights})
         _log.info("class weights: %s", ", ".join(f"{weight:.3g}" for weight in weights))
-    loss = build_loss(loss_config, data.num_outputs, group.gather if group.size > 1 else None)
+    regions = None if config.data.regions is None else tuple(config.data.regions.values())
+    loss = build_loss(loss_config, data.num_outputs, group.gather if group.size > 1 else None, regions)
     mx.random.seed(config.seed)
     model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
     if group.writes:

@@ -6,7 +6,7 @@ Importing this loads nothing native.
 
 from ops.adamw import adamw, global_norm, move_towards
 from ops.backend import active, choose
-from ops.class_sums import ClassSums, class_sums
+from ops.class_sums import ClassSums, RegionSums, class_sums, region_sums
 from ops.concat import concat_channels
 from ops.conv3d import conv3d
 from ops.conv_transpose3d import conv_transpose3d
@@ -19,6 +19,7 @@ obey_environment()  # before any array is made
 
 __all__ = [
     "ClassSums",
+    "RegionSums",
     "active",
     "adamw",
     "avg_pool3d",
@@ -31,5 +32,6 @@ __all__ = [
     "max_pool3d",
     "move_towards",
     "norm_act_dropout",
+    "region_sums",
     "upsample3d",
 ]

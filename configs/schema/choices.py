@@ -14,7 +14,8 @@ from configs.schema.model import ModelConfig, NetworkArgs
 from configs.schema.train import LossArgs
 
 T = TypeVar("T", bound=BaseModel)
-Target = Literal["voxels", "class", "classes"]  # a label of each voxel, a class of each case, several of each case
+# A label of each voxel, regions that may overlap, a class of each case, several of each case.
+Target = Literal["voxels", "regions", "class", "classes"]
 
 
 class LossChoice(NamedTuple):

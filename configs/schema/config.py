@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, model_validator
 
+from configs.regions import held
 from configs.schema.choices import Choices, data_section, loss_section, model_section, replaced
 from configs.schema.data import DataConfig
 from configs.schema.model import ModelConfig
@@ -87,7 +88,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _the_task_fills_in(cls, tree: Any) -> Any:
-        named = tree.get("task") if isinstance(tree, dict) else None
+        named = tree.get("task", cls.model_fields["task"].default) if isinstance(tree, dict) else None
         return TASKS[named].with_defaults(tree, cls.choices) if isinstance(named, str) and named in TASKS else tree
 
     @model_validator(mode="after")
@@ -138,6 +139,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _mapped_labels_are_classes(self) -> "Config":
         names, label_map = self.data.class_names, self.data.label_map
+        for value, label in (label_map or {}).items() if self.data.regions else ():
+            if label not in (0, self.loss.ignore_label, *held(self.data.regions or {})):
+                raise ValueError(f"data.label_map[{value}]={label}: no region of data.regions holds {label}")
         if label_map is None or names is None:
             return self
         for value, label in label_map.items():

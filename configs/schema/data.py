@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from configs.regions import MAX_REGIONS, LabelValues, check_regions
 from configs.schema.augment import AugmentConfig, PositiveRange
 from configs.schema.types import (
     INPUT,
@@ -158,6 +159,12 @@ class DataConfig(Section):
     class_names: Annotated[tuple[str, ...] | None, Key(about="data")] = None
     # Label values to read as others: {2: 1} merges class 2 into 1, {3: 0} drops class 3; the rest stay as they are.
     label_map: Annotated[dict[int, Label] | None, Key(about="data")] = None  # class_names are those after it
+    # Classes that overlap or nest, by name: {whole: [1, 2, 3], core: [2, 3]} are the label values that each holds. The
+    # network predicts each by itself. null: a class for each label value; see docs/regions.md
+    regions: Annotated[dict[str, LabelValues], Field(min_length=1, max_length=MAX_REGIONS)] | None = None
+    # Written into the predicted label volume, a value a region, one region after the other. null: the label value that
+    # lies in just the regions predicted; of no such value, as if each region had the value of its own
+    region_values: Annotated[tuple[Label, ...] | None, Key("evaluation")] = None
     channels: tuple[int, ...] | None = None  # which channels to use; null: all
     split: Annotated[Split, Key(packed=False)] = Split()
     fold: Annotated[int, Field(ge=0), Key(in_sweeps="use sweep.folds", packed=False)] = 0
@@ -193,4 +200,7 @@ class DataConfig(Section):
             raise ValueError(f"fold={self.fold} must be below split.folds={self.split.folds}")
         if self.percentiles[0] >= self.percentiles[1]:
             raise ValueError(f"percentiles must be [low, high]; got {list(self.percentiles)}")
+        check_regions(self.regions, self.region_values)
+        if self.regions is not None and self.class_names is not None:
+            raise ValueError("regions name what is predicted, and class_names what each label value is: leave one out")
         return self

@@ -4,9 +4,10 @@ Nothing else compares a task: what depends on it is asked of this object, or cho
 objects are built. `tests/test_one_task_decision.py` enforces it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from configs.regions import regions_of_files
 from configs.schema.choices import Choices
 from configs.schema.data import DataConfig
 from configs.schema.model import ModelConfig
@@ -57,7 +58,7 @@ class Task(Protocol):
 
 
 class Segmentation:
-    """A class for each voxel."""
+    """A class for each voxel, or regions that may overlap (`data.regions`)."""
 
     does: ClassVar[str] = "segments volumes"
     output: ClassVar[str] = "A label volume for each case, on the grid of its own file"
@@ -65,7 +66,12 @@ class Segmentation:
     own_statistic: ClassVar[str] = "normalisation"
 
     def with_defaults(self, tree: dict[str, Any], choices: Choices) -> dict[str, Any]:
-        return tree
+        """Several label columns, which hold a file of 0 and 1 for each region, as `data.regions`."""
+        columns, data = _label_columns(tree), tree.get("data")
+        are_names = len(columns) > 1 and all(isinstance(name, str) for name in columns)
+        if not are_names or not isinstance(data, dict) or data.get("regions") is not None:
+            return tree
+        return {**tree, "data": {**data, "regions": regions_of_files(columns)}}
 
     def check_input(self, config: Sections) -> None:
         data, name, chosen = config.data, config.model.name, config.choices.sources[config.data.source]
@@ -77,6 +83,12 @@ class Segmentation:
             raise ValueError(f"model.name={name} classifies; use {known}, or set task=classification")
         if data.balance != "none":
             raise ValueError("data.balance is for task=classification; see data.foreground_rate")
+        several = data.columns.label if isinstance(data.columns.label, tuple) else ()
+        if len(several) > 1 and list((data.regions or {}).values()) != list(regions_of_files(several).values()):
+            raise ValueError(
+                "data.regions are of one label file with several values, and data.columns.label names a file of 0 and "
+                "1 for each region; leave data.regions out, or give one column"
+            )
 
     def check_loss(self, config: Sections) -> None:
         loss, choices = config.loss, config.choices
@@ -87,6 +99,8 @@ class Segmentation:
         if "voxels" not in choices.losses[loss.name].targets:
             known = choices.losses_for("voxels", "class")[0]
             raise ValueError(f"loss.name={loss.name} is for task=classification; use {known}")
+        if config.data.regions is not None:
+            _check_loss_of_regions(config, config.data.regions)
 
     def predicted(self, config: Sections) -> InputSize:
         window, batch = config.evaluate.window_size_voxels, config.evaluate.window_batch
@@ -107,7 +121,7 @@ class Classification:
         loss, checkpoint = tree.get("loss", {}), tree.get("checkpoint", {})
         if not isinstance(loss, dict) or not isinstance(checkpoint, dict):
             return tree
-        known = choices.losses_for("classes" if _labels_may_coincide(tree) else "class")
+        known = choices.losses_for("classes" if _label_columns(tree) else "class")
         loss = {"name": known[0], **loss}
         networks = [name for name, args in choices.networks.items() if not args.segments]
         tree = {"model": {"name": networks[0]}, **tree} if networks else tree
@@ -128,8 +142,9 @@ class Classification:
             raise ValueError("data.normalisation=ct needs label volumes; use percentile or zscore")
         if not chosen.clips and data.clip is not None:
             raise ValueError(f"data.clip is for video; data.source={data.source} holds volumes, leave it out")
-        if data.label_map is not None:
-            raise ValueError("data.label_map is for label volumes; with task=classification leave it out")
+        for key in ("label_map", "regions"):
+            if getattr(data, key) is not None:
+                raise ValueError(f"data.{key} is for label volumes; with task=classification leave it out")
 
     def check_loss(self, config: Sections) -> None:
         loss, checkpoint, choices = config.loss, config.checkpoint, config.choices
@@ -165,7 +180,23 @@ def trained(config: Sections) -> InputSize:
     return InputSize(key, config.data.input_size, "train.batch_size", config.train.batch_size)
 
 
-def _labels_may_coincide(tree: dict[str, Any]) -> bool:
-    """Whether an unchecked config names several label columns."""
+def _label_columns(tree: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the label columns that an unchecked config lists; none where it names one."""
     columns = tree["data"].get("columns") if isinstance(tree.get("data"), dict) else None
-    return isinstance(columns, dict) and isinstance(columns.get("label"), list | tuple)
+    label = columns.get("label") if isinstance(columns, dict) else None
+    return tuple(label) if isinstance(label, list | tuple) else ()
+
+
+def _check_loss_of_regions(config: Sections, regions: Mapping[str, Sequence[int]]) -> None:
+    """Raise ValueError unless the loss is one of regions, and no region holds the ignored label."""
+    loss, choices = config.loss, config.choices
+    if "regions" not in choices.losses[loss.name].targets:
+        known = " or ".join(choices.losses_for("regions"))
+        raise ValueError(f"loss.name={loss.name} does not take data.regions; use {known}")
+    if getattr(loss, "include_background", False):
+        raise ValueError("loss.include_background: data.regions have no background; set it to false")
+    if isinstance(loss.class_weights, tuple) and len(loss.class_weights) != len(regions):
+        raise ValueError(f"loss.class_weights has {len(loss.class_weights)} entries; data.regions has {len(regions)}")
+    for name, values in regions.items():
+        if loss.ignore_label in values:
+            raise ValueError(f"data.regions.{name} holds loss.ignore_label={loss.ignore_label}; take it out")

@@ -155,7 +155,7 @@ def require_counted(
         reason = f"label values outside 0…{num_classes - 1}: {listed}, {sum(wrong.values())} voxels"
         free = [value for value in range(1, num_classes) if value not in voxels]
         mapped = suggest_label_map(wrong, free)
-        fix = "list every class in data.class_names (or the data set's own list)"
+        fix = "list every class in data.class_names or data.regions (or the data set's own list)"
         fix += f", or map the values: {mapped}" if mapped else ", or correct the label"
         raise FileProblem(path, reason, fix)
 

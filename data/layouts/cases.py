@@ -15,18 +15,18 @@ ARCHIVES = dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "ta
 SHOWN = 5  # names listed in a message
 
 
-Label = Path | int | tuple[int, ...] | None
+Label = Path | tuple[Path, ...] | int | tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
 class Case:
     """One scan or clip. `images` are one file a channel, or one file that may hold several channels.
 
-    `label` is the file of a label volume; or the number of the case's class; or, for classes that may coincide, a 0
-    or 1 for each; None without a label. `split` ("train", "val", "test"), `group` and `fold` are what the source says
-    about the case, if anything. A case that is a row of an array in an `.npz` has the array's name and the row in
-    `member`. `train_label` is the label to train on where `label` is the one to score against alone. `id` is unique in
-    a listing and safe as a file name.
+    `label` is the file of a label volume, or a file for each region; or the number of the case's class; or, for
+    classes that may coincide, a 0 or 1 for each; None without a label. `split` ("train", "val", "test"), `group` and
+    `fold` are what the source says about the case, if anything. A case that is a row of an array in an `.npz` has the
+    array's name and the row in `member`. `train_label` is the label to train on where `label` is the one to score
+    against alone. `id` is unique in a listing and safe as a file name.
     """
 
     id: str
@@ -40,21 +40,27 @@ class Case:
 
     @property
     def label_file(self) -> Path | None:
-        """The file of its label volume, None where its label is none, or no volume."""
-        return self.label if isinstance(self.label, Path) else None
+        """The first of its `label_files`, None without any."""
+        return next(iter(self.label_files), None)
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """The file of its label volume, or those of its regions; none where its label is none, or no volume."""
+        labels = self.label if isinstance(self.label, tuple) else (self.label,)
+        return tuple(label for label in labels if isinstance(label, Path))
 
     @property
     def classes(self) -> tuple[int, ...]:
         """The numbers of the classes that it is of; none where its label is a volume, or unknown."""
-        if isinstance(self.label, tuple):
+        if isinstance(self.label, tuple) and not self.label_files:
             return tuple(number for number, there in enumerate(self.label) if there)
         return (self.label,) if isinstance(self.label, int) else ()
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Its images, then its label volumes, if any: the one that scores are computed against is the first."""
-        labels = (label for label in (self.label, self.train_label) if isinstance(label, Path))
-        return (*self.images, *labels)
+        """Its images, then its label volumes, if any: those that scores are computed against come first."""
+        train = (self.train_label,) if isinstance(self.train_label, Path) else ()
+        return (*self.images, *self.label_files, *train)
 
     def to_train_on(self) -> "Case":
         """Return the case as training sees it: its label is the one to train on."""
@@ -66,13 +72,13 @@ class Listing:
     """The cases of a source, sorted by id, with its names of classes and channels.
 
     `class_names` are by label value, or by class number; None where the source has none. `labels` is the kind
-    of the cases' labels: label volumes, a class, or several classes, which may coincide.
+    of the cases' labels: label volumes, also of regions, a class, or several classes, which may coincide.
     """
 
     cases: tuple[Case, ...]
     class_names: tuple[str, ...] | None = None
     channel_names: tuple[str, ...] | None = None
-    labels: Literal["volume", "class", "classes"] = "volume"
+    labels: Literal["volume", "regions", "class", "classes"] = "volume"
 
     @property
     def multi_label(self) -> bool:

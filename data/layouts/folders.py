@@ -149,18 +149,21 @@ def _images_by_patterns(folder: Path, patterns: Sequence[str], flat: bool) -> tu
 
 
 def find_csv(config: DataConfig) -> Listing:
-    """Return cases of a table with image and label files; see `data.layouts.table`."""
+    """Return cases of a table with image and label files; several label columns hold a file for each region.
+
+    See `data.layouts.table`. Raises ValueError for a row with files for some of the regions.
+    """
     table = read_table(config)
-    if len(table.labels) > 1:
-        raise ValueError(f"data.columns.label={list(table.labels)}: segmentation takes one column, of label files")
     cases = []
     for row in table.rows:
-        if any(row.labels):
-            check_path(row.labels[0], f"{table.path}: row {row.line}")
-        label = table.folder / row.labels[0] if any(row.labels) else None
+        if any(row.labels) and not all(row.labels):
+            missing = table.labels[row.labels.index("")]
+            raise ValueError(f"{table.path}: row {row.line} has no {missing}; give a file for each region, or for none")
+        for text in (*row.labels, row.train_label):
+            check_path(text, f"{table.path}: row {row.line}")
+        files = tuple(table.folder / text for text in row.labels if text)
+        label = (files[0] if len(files) == 1 else files) if files else None
         train_label = table.folder / row.train_label if row.train_label else None
-        if train_label is not None:
-            check_path(row.train_label, f"{table.path}: row {row.line}")
         cases.append(Case(row.id, row.images, label, row.split, row.group, fold=row.fold, train_label=train_label))
     return Listing(tuple(cases))
 

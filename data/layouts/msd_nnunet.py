@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from configs.regions import check_regions
 from configs.schema.data import DataConfig
 from data.files.gzip import read_text
 from data.layouts.cases import Case, Listing, check_path, list_volumes, shown, some, strip_suffix
@@ -39,7 +40,9 @@ def find_msd(config: DataConfig) -> Listing:
             image = _inside(config.root, entry["image"], where)
             label = _inside(config.root, entry["label"], where) if entry.get("label") else None
             cases.append(Case(strip_suffix(image.name), (image,), label, split))
-    names = _numbered(facts["labels"], f"{path}: 'labels'") if "labels" in facts else None
+    labels, names = facts.get("labels"), None
+    if "labels" in facts and not _has_regions(labels):
+        names = _numbered(labels, f"{path}: 'labels'")
     channels = _numbered(facts["modality"], f"{path}: 'modality'") if "modality" in facts else None
     return Listing(tuple(cases), names, channels)
 
@@ -156,12 +159,51 @@ def _numbered(names: Any, where: str) -> tuple[str, ...]:
     return tuple(numbers[number] for number in range(len(numbers)))
 
 
-def _classes(labels: Any, where: str) -> tuple[str, ...]:
-    """Return class names of nnU-Net: version 2's {name: value} or version 1's {"0": name}; `ignore` is no class."""
+def declared_regions(root: Path) -> dict[str, Any]:
+    """Return nnU-Net's regions of a dataset.json as keys of the `data` section; {} where it declares none.
+
+    `labels` hold a list of label values for a region, and `regions_class_order` the value that each is written as.
+    """
+    facts, path = read_json(root), root / "dataset.json"
+    labels = facts.get("labels")
+    if labels is None or not _has_regions(labels):
+        return {}
+    regions = {
+        name: value if isinstance(value, list) else [value]
+        for name, value in labels.items()
+        if name not in ("background", "ignore")
+    }
+    order = facts.get("regions_class_order")
+    if not isinstance(order, list) or not all(map(_is_number, order)):
+        raise ValueError(f"{path}: 'regions_class_order' must list a label value for each region, got {shown(order)}")
+    if wrong := [name for name, values in regions.items() if not all(map(_is_number, values))]:
+        raise ValueError(f"{path}: 'labels' of {wrong[0]} must be numbers, got {shown(regions[wrong[0]])}")
+    try:
+        check_regions(regions, order)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} ('labels' and 'regions_class_order')") from None
+    return {"regions": regions, "region_values": order}
+
+
+def _has_regions(labels: Any) -> bool:
+    """Whether names stand for label values, and one of them for several; numbers stand for names."""
+    named = isinstance(labels, dict) and not all(name.isdecimal() for name in labels)
+    return named and any(isinstance(value, list) for value in labels.values())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _classes(labels: Any, where: str) -> tuple[str, ...] | None:
+    """Return class names of nnU-Net: version 2's {name: value} or version 1's {"0": name}; `ignore` is no class.
+
+    None where they are regions: see `declared_regions`.
+    """
     if not isinstance(labels, dict):
         raise ValueError(f"{where} must be an object {{name: value}}, got {shown(labels)}")
-    if any(isinstance(value, list) for value in labels.values()):
-        raise ValueError(f"{where} has overlapping regions, which are not supported; give each voxel one class")
+    if _has_regions(labels):
+        return None
     if wrong := [value for value in labels.values() if isinstance(value, bool)]:
         raise ValueError(f"{where} must be {{name: number}}, got {shown(wrong[0])}; number the classes 0, 1, 2 …")
     if all(isinstance(value, int) for value in labels.values()):

@@ -4,16 +4,17 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from configs import Config
 from configs.schema.data import DataConfig
+from configs.schema.load import check_config, merge
 from data.layouts.cases import Listing, describe_folder, require_unpacked, some, with_safe_ids
 from data.layouts.class_folders import find_classes, find_labelled_table
 from data.layouts.dicom import find_dicom, name_series
 from data.layouts.folders import find_csv, find_folders, find_images, find_unlabelled_rows
 from data.layouts.medmnist import find_medmnist
-from data.layouts.msd_nnunet import find_msd, find_nnunet
+from data.layouts.msd_nnunet import declared_regions, find_msd, find_nnunet
 from data.layouts.train_labels import add_train_labels
 from data.layouts.unread import count_files, warn_of_unread
 
@@ -31,11 +32,15 @@ class Layout(NamedTuple):
     may_be_file: bool = False  # data.root
     clips: bool = True  # may be of video
     tells_labels: bool = False  # its files say whether classes may coincide
+    # What its files under a root say of data.regions and data.region_values; {} where they declare no regions.
+    regions: Callable[[Path], dict[str, Any]] | None = None
 
 
 SOURCES = {  # by `data.source`; the first is the default
-    "msd": Layout("dataset.json that lists image and label files", find_msd, needs="dataset.json"),
-    "nnunet": Layout("imagesTr/case_0000.nii.gz and labelsTr/case.nii.gz", find_nnunet),
+    "msd": Layout(
+        "dataset.json that lists image and label files", find_msd, needs="dataset.json", regions=declared_regions
+    ),
+    "nnunet": Layout("imagesTr/case_0000.nii.gz and labelsTr/case.nii.gz", find_nnunet, regions=declared_regions),
     "folders": Layout("images/ and labels/, or files by patterns (*_img.nii.gz, *_seg.nii.gz)", find_folders),
     "csv": Layout("a table with the columns image and label", find_csv, find_labelled_table, may_be_file=True),
     "dicom": Layout("a folder of DICOM slices for each patient, with a label such as seg.nii.gz in it", find_dicom),
@@ -60,6 +65,21 @@ def list_cases(config: Config, trained: Sequence[str] | None = None) -> Listing:
     return _LISTS[config.task].cases(config.data, trained)
 
 
+def settle_regions(config: Config) -> Config:
+    """Return the config with the regions that the source declares, where it names neither regions nor classes.
+
+    nnU-Net's dataset.json does, by a list of label values for a label. Raises ValueError where they are no regions.
+    """
+    data = config.data
+    declared = SOURCES[data.source].regions
+    if declared is None or not (data.root / "dataset.json").is_file() or data.regions or data.class_names:
+        return config
+    found = declared(data.root)
+    if not found:
+        return config
+    return check_config(merge(config.model_dump(mode="json", by_alias=True), {"data": found}), config.name)
+
+
 def list_images(folder: Path | str, config: Config, class_names: Sequence[str], multi_label: bool) -> Listing:
     """Return the volumes or clips of a folder, or of a table, as cases of the config's task, without labels.
 
@@ -73,9 +93,9 @@ def list_images(folder: Path | str, config: Config, class_names: Sequence[str], 
 def find_cases(config: DataConfig, trained: Sequence[str] | None = None) -> Listing:
     """Return the cases with label volumes under `config.root`; no volume is opened.
 
-    `class_names` are the config's, else the source's, else None; `agreed_class_names` compares them with those that a
-    run was `trained` with. Raises ValueError where the root does not hold the layout `config.source`, naming what it
-    holds.
+    `class_names` are the config's regions or classes, else the source's, else None; `agreed_class_names` compares them
+    with those that a run was `trained` with. Raises ValueError where the root does not hold the layout `config.source`,
+    naming what it holds.
     """
     layout = _layout_of(config)
     assert layout.volumes is not None, "the config checks that the task fits"
@@ -86,6 +106,8 @@ def find_cases(config: DataConfig, trained: Sequence[str] | None = None) -> List
     _log.info("%s: %s", config.root, count_files(cases))
     if not layout.may_be_file:
         warn_of_unread(config.root, cases)
+    if config.regions is not None:
+        return replace(listing, cases=cases, class_names=tuple(config.regions), labels="regions")
     return replace(listing, cases=cases, class_names=config.class_names or _names_after_mapping(config, listing))
 
 
@@ -141,7 +163,8 @@ class _Lists(NamedTuple):
 
 
 def _list_volumes(folder: Path, config: DataConfig, multi_label: bool) -> Listing:
-    return Listing(find_unlabelled_rows(folder, config) or find_images(folder, images=config.images))
+    cases = find_unlabelled_rows(folder, config) or find_images(folder, images=config.images)
+    return Listing(cases, labels="volume" if config.regions is None else "regions")
 
 
 def _list_classified(folder: Path, config: DataConfig, multi_label: bool) -> Listing:

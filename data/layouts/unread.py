@@ -15,7 +15,7 @@ SHOWN = 3
 def count_files(cases: Sequence[Case]) -> str:
     """Return how many files the cases have: `24 files: 12 images, 12 labels`."""
     images = len({path for case in cases for path in case.images})
-    labels = len({case.label_file for case in cases if case.label_file})
+    labels = len({path for case in cases for path in case.label_files})
     return f"{images + labels} files: {images} images, {labels} labels"
 
 

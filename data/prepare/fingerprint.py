@@ -35,7 +35,8 @@ def fingerprint(cases: Sequence[Case], class_names: Sequence[str], preparation: 
 def _facts(case: Case) -> list[Any]:
     scored = replace(case, train_label=None)  # `sample_files` has the volumes to train on
     sizes = [[path.name, path.stat().st_size if path.exists() else None] for path in parts_of(scored.files)]
-    classes = [label for label in (case.label, case.train_label) if not isinstance(label, Path | None)]
+    label = None if case.label_files else case.label
+    classes = [found for found in (label, case.train_label) if not isinstance(found, Path | None)]
     return [case.id, sizes, *classes]
 
 

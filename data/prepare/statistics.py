@@ -28,7 +28,7 @@ def agreed_class_names(listing: Listing, statistics: Statistics | None) -> tuple
             "evaluate data of the same classes, or set data.class_names"
         )
     chosen = tuple(names or trained or ())
-    if len(chosen) < 2:
+    if len(chosen) < 2 and listing.labels == "volume":
         raise ValueError(f"data.class_names={list(chosen)} needs the background and at least one class")
     return chosen
 

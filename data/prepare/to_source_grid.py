@@ -17,12 +17,16 @@ def restore_labels(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
     return np.concatenate([slab.argmax(-1).astype(dtype) for _, slab in restore_slabs(prepared, probabilities)])
 
 
-def restore_slabs(prepared: Prepared, probabilities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def restore_slabs(
+    prepared: Prepared, probabilities: np.ndarray, of_regions: bool = False
+) -> Iterator[tuple[int, np.ndarray]]:
     """Yield probabilities (D, H, W, K) float32 on the source file's RAS+ grid in slabs, background where cropped away.
 
-    They come in order: (first plane, (n, H, W, K)). `probabilities` (d, h, w, K) are interpolated linearly.
+    They come in order: (first plane, (n, H, W, K)). `probabilities` (d, h, w, K) are interpolated linearly;
+    `of_regions`: none of the K is the background.
     """
-    return _slabs(prepared, probabilities, [1.0] + [0.0] * (probabilities.shape[-1] - 1))
+    background = 0.0 if of_regions else 1.0
+    return _slabs(prepared, probabilities, [background] + [0.0] * (probabilities.shape[-1] - 1))
 
 
 def restore_maps(prepared: Prepared, maps: np.ndarray) -> np.ndarray:

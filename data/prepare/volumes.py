@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from configs import Config
+from configs.regions import gaps
 from data.files.errors import fault_of
 from data.files.grid import Grid, Shape, Source, Spacing
 from data.files.volumes import FileProblem, read_image, read_label, require_classes, require_finite
@@ -43,6 +44,7 @@ class Preparation:
     normalisation: Normalisation = "zscore"
     percentiles: tuple[float, float] = (0.5, 99.5)
     intensities: tuple[Intensities, ...] | None = None
+    gaps: tuple[int, ...] = ()  # label values below num_classes that no region holds
 
     @classmethod
     def from_config(cls, config: Config, num_classes: int) -> "Preparation":
@@ -58,6 +60,7 @@ class Preparation:
             crop_nonzero=data.crop_nonzero,
             normalisation=data.normalisation,
             percentiles=data.percentiles,
+            gaps=() if data.regions is None else tuple(gaps(data.regions)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +68,8 @@ class Preparation:
         facts = asdict(self)
         if self.label_map is None:
             del facts["label_map"]  # keys and fingerprints are those of before there were maps
+        if not self.gaps:
+            del facts["gaps"]  # and regions
         return facts
 
     @property
@@ -216,14 +221,44 @@ def read_case_image(case: Case, channels: Sequence[int] | None = None) -> tuple[
 
 def read_case_label(case: Case, image_grid: Grid, preparation: Preparation) -> np.ndarray | None:
     """Return the case's label (D, H, W) in `preparation.label_dtype`, None without one. Raises FileProblem."""
-    path = case.label_file
-    if path is None:
+    if not case.label_files:
         return None
-    label, grid, _ = read_label(path)
-    label = map_labels(label, preparation.label_map)
+    label, grid = read_label_files(case, preparation.label_map, preparation.ignore_label)
+    path = case.label_files[0]
     _require_same_grid(path, grid, case.images[0], image_grid)
     require_classes(label, preparation.num_classes, path, preparation.ignore_label)
+    if preparation.gaps and (found := np.intersect1d(label, preparation.gaps)).size:
+        reason = f"label values that no region of data.regions holds: {', '.join(map(str, found.tolist()))}"
+        raise FileProblem(
+            path, reason, f"add them to a region, or read them as background: data.label_map={{{found[0]}: 0}}"
+        )
     return label.astype(preparation.label_dtype, copy=False)
+
+
+def read_label_files(case: Case, label_map: LabelMap | None, ignore_label: int | None) -> tuple[np.ndarray, Grid]:
+    """Return the case's untouched label (D, H, W) in RAS+, its values mapped, and its grid.
+
+    Of several files, one for each region, of 0 and 1, file k counts 2 ** k; a voxel of `ignore_label` in one of them is
+    ignored. Raises FileProblem for other values, and where the files do not share one grid.
+    """
+    label, grid, _ = read_label(case.label_files[0])
+    if len(case.label_files) == 1:
+        return map_labels(label, label_map), grid
+    combined, ignored = np.zeros(label.shape, np.int32), np.zeros(label.shape, bool)
+    for number, path in enumerate(case.label_files):
+        label, its_grid, _ = read_label(path)
+        _require_same_grid(path, its_grid, case.label_files[0], grid)
+        label = map_labels(label, label_map)
+        if ignore_label is not None:
+            ignored |= label == ignore_label
+            label = np.where(label == ignore_label, 0, label)
+        if other := sorted(set(np.unique(label).tolist()) - {0, 1}):
+            reason = f"label values {', '.join(map(str, other))}, expected 0 and 1"
+            raise FileProblem(path, reason, "a file of a region holds 1 inside it; correct it, or map data.label_map")
+        combined += label.astype(np.int32) << number
+    if ignore_label is not None:
+        combined[ignored] = ignore_label
+    return combined, grid
 
 
 def map_labels(label: np.ndarray, label_map: LabelMap | None) -> np.ndarray:

@@ -247,7 +247,7 @@ def make_validation(
     return make_validator(config, data, cases, group, score, summarise)
 
 
-def validation_metrics(class_names: Sequence[str]) -> list[str]:
+def validation_metrics(config: Config, class_names: Sequence[str]) -> list[str]:
     """The names that the validation reports under, among which `checkpoint.metric` is one."""
     return [*METRICS, *(f"{name}.{c}" for name in _PER_CLASS for c in class_names)]
 

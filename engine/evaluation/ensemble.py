@@ -43,6 +43,7 @@ def _what_must_agree(
         yield name, facts[key], others[key]
     for key in ("channels", "spacing_mm", "crop_nonzero"):
         yield f"data.{key}", getattr(config.data, key), getattr(other_config.data, key)
+    yield "data.regions", config.data.regions, other_config.data.regions
     yield "whether classes may coincide", is_multi_label(config), is_multi_label(other_config)
 
 

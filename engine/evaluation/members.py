@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from configs import Config
-from engine.evaluation.sliding_window import Predict, Triple, predict_slabs
+from engine.evaluation.labelling import activation
+from engine.evaluation.sliding_window import Activate, Predict, Triple, predict_slabs
 from engine.metrics.uncertainty import Moments
 
 Hold = Callable[[int], AbstractContextManager[Any]]  # seed -> a context within which the network is one draw
@@ -49,11 +50,11 @@ def sample_seed(seed: int, case_id: str, number: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def window_settings(config: Config) -> tuple[Triple, float, int, Sequence[int]]:
+def window_settings(config: Config) -> tuple[Triple, float, int, Sequence[int], Activate]:
     """What `predict_slabs` takes after the volumes."""
     settings = config.evaluate
     patch_size = settings.window_size_voxels or config.data.patch_size_voxels
-    return patch_size, settings.overlap, settings.window_batch, settings.mirror_axes
+    return patch_size, settings.overlap, settings.window_batch, settings.mirror_axes, activation(config)
 
 
 def predict_together(
@@ -77,7 +78,7 @@ def predict_together(
                 member.predict, [own.volume], *window_settings(member.config or config)
             ):
                 if moments is None:
-                    moments = Moments(own.volume.shape[:3], slab.shape[-1])
+                    moments = Moments(own.volume.shape[:3], slab.shape[-1], config.data.regions is not None)
                 moments.add(number, first, slab)
     assert moments is not None  # there is a member, and every volume has a voxel
     return moments.finish(len(members))

@@ -14,11 +14,11 @@ import numpy as np
 from configs import Config
 from engine.distributed.group import ALONE, Group
 from engine.evaluation.cases import Failure, attempt, make_validator
+from engine.evaluation.labelling import Labelling, activation, labelling_of
 from engine.evaluation.members import Member, predict_together, window_settings
 from engine.evaluation.sliding_window import (
     Predict,
     Triple,
-    most_probable,
     predict_labels,
     predict_probabilities,
     predict_slabs,
@@ -38,9 +38,11 @@ _log = logging.getLogger("mlx_volumes")
 class CaseData(Protocol):
     """What evaluation asks of the data: cases are handed back to it as they came."""
 
+    class_names: tuple[str, ...]  # of the network's outputs
+
     @property
     def num_outputs(self) -> int:
-        """Classes, the background included."""
+        """Classes, the background included, or regions."""
 
     def shapes(self, case: Any, /) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Those of the case's volume (D, H, W) in its file, and once resampled, by its header."""
@@ -67,7 +69,7 @@ class CaseResult:
     """One predicted case."""
 
     id: str
-    scores: list[ClassScore]  # of the classes 1 to K - 1
+    scores: list[ClassScore]  # of the classes 1 to K - 1, or of the regions
     labelled: bool
     slices: Slices
     seconds: float  # of prediction, without reading and scoring
@@ -81,20 +83,21 @@ def evaluate_cases(
     data: CaseData,
     cases: Sequence[Any],
     config: Config,
-    num_classes: int,
+    labelling: Labelling,
     save: Save | None = None,
     temperature: float = 1.0,
 ) -> tuple[list[CaseResult], list[Failure]]:
     """Predict every case on its source file's grid and score it against its untouched label file.
 
-    Probabilities, of several members their mean, are resampled to that grid, then the largest wins. `save` gets
+    Probabilities, of several members their mean, are resampled to that grid, then the largest wins, or, of regions,
+    those above 0.5 (see `Labelling.decide`). Regions are scored by the label values in both volumes. `save` gets
     each case's labels; the probabilities (D, H, W, K) at the temperature, where `evaluate.save_probabilities` asks
     for them; and of several members the maps of `MEASURES`. A case whose files are at fault is reported as a
     failure, and the others go on.
     """
     results: list[CaseResult] = []
     failures: list[Failure] = []
-    evaluate = partial(_evaluate_case, members, data, config, num_classes, save, temperature)
+    evaluate = partial(_evaluate_case, members, data, config, labelling, save, temperature)
     for number, result in attempt(cases, evaluate, failures, is_numbered=True):
         results.append(result)
         score = f"Dice {nan_mean([s['dice'] for s in result.scores]):.4f}, " if result.labelled else ""
@@ -106,23 +109,21 @@ def _evaluate_case(
     members: Sequence[Member],
     data: CaseData,
     config: Config,
-    num_classes: int,
+    labelling: Labelling,
     save: Save | None,
     temperature: float,
     case: Any,
 ) -> CaseResult:
-    settings, ignore_label = config.evaluate, config.loss.ignore_label
-    _require_moderate(config, data.shapes(case), num_classes, len(members))
+    settings = config.evaluate
+    _require_moderate(config, data.shapes(case), data.num_outputs, len(members))
     prepared = data.load(case)
     spacing_mm, reference, counter = prepared.source_grid.spacing_mm, None, None
     if case.label is not None:
         reference, spacing_mm = data.read_label(case)
         if settings.calibration:
-            counter = VoxelCounter(
-                case.id, reference, spacing_mm, num_classes, ignore_label, temperature, seed=settings.seed
-            )
+            counter = VoxelCounter(case.id, reference, spacing_mm, labelling, temperature, seed=settings.seed)
     start = time.perf_counter()
-    labels, volumes = predict_case(members, data, case, prepared, config, counter, temperature)
+    labels, volumes = predict_case(members, data, case, prepared, config, labelling, counter, temperature)
     seconds = time.perf_counter() - start
     if save is not None:
         save(case, prepared, labels, volumes)
@@ -131,10 +132,18 @@ def _evaluate_case(
     if len(members) > 1:
         plane = PackedPlane.pack(np.stack([slices.cut(volumes[name], 0) for name in MEASURES], axis=-1))
     del prepared, volumes  # the metrics need the memory
+    num_classes = labelling.classes_a_part
     if reference is None:
-        scores = measure_volumes(labels, spacing_mm, num_classes)
+        scores = [s for part in labelling.parts(labels) for s in measure_volumes(part, spacing_mm, num_classes)]
         return CaseResult(case.id, scores, False, slices, seconds, plane=plane, group=case.group)
-    scores = score_case(labels, reference, spacing_mm, num_classes, settings.nsd_tolerance_mm, ignore_label)
+    score = partial(
+        score_case,
+        spacing_mm=spacing_mm,
+        num_classes=num_classes,
+        tolerance_mm=settings.nsd_tolerance_mm,
+        ignore_label=labelling.ignore_label,
+    )
+    scores = [s for both in _parts(labelling, labels, reference) for s in score(*both)]
     voxels = None if counter is None else counter.finish()
     return CaseResult(case.id, scores, True, slices, seconds, voxels, plane, case.group)
 
@@ -145,6 +154,7 @@ def predict_case(
     case: Any,
     prepared: Any,
     config: Config,
+    labelling: Labelling,
     counter: VoxelCounter | None,
     temperature: float,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -165,14 +175,14 @@ def predict_case(
         slabs = data.restore_slabs(prepared, predict_probabilities(members[0].predict, prepared.volume, *window))
     labels = []
     for first, slab in slabs:
-        labels.append(most_probable(slab))
+        labels.append(labelling.decide(slab))
         planes = slice(first, first + len(slab))
         if counter is not None:
             counter.add(first, slab, None if maps is None else maps[planes])
         if config.evaluate.save_probabilities:
             if first == 0:
                 volumes["probabilities"] = np.empty((*prepared.source_grid.shape, slab.shape[-1]), np.float32)
-            volumes["probabilities"][planes] = scale(slab, temperature)
+            volumes["probabilities"][planes] = scale(slab, temperature, labelling.are_regions)
     return np.concatenate(labels), volumes
 
 
@@ -184,9 +194,15 @@ def predict_one(
     config = config.model_copy(update={"evaluate": settings})
     _require_moderate(config, data.shapes(case), data.num_outputs, len(members))
     prepared = data.load(case)
-    labels, volumes = predict_case(members, data, case, prepared, config, None, temperature)
+    labelling = labelling_of(config, data.class_names)
+    labels, volumes = predict_case(members, data, case, prepared, config, labelling, None, temperature)
     found: np.ndarray = prepared.source.in_file_axes(volumes["probabilities"] if probabilities else labels)
     return found
+
+
+def _parts(labelling: Labelling, labels: np.ndarray, reference: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The parts of both volumes that are scored against each other."""
+    return zip(labelling.parts(labels), labelling.parts(reference), strict=True)
 
 
 def _require_moderate(config: Config, shapes: tuple[Triple, Triple], num_classes: int, num_members: int) -> None:
@@ -208,6 +224,8 @@ def make_validation(
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return the validation of a training run: model -> {"dice.mean", "dice.<class>"}, each the mean over cases.
 
+    Of regions these are "dice.<region>".
+
     It takes Dice alone, on the prepared (working) grid, with `evaluate.validation_overlap`, no mirroring, and
     `evaluate.validation_cases` of the cases, evenly spaced. Windows of several cases share a batch. A class that
     is empty in both volumes of a case is left out; one that never occurs is NaN, and left out of the mean.
@@ -215,26 +233,28 @@ def make_validation(
     """
     patch_size = config.evaluate.window_size_voxels or config.data.patch_size_voxels
     overlap, window_batch = config.evaluate.validation_overlap, config.evaluate.window_batch
-    ignore_label, num_classes = config.loss.ignore_label, len(class_names)
+    ignore_label, labelling = config.loss.ignore_label, labelling_of(config, class_names)
+    reading = activation(config), labelling.decide
 
     def score(predict: Predict, prepared: Iterable[Any]) -> list[np.ndarray]:
         prepared, references = tee(prepared)
         volumes = (case.volume for case in prepared)
-        found = predict_labels(predict, volumes, patch_size, overlap, window_batch)
-        pairs = zip(found, references, strict=True)
-        return [dice_per_class(labels, case.label, num_classes, ignore_label) for labels, case in pairs]
+        found = predict_labels(predict, volumes, patch_size, overlap, window_batch, (), *reading)
+        pairs = (_parts(labelling, labels, case.label) for labels, case in zip(found, references, strict=True))
+        about = labelling.classes_a_part, ignore_label
+        return [np.concatenate([dice_per_class(*both, *about) for both in parts]) for parts in pairs]
 
     def summarise(scores: np.ndarray) -> dict[str, float]:
         per_class = [nan_mean(values) for values in scores.T]
-        named = {f"dice.{name}": value for name, value in zip(class_names[1:], per_class, strict=True)}
+        named = {f"dice.{name}": value for name, value in zip(labelling.titles[1:], per_class, strict=True)}
         return {"dice.mean": nan_mean(per_class), **named}
 
     return make_validator(config, data, cases, group, score, summarise)
 
 
-def validation_metrics(class_names: Sequence[str]) -> list[str]:
+def validation_metrics(config: Config, class_names: Sequence[str]) -> list[str]:
     """The names that the validation reports under, among which `checkpoint.metric` is one."""
-    return ["dice.mean", *(f"dice.{name}" for name in class_names[1:])]
+    return ["dice.mean", *(f"dice.{name}" for name in labelling_of(config, class_names).titles[1:])]
 
 
 def check_labels(config: Config, data: Any) -> None:

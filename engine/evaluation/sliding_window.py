@@ -12,9 +12,21 @@ from ops import memory
 
 Triple = tuple[int, int, int]
 Predict = Callable[[mx.array], mx.array]  # (B, d, h, w, C) float32 -> logits (B, d, h, w, K)
+Activate = Callable[[mx.array], mx.array]  # logits (..., K) float32 -> probabilities
 
 _MOST_WINDOWS = 1_000_000  # of a volume: hours of the smallest networks
 _SMALLER = "evaluate.window_size_voxels (null: data.patch_size_voxels) or evaluate.window_batch"
+
+
+def softmax(logits: mx.array) -> mx.array:
+    """The probabilities of classes that exclude each other (..., K)."""
+    return mx.softmax(logits, axis=-1)
+
+
+def most_probable(probabilities: np.ndarray) -> np.ndarray:
+    """The class of the largest probability (..., K) in each voxel, uint8 (int16 beyond 256 classes)."""
+    num_classes = probabilities.shape[-1]
+    return probabilities.argmax(-1).astype(np.uint8 if num_classes <= 256 else np.int16)
 
 
 def predict_probabilities(
@@ -24,9 +36,10 @@ def predict_probabilities(
     overlap: float = 0.5,
     batch_size: int = 2,
     mirror_axes: Sequence[int] = (),
+    activate: Activate = softmax,
 ) -> np.ndarray:
     """The class probabilities (D, H, W, K) float32 of one volume (D, H, W, C); see `predict_slabs`."""
-    slabs = predict_slabs(predict, [volume], patch_size, overlap, batch_size, mirror_axes)
+    slabs = predict_slabs(predict, [volume], patch_size, overlap, batch_size, mirror_axes, activate)
     result = None
     for _, start, slab in slabs:
         if result is None:
@@ -43,14 +56,16 @@ def predict_labels(
     overlap: float = 0.5,
     batch_size: int = 2,
     mirror_axes: Sequence[int] = (),
+    activate: Activate = softmax,
+    decide: Callable[[np.ndarray], np.ndarray] = most_probable,
 ) -> Iterator[np.ndarray]:
-    """The most probable class of each voxel (D, H, W), uint8 (int16 beyond 256 classes), volume by volume.
+    """The label of each voxel (D, H, W), volume by volume: the most probable class, unless `decide` says otherwise.
 
-    Takes the argmax slab by slab, so that no volume's probabilities are ever held whole.
+    It is decided slab by slab, so that no volume's probabilities are ever held whole.
     """
-    slabs = predict_slabs(predict, volumes, patch_size, overlap, batch_size, mirror_axes)
+    slabs = predict_slabs(predict, volumes, patch_size, overlap, batch_size, mirror_axes, activate)
     for _, of_one in groupby(slabs, key=lambda slab: slab[0]):
-        yield np.concatenate([most_probable(probabilities) for _, _, probabilities in of_one])
+        yield np.concatenate([decide(probabilities) for _, _, probabilities in of_one])
 
 
 def predict_slabs(
@@ -60,16 +75,17 @@ def predict_slabs(
     overlap: float = 0.5,
     batch_size: int = 2,
     mirror_axes: Sequence[int] = (),
+    activate: Activate = softmax,
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yields (number of the volume, first plane, probabilities (d, H, W, K) float32), in order along D.
 
     Volumes are (D, H, W, C), read window by window (they may be memory-mapped) and taken from the iterable as
     they are needed; a batch may hold windows of several. Along each axis windows lie evenly at most
     `patch * (1 - overlap)` apart, the last one flush with the end (nnU-Net's rule, Isensee et al. 2021); a
-    volume smaller than the patch is centred in zeros. The softmax, in float32, of what `predict` gives is
-    blended with a Gaussian of sigma patch / 8 around each window's centre, as MONAI and nnU-Net do, scaled so
-    that the weights at every voxel sum to one. With `mirror_axes` (0 is D) each window's probabilities are the
-    mean over all combinations of flips along these axes: 2 ** len(mirror_axes) times the work.
+    volume smaller than the patch is centred in zeros. The softmax (or what `activate` says), in float32, of what
+    `predict` gives is blended with a Gaussian of sigma patch / 8 around each window's centre, as MONAI and nnU-Net do,
+    scaled so that the weights at every voxel sum to one. With `mirror_axes` (0 is D) each window's probabilities are
+    the mean over all combinations of flips along these axes: 2 ** len(mirror_axes) times the work.
 
     Memory: one window's depth of probabilities twice, H x W x K wide. Raises ValueError where `predict`
     returns another shape than its input's.
@@ -77,7 +93,7 @@ def predict_slabs(
     blend: _Blend | None = None
     for batch in _batches(_windows(volumes, patch_size, overlap), batch_size):
         x = np.stack([window.read() for window in batch])  # (B, d, h, w, C)
-        for window, probabilities in zip(batch, _mirrored(predict, x, mirror_axes), strict=True):
+        for window, probabilities in zip(batch, _mirrored(predict, x, mirror_axes, activate), strict=True):
             if blend is None or blend.number != window.number:
                 if blend is not None:
                     yield blend.finish()
@@ -87,12 +103,6 @@ def predict_slabs(
             blend.add(window, probabilities)
     if blend is not None:
         yield blend.finish()
-
-
-def most_probable(probabilities: np.ndarray) -> np.ndarray:
-    """The class of the largest probability (..., K) in each voxel, uint8 (int16 beyond 256 classes)."""
-    num_classes = probabilities.shape[-1]
-    return probabilities.argmax(-1).astype(np.uint8 if num_classes <= 256 else np.int16)
 
 
 def require_few_windows(shape: Triple, patch_size: Triple, overlap: float) -> None:
@@ -204,7 +214,7 @@ def _batches(windows: Iterator[_Window], batch_size: int) -> Iterator[list[_Wind
         yield batch
 
 
-def _mirrored(predict: Predict, x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+def _mirrored(predict: Predict, x: np.ndarray, axes: Sequence[int], activate: Activate) -> np.ndarray:
     """Probabilities (B, d, h, w, K) float32 of a batch, the mean over all flips along `axes`."""
     images = mx.array(x)
     flips = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
@@ -214,7 +224,7 @@ def _mirrored(predict: Predict, x: np.ndarray, axes: Sequence[int]) -> np.ndarra
             logits = predict(_flip(images, flipped))
             if logits.shape[:4] != images.shape[:4]:
                 raise ValueError(f"the network must keep (B, d, h, w) {images.shape[:4]}; it returned {logits.shape}")
-            total = total + _flip(mx.softmax(logits.astype(mx.float32), axis=-1), flipped)
+            total = total + _flip(activate(logits.astype(mx.float32)), flipped)
             mx.eval(total)  # one combination's activations at a time
         mean = total / len(flips)
         memory.evaluate(mean)

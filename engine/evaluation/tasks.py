@@ -31,7 +31,7 @@ class Room(Protocol):
     ) -> Callable[[nn.Module], dict[str, float]]:
         """Return the validation of a training run: model -> scores by name."""
 
-    def validation_metrics(self, class_names: Sequence[str]) -> list[str]:
+    def validation_metrics(self, config: Config, class_names: Sequence[str]) -> list[str]:
         """Return the names that the validation reports under."""
 
     def check_labels(self, config: Config, data: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.evaluation.labelling import Labelling
 from engine.evaluation.temperature import scale
 from engine.metrics.calibration import Reliability, add_reliability, count_reliability
 from engine.metrics.ranking import RANKS, rank_bins
@@ -24,7 +25,7 @@ class VoxelFacts:
     ranks: np.ndarray  # (M, 2, RANKS): voxels wrong and right, by rising uncertainty, of the first M of MEASURES
     means: np.ndarray  # (M,)
     probabilities: np.ndarray  # (n, K) float32, of up to NUM_SAMPLED voxels drawn at random
-    labels: np.ndarray  # (n,)
+    labels: np.ndarray  # (n,); of regions (n, R), 0 and 1
 
     @property
     def scored(self) -> tuple[np.ndarray, np.ndarray]:
@@ -45,20 +46,20 @@ class VoxelCounter:
         case_id: str,
         reference: np.ndarray,
         spacing_mm: Sequence[float],
-        num_classes: int,
-        ignore_label: int | None = None,
+        labelling: Labelling,
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
         """reference: (D, H, W) labels. Sampled voxels depend on the seed, the case's id and the reference alone."""
-        self._num_classes, self._temperature = num_classes, temperature
+        num_values, ignore_label = labelling.num_values, labelling.ignore_label
+        self._labelling, self._temperature = labelling, temperature
         self._shape = reference.shape
-        foreground = (reference > 0) & (reference < num_classes)
+        foreground = (reference > 0) & (reference < num_values)
         if ignore_label is not None:
             foreground &= reference != ignore_label
         self._box = _box(foreground, spacing_mm)
         self._labels = reference[self._box]
-        self._there = (self._labels >= 0) & (self._labels < num_classes)
+        self._there = (self._labels >= 0) & (self._labels < num_values)
         if ignore_label is not None:
             self._there &= self._labels != ignore_label
         rng = np.random.default_rng([seed, zlib.crc32(case_id.encode())])
@@ -86,25 +87,28 @@ class VoxelCounter:
         depth, rows, columns = self._box
         for plane in range(max(first, depth.start), min(first + len(probabilities), depth.stop)):
             p = probabilities[plane - first, rows, columns]  # (h, w, K)
-            values = entropy(p)[..., None] if maps is None else maps[plane - first, rows, columns]
-            self._add_plane(plane - depth.start, scale(p, self._temperature), values)
+            of_regions = self._labelling.are_regions
+            values = entropy(p, of_regions)[..., None] if maps is None else maps[plane - first, rows, columns]
+            self._add_plane(plane - depth.start, scale(p, self._temperature, of_regions), values)
 
     def _add_plane(self, plane: int, p: np.ndarray, values: np.ndarray) -> None:
-        there, labels = self._there[plane], self._labels[plane]
-        part = count_reliability(p[there], labels[there])
+        there, labels, of_regions = self._there[plane], self._labels[plane], self._labelling.are_regions
+        truth = self._labelling.truth(labels)
+        part = count_reliability(p[there], truth[there])
         if part.count:
             self._parts = [add_reliability([*self._parts, part])]
-        wrong = (p.argmax(axis=-1) != labels)[there]
+        # A voxel is an error where one of its regions is.
+        wrong = (((p > 0.5) != truth).any(axis=-1) if of_regions else p.argmax(axis=-1) != truth)[there]
         self._num_measures = values.shape[-1]
         for m, measured in enumerate(np.moveaxis(values[there], -1, 0)):
-            bins = rank_bins(measured, self._num_classes)
+            bins = rank_bins(measured, 2 if of_regions else p.shape[-1])  # of regions entropies are binary
             self._ranks[m, 0] += np.bincount(bins[wrong], minlength=RANKS)
             self._ranks[m, 1] += np.bincount(bins[~wrong], minlength=RANKS)
             self._sums[m] += measured.sum(dtype=np.float64)
         here = self._drawn[0] == plane
         rows, columns = self._drawn[1][here], self._drawn[2][here]
         self._sampled.append(p[rows, columns].astype(np.float32))
-        self._sampled_labels.append(labels[rows, columns])
+        self._sampled_labels.append(truth[rows, columns])
 
     def finish(self) -> VoxelFacts | None:
         """None where no voxel counts."""

@@ -13,7 +13,8 @@ def entropy(probabilities: np.ndarray, multi_label: bool = False) -> np.ndarray:
     Multi-label, where each class is decided independently: the mean over the K binary entropies.
     """
     if multi_label:
-        return (entr(probabilities) + entr(1 - probabilities)).mean(axis=-1)
+        rest = np.maximum(1 - probabilities, 0)  # blended windows may come to just above 1
+        return (entr(probabilities) + entr(rest)).mean(axis=-1)
     return entr(probabilities).sum(axis=-1)
 
 
@@ -39,7 +40,8 @@ class Moments:
     would lose the small variances of voxels that are nearly certain.
     """
 
-    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, multi_label: bool = False) -> None:
+        self._multi_label = multi_label
         self._means = np.zeros((*shape, num_classes), np.float32)
         # Until `finish`: nothing; the entropies' sum; squared deviations, summed over classes and predictions.
         self._maps = np.zeros((*shape, len(MEASURES)), np.float32)
@@ -50,13 +52,13 @@ class Moments:
             mean = self._means[plane]
             deviation = p - mean
             mean += deviation / number
-            self._maps[plane, ..., 1] += entropy(p)
+            self._maps[plane, ..., 1] += entropy(p, self._multi_label)
             self._maps[plane, ..., 2] += np.einsum("hwk,hwk->hw", deviation, p - mean)
 
     def finish(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The mean (D, H, W, K), and MEASURES of the `count` predictions (D, H, W, 3), float32; ends the sums."""
         for p, measures in zip(self._means, self._maps, strict=True):
-            total = entropy(p)
+            total = entropy(p, self._multi_label)
             measures[..., 0] = total
             measures[..., 1] = np.maximum(total - measures[..., 1] / count, 0)  # below it by rounding alone
             measures[..., 2] /= count * p.shape[-1]

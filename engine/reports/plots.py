@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from engine.evaluation.labelling import Labelling
 from engine.reports.slices import Slices
 
 INK = "#808080"  # of axes and text: 4:1 against white and against black
@@ -53,7 +54,7 @@ def plot_scores(scores: Mapping[str, Sequence[float]], label: str) -> str:
     return data_uri(figure, "svg")
 
 
-def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> str:
+def plot_case(image: np.ndarray, slices: Slices, labelling: Labelling) -> str:
     """PNG of three planes of a case, as a data URI: the prediction's outlines solid, the reference's dashed.
 
     image: (D, H, W) on the grid of the slices. Anterior and superior are up; the left of the body is left.
@@ -71,10 +72,10 @@ def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> 
         axes.imshow(plane, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=spacing[0] / spacing[1])
         for labels_here, style in ((reference, "dashed"), (prediction, "solid")):
             if labels_here is not None:
-                shown |= outline(axes, labels_here[window], len(class_names), style)
+                shown |= outline(axes, labels_here[window], labelling, style)
         axes.set_title(f"{PLANES[axis]}, plane {slices.positions[axis] + 1}", color=INK, fontsize=10)
         axes.set_axis_off()
-    handles = [Line2D([], [], color=color_of(value), label=plain(class_names[value])) for value in sorted(shown)]
+    handles = [Line2D([], [], color=color_of(value), label=plain(labelling.titles[value])) for value in sorted(shown)]
     handles.append(Line2D([], [], color=INK, label="prediction"))
     if slices.reference(0) is not None:
         handles.append(Line2D([], [], color=INK, linestyle="dashed", label="reference"))
@@ -82,14 +83,15 @@ def plot_case(image: np.ndarray, slices: Slices, class_names: Sequence[str]) -> 
     return data_uri(figure, "png")
 
 
-def outline(axes: Any, labels: np.ndarray, num_classes: int, style: str) -> set[int]:
-    """Draw the outlines of a plane's classes, an ignore label's not; return the classes."""
-    values = [int(value) for value in np.unique(labels) if 0 < value < num_classes]
-    for value in values:
-        mask = np.pad(labels == value, 1)  # closes outlines at the plane's edge
+def outline(axes: Any, labels: np.ndarray, labelling: Labelling, style: str) -> set[int]:
+    """Draw the outlines of a plane's classes or regions, an ignore label's not; return their numbers."""
+    shown = set()
+    for number, inside in labelling.masks(labels):
+        mask = np.pad(inside, 1)  # closes outlines at the plane's edge
         h, w = (np.arange(-1, size - 1) for size in mask.shape)
-        axes.contour(w, h, mask, levels=[0.5], colors=[color_of(value)], linewidths=1.4, linestyles=style)
-    return set(values)
+        axes.contour(w, h, mask, levels=[0.5], colors=[color_of(number)], linewidths=1.4, linestyles=style)
+        shown.add(number)
+    return shown
 
 
 def around_foreground(planes: Sequence[np.ndarray]) -> tuple[slice, slice]:
@@ -106,7 +108,7 @@ def around_foreground(planes: Sequence[np.ndarray]) -> tuple[slice, slice]:
 
 
 def color_of(value: int) -> str:
-    """The colour of a label value from 1 upwards."""
+    """The colour of a class or region, from 1 upwards."""
     return COLORS[(value - 1) % len(COLORS)]
 
 

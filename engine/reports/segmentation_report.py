@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.evaluation.cases import Failure
+from engine.evaluation.labelling import Labelling
 from engine.evaluation.segmentation import CaseResult
 from engine.metrics.bootstrap import explain_units
 from engine.metrics.segmentation import METRICS
@@ -24,7 +25,7 @@ def write_evaluation_report(
     metrics: Mapping[str, Any],
     results: Sequence[CaseResult],
     failures: Sequence[Failure],
-    class_names: Sequence[str],
+    labelling: Labelling,
     read_image: Callable[[str], np.ndarray],
     sections: Sequence[str] = (),
 ) -> Path:
@@ -36,9 +37,11 @@ def write_evaluation_report(
     body = []
     if metrics["num_cases"]:
         body += _table(metrics)
-        scores = {name: [r.scores[i]["dice"] for r in results if r.labelled] for i, name in enumerate(class_names[1:])}
+        scores = {
+            name: [r.scores[i]["dice"] for r in results if r.labelled] for i, name in enumerate(labelling.titles[1:])
+        }
         body += ["<h2>Dice of each case</h2>", image(plot_scores(scores, "Dice"), "Dice of each case, by class")]
-    body += [*_cases(results, class_names, read_image, metrics.get("case_dice", {})), *sections]
+    body += [*_cases(results, labelling, read_image, metrics.get("case_dice", {})), *sections]
     return write_evaluation_page(path, run, metrics, len(results), failures, body)
 
 
@@ -69,7 +72,7 @@ def _cell(row: Mapping[str, Any], digits: int) -> str:
 
 def _cases(
     results: Sequence[CaseResult],
-    class_names: Sequence[str],
+    labelling: Labelling,
     read_image: Callable[[str], np.ndarray],
     case_scores: Mapping[str, float],
 ) -> list[str]:
@@ -80,10 +83,12 @@ def _cases(
         caption = f"{word}{result.id}"
         if result.labelled:
             dice = [
-                f"{n} {s['dice']:.3f}" for n, s in zip(class_names[1:], result.scores, strict=True) if s.empty != "both"
+                f"{n} {s['dice']:.3f}"
+                for n, s in zip(labelling.titles[1:], result.scores, strict=True)
+                if s.empty != "both"
             ]
             caption += f" — Dice {case_dice(result):.3f} ({', '.join(dice)})"
-        body.append(figure(caption, plot_case(read_image(result.id), result.slices, class_names)))
+        body.append(figure(caption, plot_case(read_image(result.id), result.slices, labelling)))
     return body
 
 

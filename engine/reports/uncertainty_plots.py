@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from engine.evaluation.labelling import Labelling
 from engine.metrics.uncertainty import MEASURES
 from engine.reports.plots import COLORS, INK, around_foreground, color_of, data_uri, ink_axes, outline, plain
 from engine.reports.slices import PackedPlane, Slices
@@ -58,7 +59,7 @@ def plot_risk_coverage(curves: Mapping[str, Sequence[float]], error_rate: float)
     return data_uri(figure, "svg")
 
 
-def plot_uncertainty(image: np.ndarray, slices: Slices, plane: PackedPlane, class_names: Sequence[str]) -> str:
+def plot_uncertainty(image: np.ndarray, slices: Slices, plane: PackedPlane, labelling: Labelling) -> str:
     """PNG of one axial plane: prediction on the image, error where there is a reference, entropy, mutual information.
 
     image: (D, H, W) on the grid of the slices. Anterior is up; the left of the body is left.
@@ -86,12 +87,12 @@ def plot_uncertainty(image: np.ndarray, slices: Slices, plane: PackedPlane, clas
     pixels = slices.cut(image, 0).astype(np.float32)
     low, high = np.percentile(pixels[window], [0.5, 99.5])
     axes = show(pixels, f"prediction, plane {slices.positions[0] + 1}", cmap="gray", vmin=low, vmax=high)
-    shown = outline(axes, prediction[window], len(class_names), "solid")
+    shown = outline(axes, prediction[window], labelling, "solid")
     for value in shown:
-        axes.plot([], [], color=color_of(value), label=plain(class_names[value]))
+        axes.plot([], [], color=color_of(value), label=plain(labelling.titles[value]))
     if reference is not None:
         axes.plot([], [], color=INK, linestyle="dashed", label="reference")
-        outline(axes, reference[window], len(class_names), "dashed")
+        outline(axes, reference[window], labelling, "dashed")
         show(prediction != reference, "error", cmap="gray", vmin=0, vmax=1)
     for name in _SHOWN:
         show(maps[name], f"{name.replace('_', ' ')} (nats)", True, cmap="inferno", vmin=0)

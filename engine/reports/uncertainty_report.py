@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.evaluation.labelling import Labelling
 from engine.evaluation.segmentation import CaseResult
 from engine.evaluation.temperature import is_at_bound
 from engine.reports.page import figure
@@ -19,7 +20,7 @@ _SHOWN_CASES = 3
 def uncertainty_sections(
     metrics: Mapping[str, Any],
     results: Sequence[CaseResult] = (),
-    class_names: Sequence[str] = (),
+    labelling: Labelling | None = None,
     read_image: Callable[[str], np.ndarray] | None = None,
 ) -> list[str]:
     """HTML of what metrics.json holds, and of maps: of the cases with the highest mean entropy, if they have any.
@@ -30,8 +31,8 @@ def uncertainty_sections(
     if "calibration" in metrics:
         body += [*_calibration(metrics["calibration"]), *_uncertainty(metrics["uncertainty"])]
     mapped = [result for result in results if result.plane is not None]
-    if mapped and read_image is not None:
-        body += _maps(mapped, class_names, read_image)
+    if mapped and labelling is not None and read_image is not None:
+        body += _maps(mapped, labelling, read_image)
     return body
 
 
@@ -75,7 +76,7 @@ def _uncertainty(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _maps(results: Sequence[CaseResult], class_names: Sequence[str], read: Callable[[str], np.ndarray]) -> list[str]:
+def _maps(results: Sequence[CaseResult], labelling: Labelling, read: Callable[[str], np.ndarray]) -> list[str]:
     def mean_entropy(result: CaseResult) -> float:
         assert result.plane is not None
         return float(result.plane.unpack()[0].mean() if result.voxels is None else result.voxels.means[0])
@@ -84,6 +85,6 @@ def _maps(results: Sequence[CaseResult], class_names: Sequence[str], read: Calla
     body = ["<h2>Uncertainty maps</h2>", "<p>The cases of the highest mean entropy.</p>"]
     for result in ranked:
         assert result.plane is not None
-        uri = plot_uncertainty(read(result.id), result.slices, result.plane, class_names)
+        uri = plot_uncertainty(read(result.id), result.slices, result.plane, labelling)
         body.append(figure(f"{result.id}: mean entropy {mean_entropy(result):.4f}", uri))
     return body

@@ -23,7 +23,7 @@ class _Facts(BaseModel):
 
 
 class _Statistics(_Facts):
-    class_names: Annotated[list[str], Field(min_length=2)]
+    class_names: Annotated[list[str], Field(min_length=1)]  # one of a single region
     num_channels: PositiveInt
     file_channels: PositiveInt
 

@@ -8,17 +8,20 @@ consists of its arguments, its terms, and a line in LOSSES.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import mlx.core as mx
+import numpy as np
 from pydantic import Field
 
 from configs.schema.choices import Target
 from configs.schema.train import LossArgs
 from configs.schema.types import NonNegative
-from ops import ClassSums, class_sums
+from ops import ClassSums, RegionSums, class_sums, region_sums
 
 Gather = Callable[[mx.array], mx.array]
+Sums = TypeVar("Sums", ClassSums, RegionSums)
 Loss = Callable[[mx.array | Sequence[mx.array], mx.array], tuple[mx.array, dict[str, mx.array]]]
 
 
@@ -50,7 +53,9 @@ class Prediction:
     own_y: mx.array
     ignore_label: int | None
     gather: Gather | None
+    regions: mx.array | None = None  # (V, R) bool, whether label value v lies in region r, of a target of regions
     _sums: dict[float | None, ClassSums] = field(default_factory=dict)
+    _region_sums: dict[float, RegionSums] = field(default_factory=dict)
 
     @cached_property
     def logits(self) -> mx.array:
@@ -70,19 +75,35 @@ class Prediction:
             self._sums[focal_gamma] = sums if self.gather is None else gather_sums(sums, self.gather)
         return self._sums[focal_gamma]
 
+    def sums_of_regions(self, label_smoothing: float) -> RegionSums:
+        """Return the sums of each region, with `surprise` of smoothed targets."""
+        assert self.regions is not None
+        if label_smoothing not in self._region_sums:
+            sums = region_sums(self.own_logits, self.own_y, self.regions, self.ignore_label, label_smoothing)
+            self._region_sums[label_smoothing] = sums if self.gather is None else gather_sums(sums, self.gather)
+        return self._region_sums[label_smoothing]
+
 
 def dice(prediction: Prediction, config: StandardLossArgs) -> mx.array:
     """Return the soft Dice loss (Milletari et al. 2016, arXiv:1606.04797, without squares): 1 - mean Dice, in 0..1.
 
     The mean is over classes and samples; with `batch_dice` it is over classes, and the batch counts as one volume.
     """
-    sums = prediction.sums()
+    scores = _soft_dice(prediction.sums(), config)
+    return 1 - mx.mean(scores if config.include_background else scores[:, 1:])
+
+
+def dice_of_regions(prediction: Prediction, config: StandardLossArgs) -> mx.array:
+    """Return what `dice` does, of regions: the mean is over all of them, for none is the background."""
+    return 1 - mx.mean(_soft_dice(prediction.sums_of_regions(config.label_smoothing), config))
+
+
+def _soft_dice(sums: ClassSums | RegionSums, config: StandardLossArgs) -> mx.array:
+    """Return the soft Dice of each sample and class (N, K), or, with `batch_dice`, of the batch (1, K)."""
     overlap, total = sums.overlap, sums.predicted + sums.reference  # (N, K)
     if config.batch_dice:
         overlap, total = overlap.sum(axis=0, keepdims=True), total.sum(axis=0, keepdims=True)  # (1, K)
-    first = 0 if config.include_background else 1
-    scores = (2 * overlap + config.smooth) / mx.maximum(total + config.smooth, 1e-8)
-    return 1 - mx.mean(scores[:, first:])
+    return (2 * overlap + config.smooth) / mx.maximum(total + config.smooth, 1e-8)
 
 
 def cross_entropy(prediction: Prediction, config: StandardLossArgs) -> mx.array:
@@ -94,6 +115,16 @@ def cross_entropy(prediction: Prediction, config: StandardLossArgs) -> mx.array:
         uniform = (sums.surprise_all * weights).sum() / weights.size
         numerator = (1 - config.label_smoothing) * numerator + config.label_smoothing * uniform
     return numerator / _weighted_voxels(sums, weights)
+
+
+def cross_entropy_of_regions(prediction: Prediction, config: StandardLossArgs) -> mx.array:
+    """Return binary cross-entropy: the mean over voxels and regions, weighted by region.
+
+    Label smoothing pulls targets towards 0.5.
+    """
+    sums = prediction.sums_of_regions(config.label_smoothing)
+    weights = _class_weights(sums.reference.shape[-1], config)
+    return (sums.surprise * weights).sum() / mx.maximum((sums.voxels * weights).sum(), 1e-8)
 
 
 def focal(prediction: Prediction, config: StandardLossArgs) -> mx.array:
@@ -136,24 +167,46 @@ def _weighted_voxels(sums: ClassSums, weights: mx.array) -> mx.array:
     return mx.where(voxels > 0, voxels, 1.0)  # if every voxel is ignored, the numerator is 0 too
 
 
+Terms = Mapping[str, Callable[[Prediction, Any], mx.array]]
+
+
 class LossKind(NamedTuple):
-    """A loss: the class of its arguments, the targets that it accepts, its terms (prediction, args) -> scalar."""
+    """A loss: the class of its arguments, the targets that it accepts, its terms (prediction, args) -> scalar.
+
+    `of_regions` are the terms where the target is "regions".
+    """
 
     args: type[LossArgs]
     targets: tuple[Target, ...]
-    terms: Mapping[str, Callable[[Prediction, Any], mx.array]]
+    terms: Terms
+    of_regions: Terms = MappingProxyType({})
 
 
 LOSSES = {  # by `loss.name`; the first that accepts a task's target is its default
-    "dice_ce": LossKind(StandardLossArgs, ("voxels",), {"dice": dice, "cross_entropy": cross_entropy}),
-    "dice": LossKind(StandardLossArgs, ("voxels",), {"dice": dice}),
-    "cross_entropy": LossKind(StandardLossArgs, ("voxels", "class"), {"cross_entropy": cross_entropy}),
+    "dice_ce": LossKind(
+        StandardLossArgs,
+        ("voxels", "regions"),
+        {"dice": dice, "cross_entropy": cross_entropy},
+        {"dice": dice_of_regions, "cross_entropy": cross_entropy_of_regions},
+    ),
+    "dice": LossKind(StandardLossArgs, ("voxels", "regions"), {"dice": dice}, {"dice": dice_of_regions}),
+    "cross_entropy": LossKind(
+        StandardLossArgs,
+        ("voxels", "regions", "class"),
+        {"cross_entropy": cross_entropy},
+        {"cross_entropy": cross_entropy_of_regions},
+    ),
     "focal": LossKind(StandardLossArgs, ("voxels", "class"), {"focal": focal}),
     "binary_cross_entropy": LossKind(StandardLossArgs, ("classes",), {"binary_cross_entropy": binary_cross_entropy}),
 }
 
 
-def build_loss(config: LossArgs, num_outputs: int, gather: Gather | None = None) -> Loss:
+def build_loss(
+    config: LossArgs,
+    num_outputs: int,
+    gather: Gather | None = None,
+    regions: Sequence[Sequence[int]] | None = None,
+) -> Loss:
     """Return loss(logits, y) -> (float32 scalar, {term: float32 scalar before its weight}).
 
     logits: (N, D, H, W, K), or a list of them, finest first (deep supervision, Lee et al. 2015, arXiv:1409.5185). Each
@@ -162,6 +215,7 @@ def build_loss(config: LossArgs, num_outputs: int, gather: Gather | None = None)
     y: (N, D, H, W) integers in 0..K-1, or the ignored label.
     For whole cases logits are (N, K) and y is (N,), or (N, K) for binary_cross_entropy.
     gather: joins (n, ...) of all processes to (N, ...), so that the loss is that of their batches together.
+    regions: the label values of each of the K outputs, where they are regions; y are label values.
 
     Raises ValueError where the config doesn't fit the number of outputs.
     """
@@ -170,19 +224,22 @@ def build_loss(config: LossArgs, num_outputs: int, gather: Gather | None = None)
             f"loss.class_weights has {len(config.class_weights)} entries, but the data has {num_outputs} classes"
         )
     kind = LOSSES[config.name]
-    if num_outputs < 2 and "classes" not in kind.targets:
+    if num_outputs < 2 and "classes" not in kind.targets and regions is None:
         raise ValueError(f"loss.{config.name} needs at least 2 classes, background included; got {num_outputs}")
+
+    table = None if regions is None else _membership(regions)
+    terms = kind.terms if regions is None else kind.of_regions
 
     def loss(logits: mx.array | Sequence[mx.array], y: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         levels = [logits] if isinstance(logits, mx.array) else list(logits)
         if len(levels) > 1 and not config.supervise_coarsest:
             levels.pop()
         norm = sum(0.5**i for i in range(len(levels)))
-        parts = {name: mx.array(0.0) for name in kind.terms}
+        parts = {name: mx.array(0.0) for name in terms}
         for i, level in enumerate(levels):
             target = y if "classes" in kind.targets else sample_down(y, level.shape[1:-1])
-            prediction = Prediction(level, target, config.ignore_label, gather)
-            for name, term in kind.terms.items():
+            prediction = Prediction(level, target, config.ignore_label, gather, table)
+            for name, term in terms.items():
                 parts[name] = parts[name] + 0.5**i / norm * term(prediction, config)
         total = mx.array(0.0)
         for name, value in parts.items():
@@ -192,11 +249,19 @@ def build_loss(config: LossArgs, num_outputs: int, gather: Gather | None = None)
     return loss
 
 
-def gather_sums(sums: ClassSums, gather: Gather) -> ClassSums:
+def _membership(regions: Sequence[Sequence[int]]) -> mx.array:
+    """Return (V, R) bool: whether label value v lies in region r."""
+    table = np.zeros((1 + max(map(max, regions)), len(regions)), bool)
+    for number, values in enumerate(regions):
+        table[list(values), number] = True
+    return mx.array(table)
+
+
+def gather_sums(sums: Sums, gather: Gather) -> Sums:
     """Return the sums of all processes' samples, joined in one message."""
     names = [field.name for field in fields(sums)]
     joined = gather(mx.stack([getattr(sums, name) for name in names], axis=1))  # (N, sums, K)
-    return ClassSums(*(joined[:, i] for i in range(len(names))))
+    return type(sums)(*(joined[:, i] for i in range(len(names))))
 
 
 def sample_down(y: mx.array, shape: Sequence[int]) -> mx.array:

@@ -27,7 +27,8 @@ from planning.layout.class_layouts import (
 TABLES = (".csv", ".tsv")
 READING_KEYS = (
     "task", "data.source", "data.images", "data.labels", "data.train_labels", "data.dicom_series", "data.columns",
-    "data.class_names", "data.label_map", "data.channels", "data.clip.image_frame_rate", "loss.ignore_label",
+    "data.class_names", "data.regions", "data.region_values", "data.label_map", "data.channels",
+    "data.clip.image_frame_rate", "loss.ignore_label",
 )  # fmt: skip
 
 

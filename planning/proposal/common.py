@@ -58,9 +58,15 @@ def _describe_source(survey: Survey) -> Iterator[Decision]:
         yield Decision("data.columns", columns)
     target = survey.target
     why = "as the source names them" if target.named else f"{target.unnamed}: put in your own"
-    yield Decision("data.class_names", list(survey.class_names), why)
+    if data.regions is None:
+        yield Decision("data.class_names", list(survey.class_names), why)
+    else:
+        regions = {name: list(values) for name, values in data.regions.items()}
+        yield Decision("data.regions", regions, "the label values of each; each is predicted by itself")
+        if data.region_values is not None:
+            yield Decision("data.region_values", list(data.region_values), "written in this order")
     if data.label_map is not None:
-        yield Decision("data.label_map", data.label_map, "class_names are those after it")
+        yield Decision("data.label_map", data.label_map, "classes and regions are those after it")
     if data.channels is not None:
         yield Decision("data.channels", list(data.channels))
 

@@ -95,7 +95,7 @@ def plan_label_volumes(survey: Survey, memory_gb: float) -> Plan:
 def _measure(survey: Survey, memory_gb: float) -> Measured:
     """Choose spacing, shape, network and batch size."""
     cohort = gather_cohort(survey, LEAST_CASES)
-    if len(survey.class_names) < 2:
+    if len(survey.class_names) < 2 and survey.config.data.regions is None:
         values = sorted(count_voxels(survey.cases))
         raise ValueError(
             f"{survey.config.data.root}: label values {some(values)} are no classes: number them 0 (background), 1, 2 "

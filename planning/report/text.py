@@ -15,7 +15,7 @@ def facts_table(survey: Survey) -> list[tuple[str, str]]:
         ("layout", survey.target.describe_layout(survey.config.data, survey.kind)),
         ("cases", f"{len(cases)}, {labelled} labelled, {bad} that cannot be used"),
     ]
-    if any(case.label_file for case in cases):
+    if any(case.label_files for case in cases):
         rows.insert(1, ("files", survey.files))
     if splits := Counter(case.split for case in cases if case.split):
         rows.append(("splits", counted(splits)))

@@ -1,9 +1,10 @@
 """Cases whose labels are volumes: their classes, and what is worth checking in the labels."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from configs.regions import held
 from configs.schema.data import DataConfig
 from data.files.volumes import suggest_label_map
 from data.layouts.cases import some
@@ -13,7 +14,7 @@ from planning.survey.volumes import VolumeFacts
 
 @dataclass(frozen=True)
 class LabelVolumes:
-    """Classes by label value, background first; where not `named`, made up from the label values found.
+    """Classes by label value, background first; where not `named`, made up from the label values found. Or `regions`.
 
     A *target*, as `Classes` is: the two have the same attributes.
     """
@@ -21,6 +22,7 @@ class LabelVolumes:
     class_names: tuple[str, ...]
     named: bool
     ignore_label: int | None
+    regions: Mapping[str, Sequence[int]] | None = None  # of these names, the label values that each holds
 
     task = "segmentation"
     unnamed = "made up from the label values found"
@@ -39,7 +41,7 @@ class LabelVolumes:
         """Return each class, and each label value without one, with its share of the voxels and its cases."""
         voxels = count_voxels(cases)
         total = sum(voxels.values())
-        names = dict(enumerate(self.class_names))
+        names = dict(enumerate(self.class_names)) if self.regions is None else _names_of_values(self.regions)
         if self.ignore_label is not None:
             names[self.ignore_label] = "(ignored)"
         rows = [
@@ -65,18 +67,29 @@ class LabelVolumes:
         weak = {value for facts in cases for value in facts.train_labels or ()} - {self.ignore_label}
         if weak and (without := [facts.case.id for facts in cases if facts.train_labels is None]):
             yield Finding(f"no label to train on for {len(without)} cases: {some(without)}; they can validate and test")
-        if unknown := sorted(weak - set(range(len(self.class_names)))):
+        known = set(range(len(self.class_names))) if self.regions is None else {0, *held(self.regions)}
+        if unknown := sorted(weak - known):
             advice = f"if it marks voxels without a label, set loss.ignore_label={unknown[-1]}"
             yield Finding(f"labels to train on hold {some(unknown)}, which is no class: {advice}")
         found = set(count_voxels(cases))
         values = sorted(found - {self.ignore_label})
-        if self.named and found:
+        if self.regions is not None and found:
+            for name, inside in self.regions.items():
+                if not found & set(inside):
+                    yield Finding(f"no label has a voxel of region {name}")
+        elif self.named and found:
             for value, name in enumerate(self.class_names):
                 if value and value not in found:
                     yield Finding(f"no label has a voxel of class {value} ({name})")
         elif values and not self.named and (values != [*range(values[0], values[-1] + 1)] or values[0] not in (0, 1)):
             advice = "classes are numbered 1, 2, 3 … without gaps, and 0 is the background"
             yield Finding(f"label values {some(values)}: {advice}; {advise_map(values)}")
+
+
+def _names_of_values(regions: Mapping[str, Sequence[int]]) -> dict[int, str]:
+    """Return the regions that each label value lies in, in words."""
+    named = {value: " + ".join(name for name in regions if value in regions[name]) for value in held(regions)}
+    return {0: "background", **named}
 
 
 def count_voxels(cases: Sequence[VolumeFacts]) -> Counter[int]:

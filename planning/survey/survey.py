@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs import Config
-from data.layouts.registry import find_cases, find_labelled
+from configs.regions import held
+from data.layouts.registry import find_cases, find_labelled, settle_regions
 from data.layouts.unread import count_files
 from data.prepare.case_checks import Problem
 from planning.survey.classes import Classes, find_ignored_files
@@ -67,11 +68,13 @@ def take_survey(
 
 
 def _take_label_volumes(config: Config, how: Reading) -> Survey:
+    config = settle_regions(config)
     with _collected_warnings() as findings:
         listing = find_cases(config.data)
-    names, ignore = listing.class_names, config.loss.ignore_label
-    cases = read_volumes(listing.cases, how, names, ignore, config.data.label_map)
-    target = LabelVolumes(names or make_up_names(cases, ignore), names is not None, ignore)
+    names, ignore, regions = listing.class_names, config.loss.ignore_label, config.data.regions
+    num_values = (None if names is None else len(names)) if regions is None else 1 + max(held(regions))
+    cases = read_volumes(listing.cases, how, num_values, ignore, config.data.label_map)
+    target = LabelVolumes(names or make_up_names(cases, ignore), names is not None, ignore, regions)
     findings += find_all(cases, VOLUMES, target)
     return Survey(config, VOLUMES, target, tuple(cases), listing.channel_names, tuple(findings))
 

@@ -18,7 +18,7 @@ from data.files.volumes import FileProblem, Header, read_header, read_image, rea
 from data.layouts.cases import Case
 from data.prepare.case_checks import Problem, check_case
 from data.prepare.copies import voxel_digest
-from data.prepare.volumes import LabelMap, map_labels, nonzero_box
+from data.prepare.volumes import LabelMap, map_labels, nonzero_box, read_label_files
 from planning.survey.facts import Facts, Finding, Kind, Metadata, Reading, ids_of
 from planning.survey.format import axes, counted, times
 from planning.survey.slabs import SAMPLE, Channel, Measured, count_label, measure_image
@@ -90,13 +90,13 @@ class VolumeFacts(Facts):
 def read_volumes(
     cases: Sequence[Case],
     how: Reading,
-    class_names: Sequence[str] | None = None,
+    num_values: int | None = None,
     ignore_label: int | None = None,
     label_map: Mapping[int, int] | None = None,
 ) -> list[VolumeFacts]:
     """Read what the cases' files hold; a case with another number of channels than most has a problem.
 
-    So has one with label values, mapped by `label_map`, other than those of `class_names`, where these are known, and
+    So has one with label values, mapped by `label_map`, other than 0 to `num_values` - 1, where that is known, and
     `ignore_label`.
     """
     found = {case.id: _read_headers(case) for case in cases}
@@ -108,7 +108,7 @@ def read_volumes(
     largest = max(map(_bytes_to_read, sound), default=1)
     mapped = None if label_map is None else tuple(label_map.items())
     read = partial(
-        _read_case, class_names=class_names, ignore_label=ignore_label, label_map=mapped, thumbnail=how.thumbnails
+        _read_case, num_values=num_values, ignore_label=ignore_label, label_map=mapped, thumbnail=how.thumbnails
     )
     found |= {facts.case.id: facts for facts in how.each(read, sound, largest)}
     return list(found.values())
@@ -132,7 +132,7 @@ def _read_headers(case: Case) -> VolumeFacts:
     facts = VolumeFacts(case, tuple(check_case(case)))
     try:
         headers = [read_header(path) for path in case.images]
-        label = read_header(case.label_file) if case.label_file else None
+        label = read_header(case.label_files[0]) if case.label_files else None
     except FileProblem:
         return facts  # among the problems already
     first: Header = headers[0]
@@ -148,21 +148,17 @@ def _read_headers(case: Case) -> VolumeFacts:
 
 
 def _read_case(
-    facts: VolumeFacts,
-    class_names: Sequence[str] | None,
-    ignore_label: int | None,
-    label_map: LabelMap | None,
-    thumbnail: bool,
+    facts: VolumeFacts, num_values: int | None, ignore_label: int | None, label_map: LabelMap | None, thumbnail: bool
 ) -> VolumeFacts:
     """Return the facts with what the voxels of label and images show."""
     case, label = facts.case, None
     try:
         if case.label_file is not None:
             with fault_of(case.label_file):
-                counts, label = _read_label(case.label_file, label_map)
+                counts, label = _read_labels(case, ignore_label, label_map)
                 facts = replace(facts, labels=counts)
-                if class_names is not None:
-                    require_counted(counts, len(class_names), case.label_file, ignore_label)
+                if num_values is not None:
+                    require_counted(counts, num_values, case.label_file, ignore_label)
         if (path := case.to_train_on().label_file) != case.label_file and path is not None:
             with fault_of(path):
                 facts = replace(facts, train_labels=_read_label(path)[0])
@@ -223,6 +219,14 @@ def _measure_volume(volume: np.ndarray, path: Path) -> tuple[Measured, np.ndarra
     require_finite(volume, path)
     channels = tuple(_measure(volume[..., channel]) for channel in range(volume.shape[-1]))
     return Measured(channels, nonzero_box(volume)[1], voxel_digest(volume)), volume[..., 0]
+
+
+def _read_labels(case: Case, ignore_label: int | None, label_map: LabelMap | None) -> tuple[dict[int, int], np.ndarray]:
+    """Return what `_read_label` does, of a file for each region as one volume."""
+    if len(case.label_files) == 1:
+        return _read_label(case.label_files[0], label_map)
+    label, _ = read_label_files(case, label_map, ignore_label)
+    return _count(label), label
 
 
 def _read_label(path: Path, label_map: LabelMap | None = None) -> tuple[dict[int, int], np.ndarray]:

@@ -47,6 +47,7 @@ ROLES = {
         "distributed": "timeout_seconds",
     },
     "evaluation": {
+        "data": "region_values",
         "evaluate": (
             "overlap window_size_voxels window_batch validation_overlap validation_cases cases mirror_axes "
             "nsd_tolerance_mm weights bootstrap_samples save_predictions save_probabilities calibration "
@@ -56,7 +57,7 @@ ROLES = {
     "result": {
         "": "task seed",
         "data": (
-            "source images labels train_labels dicom_series class_names label_map channels fold spacing_mm "
+            "source images labels train_labels dicom_series class_names label_map regions channels fold spacing_mm "
             "interpolation crop_nonzero normalisation percentiles sampling patch_size_voxels balance foreground_rate "
             "on_error"
         ),
@@ -133,9 +134,10 @@ DATA = (
     [
         (
             may_change_on_resume,
-            f"name resume run data.root data.columns.folder {RUNTIME} {BUDGET} train.precision evaluate",
+            f"name resume run data.root data.columns.folder data.region_values {RUNTIME} {BUDGET} train.precision "
+            "evaluate",
         ),
-        (may_change_in_evaluation, f"{DATA} {RUNTIME} train.precision evaluate"),
+        (may_change_in_evaluation, f"{DATA} data.region_values {RUNTIME} train.precision evaluate"),
         (may_change_in_a_sweep, f"name resume run data.root data.columns.folder {RUNTIME}"),
         (may_differ_between_runs, f"name resume run data.root data.columns.folder {RUNTIME} seed data.fold sweep"),
         (tells_runs_apart, "name seed resume run data.fold sweep"),

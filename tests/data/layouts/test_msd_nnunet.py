@@ -172,11 +172,6 @@ class TestNnunet:
         [
             (IMAGES[:3], None, "missing channels: b_0001"),
             (("imagesTr/a_0000.nii", "imagesTr/a_0000.nii.gz"), None, r"nii and a_0000\.nii\.gz are the same channel"),
-            (
-                IMAGES,
-                {**FACTS, "labels": {"background": 0, "whole": [1, 2], "core": 2}},
-                "overlapping regions, which are not supported",
-            ),
             (("imagesTr/a.nii.gz",), {"training": []}, r"found a\.nii\.gz; set data\.source=msd"),
         ],
     )

@@ -135,7 +135,7 @@ class Sharing(Group):
 def test_validation_reports_flat_names(group: Group) -> None:
     data, names = Data(), ("calm", "fight")
     scores = make_validation(config(), names, data, [Case(str(i)) for i in range(4)], group)(LastFrame())
-    assert list(scores) == validation_metrics(names)
+    assert list(scores) == validation_metrics(config(), names)
     assert scores["accuracy"] == 0.5  # always class 1
     assert scores["auc"] == pytest.approx(3 / 4)  # more views, larger values: 0, 1, 2, 3
     assert scores["auc.fight"] == pytest.approx(3 / 4)

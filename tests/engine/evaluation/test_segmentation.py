@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten, tree_map
 from configs import Config
 from engine.config import config_class
 from engine.evaluation.cases import Failure, evaluating, evenly_spaced, make_predict
+from engine.evaluation.labelling import Labelling
 from engine.evaluation.members import Member
 from engine.evaluation.segmentation import CaseResult, evaluate_cases, make_validation
 from engine.training.step import random_key
@@ -38,6 +39,9 @@ class Prepared:
     source_grid: Grid
 
 
+CLASSES = Labelling(("background", "a", "b"))
+
+
 @dataclass
 class Data:
     """Cases whose image is their label; `shrunk` prepares them at half the resolution."""
@@ -60,6 +64,7 @@ class Data:
         label = label[::2, ::2, ::2] if self.shrunk else label
         return Prepared(label[..., None].astype(np.float32), label, grid, source)
 
+    class_names = ("background", "a", "b")
     num_outputs = 3
 
     def shapes(self, case: Case) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -115,7 +120,7 @@ def evaluate(
 ) -> tuple[list[CaseResult], list[Failure]]:
     model = Threshold(blind)
     with evaluating(model):
-        return evaluate_cases([Member(make_predict(model, "float32"))], data, which, config(**settings), 3, *save)
+        return evaluate_cases([Member(make_predict(model, "float32"))], data, which, config(**settings), CLASSES, *save)
 
 
 @pytest.mark.parametrize("shrunk", [False, True])

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from engine.evaluation.labelling import Labelling
 from engine.evaluation.temperature import scale
 from engine.evaluation.voxels import NUM_SAMPLED, VoxelCounter, VoxelFacts
 from engine.metrics.calibration import count_reliability, score_reliability
@@ -10,6 +11,8 @@ from engine.metrics.uncertainty import entropy
 
 SPACING_MM = (5.0, 2.5, 1.0)  # margins of 1, 2 and 5 voxels
 SHAPE = (8, 16, 24)
+CLASSES = Labelling(("background", "a", "b"))
+CLASSES_BUT_7 = Labelling(CLASSES.names, ignore_label=7)
 REGION = (slice(2, 5), slice(3, 10), slice(5, 17))
 
 
@@ -22,8 +25,15 @@ def make_case(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return reference, softmax(rng.normal(0, 2, (*SHAPE, 3)), axis=-1).astype(np.float32)
 
 
-def count(reference: np.ndarray, p: np.ndarray, *more: np.ndarray, slabs: int = 3, **options: object) -> VoxelFacts:
-    counter = VoxelCounter("c", reference, SPACING_MM, 3, **options)  # type: ignore[arg-type]
+def count(
+    reference: np.ndarray,
+    p: np.ndarray,
+    *more: np.ndarray,
+    slabs: int = 3,
+    labelling: Labelling = CLASSES,
+    **options: object,
+) -> VoxelFacts:
+    counter = VoxelCounter("c", reference, SPACING_MM, labelling, **options)  # type: ignore[arg-type]
     for first in range(0, len(p), slabs):
         counter.add(first, *(part[first : first + slabs] for part in (p, *more)))
     facts = counter.finish()
@@ -50,19 +60,19 @@ def test_counts_the_box_around_the_foreground_whatever_the_slabs(slabs: int) -> 
 def test_voxels_to_ignore_count_nowhere() -> None:
     reference, p = make_case()
     reference[2:4, 0:5] = 7
-    facts = count(reference, p, ignore_label=7)
+    facts = count(reference, p, labelling=CLASSES_BUT_7)
     labels = reference[REGION].ravel()
     assert facts.reliability.count == (labels != 7).sum() < labels.size
     np.testing.assert_array_equal(facts.labels, labels[labels != 7])
-    nothing = VoxelCounter("c", np.full(SHAPE, 7, np.uint8), SPACING_MM, 3, ignore_label=7)
+    nothing = VoxelCounter("c", np.full(SHAPE, 7, np.uint8), SPACING_MM, CLASSES_BUT_7)
     nothing.add(0, p)
     assert nothing.finish() is None
     with pytest.raises(ValueError, match=r"the label is \(8, 16, 24\) voxels, the image's planes are \(16, 20\)"):
-        VoxelCounter("c", reference, SPACING_MM, 3).add(0, p[:, :, :20])
+        VoxelCounter("c", reference, SPACING_MM, CLASSES).add(0, p[:, :, :20])
     shape = (40, 40, 40)
     reference = np.full(shape, 7, np.uint8)
     reference[0, 0, :2] = reference[39, 39, 38:] = 1
-    facts = count(reference, np.full((*shape, 3), 1 / 3, np.float32), ignore_label=7)
+    facts = count(reference, np.full((*shape, 3), 1 / 3, np.float32), labelling=CLASSES_BUT_7)
     assert np.prod(shape) > 10 * NUM_SAMPLED
     assert facts.labels.tolist() == [1, 1, 1, 1]
     assert len(facts.probabilities) == 4

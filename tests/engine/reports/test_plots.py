@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from engine.evaluation.labelling import Labelling
 from engine.reports.plots import COLORS, plain, plot_case, plot_curves, plot_scores
 from engine.reports.slices import cut_slices
 
@@ -22,7 +23,7 @@ def test_outlines_have_their_class_colour(predicted: int) -> None:
     prediction[6:14, 6:14, 6:14] = predicted
     prediction[5, 5, 5] = 9  # an ignore label has no outline
     slices = cut_slices(prediction, None, (1.0, 1.0, 1.0))
-    uri = plot_case(np.zeros((20, 20, 20), np.float32), slices, ["background", "a", "b"])
+    uri = plot_case(np.zeros((20, 20, 20), np.float32), slices, Labelling(("background", "a", "b")))
     pixels = matplotlib.image.imread(io.BytesIO(decode(uri, "png")))[:, :, :3]
     found = [int((np.abs(pixels - to_rgb(color)).max(-1) < 0.02).sum()) for color in COLORS[:2]]
     assert found[predicted - 1] > 300

@@ -8,6 +8,7 @@ import pytest
 
 from engine.config import check_config
 from engine.evaluation.cases import Failure
+from engine.evaluation.labelling import Labelling
 from engine.evaluation.segmentation import CaseResult
 from engine.metrics.segmentation import measure_volumes, score_case
 from engine.reports.page import write_run_report
@@ -56,7 +57,7 @@ def write(run: RunFolder, results: list[CaseResult], *failures: Failure, section
     def read_image(case: str) -> np.ndarray:
         return np.arange(6 * 12 * 14, dtype=np.float32).reshape(6, 12, 14)
 
-    arguments = (results, list(failures), NAMES, read_image, sections)
+    arguments = (results, list(failures), Labelling(tuple(NAMES)), read_image, sections)
     return write_evaluation_report(run.path / "e.html", run, metrics, *arguments).read_text()
 
 

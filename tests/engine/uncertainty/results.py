@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from engine.evaluation.labelling import Labelling
 from engine.evaluation.segmentation import CaseResult
 from engine.evaluation.voxels import VoxelCounter
 from engine.metrics.segmentation import score_case
@@ -15,7 +16,7 @@ def make_result(number: int, size: int = 8, labelled: bool = True) -> CaseResult
     p = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).astype(np.float32)
     reference = (rng.uniform(size=p.shape[:3]) < p[..., 1]).astype(np.uint8)
     prediction = p.argmax(-1).astype(np.uint8)
-    counter = VoxelCounter(f"c{number}", reference, (1.0, 1.0, 1.0), 2)
+    counter = VoxelCounter(f"c{number}", reference, (1.0, 1.0, 1.0), Labelling(("background", "organ")))
     counter.add(0, p)
     scores = score_case(prediction, reference, (1.0, 1.0, 1.0), 2)
     slices = cut_slices(prediction, reference, (1.0, 1.0, 1.0))
