@@ -10,8 +10,10 @@ from configs.schema.data import Clip
 from data.files.clips import read_clip, read_frames, read_header, read_windows
 from data.files.errors import FileProblem
 from data.files.footage import MAX_CLIP_BYTES, ClipHeader, Footage, resized
+from data.files.formats.registry import parts_of
 from data.input import Input
 from data.layouts.cases import Case
+from data.metadata import Metadata, clip_metadata
 from data.prepare.cache import Entry
 from data.prepare.case_checks import Problem
 from data.prepare.copies import content_digest, voxel_digest
@@ -81,6 +83,13 @@ class Clips(Input):
 
     def fit(self, roster: Roster, statistics: Statistics | None, progress: Progress | None = None) -> None:
         pass  # nothing is measured on the training split
+
+    def metadata(self, case: Case) -> Metadata:
+        header = self._headers[case.id]
+        num_bytes = sum(part.stat().st_size for part in parts_of(case.images))
+        made = header.codec, header.container, header.pixels
+        size = header.width, header.height
+        return clip_metadata(size, header.frame_rate or 0.0, header.duration_s or 0.0, num_bytes, *made)
 
     def bytes_each(self, cases: Iterable[Case]) -> int:
         sizes = (self._num_bytes(self._headers[case.id]) for case in cases)

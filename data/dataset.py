@@ -16,6 +16,7 @@ from data.input import Input
 from data.layouts.cases import Case, Listing
 from data.layouts.registry import list_cases, list_images, settle_regions
 from data.loader import Sample, Stream, make_stream
+from data.metadata import predict_by_metadata
 from data.prepare.fingerprint import Files, fingerprint, sample_files
 from data.prepare.prepared_cases import Store, open_cache
 from data.prepare.statistics import Statistics, agreed_class_names
@@ -220,6 +221,19 @@ class Dataset:
     def pictures(self, case: Case | str) -> np.ndarray:
         """Return the views of a case with a class as they look, (V, D, H, W, 1 or 3) uint8: for people."""
         return self._input.pictures(self._case(case))
+
+    def predict_by_metadata(self, training: Sequence[str], cases: Sequence[Case]) -> dict[str, np.ndarray]:
+        """Return class probabilities (K,) of the cases by how clips were made alone, learnt from those of these ids.
+
+        Empty of volumes, of classes that may coincide, where a case was learnt from, and where nothing can be learnt.
+        """
+        if {case.id for case in cases} & set(training):
+            return {}
+        known = [self.roster.cases[case_id] for case_id in training if case_id in self.roster.cases]
+        learnt = [(facts, case.label) for case in known if (facts := self._input.metadata(case))]
+        labels = [label for _, label in learnt if isinstance(label, int)]
+        asked = {case.id: self._input.metadata(case) for case in cases}
+        return predict_by_metadata([facts for facts, _ in learnt], labels, asked, self.num_outputs)
 
     def windows(self, case: Case, window_s: float, hop_s: float) -> Iterator[tuple[float, float, np.ndarray]]:
         """Yield (from, up to, views (V, D, H, W, C)) of windows of a clip of any length, in the memory of one of them.

@@ -7,6 +7,7 @@ import numpy as np
 
 from data.files.grid import Shape
 from data.layouts.cases import Case
+from data.metadata import Metadata
 from data.prepare.statistics import Statistics
 from data.usable_cases import Progress, Roster
 
@@ -34,6 +35,10 @@ class Input(Protocol):
     def shapes(self, case: Case) -> tuple[Shape, Shape]:
         """Return the shapes (D, H, W) of a volume in its file, and once resampled, by its header."""
         return (0, 0, 0), (0, 0, 0)  # of a clip they show in its frames alone
+
+    def metadata(self, case: Case) -> Metadata:
+        """Return how a clip was made, by its header; nothing of volumes."""
+        return {}
 
     def bytes_each(self, cases: Iterable[Case]) -> int:
         """Return the memory that preparing the largest of these cases takes, by estimate."""

@@ -103,7 +103,8 @@ def evaluate(
     if "val" in parts and (choice := find_choice(run, first.checkpoint, config.checkpoint.metric)):
         metrics["optimistic"] = choice
     members, model = networks.members(all_data), networks.models[0]
-    job = Job(run, config, data, cases, faults, model, members, temperature, folder, metrics, group, parts)
+    places = temperature, folder, metrics, group, parts, splits.get("train", ())
+    job = Job(run, config, data, cases, faults, model, members, *places)
     return Evaluation(metrics, score(job, scoring(job, baseline)), folder)
 
 

@@ -66,6 +66,8 @@ class Job:
     group: Group  # its processes share the cases, and rank 0 writes
     parts: Mapping[str, list[str]] = field(default_factory=dict)  # cases by split of the run, where they are its own
 
+    training: Sequence[str] = ()  # the run's own training cases, where the data are its own
+
     def summarise_parts(self, results: Sequence[Any], summarise: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         """{"splits": {split: scores}} where the cases are of several splits of the run."""
         if len(self.parts) < 2:
@@ -165,6 +167,8 @@ class Classifying:
     def __init__(self, job: Job, baseline: Path | str | None) -> None:
         self._job, names = job, job.data.class_names
         self._baselines = of_classes.read_baseline(baseline, job.metrics["split"], names) if baseline else {}
+        if by_metadata := job.data.predict_by_metadata(job.training, job.cases):
+            self._baselines = {**self._baselines, of_classes.METADATA: by_metadata}
 
     def predict(self) -> tuple[list[ClassifiedCase], list[Failure]]:
         job, clip = self._job, self._job.config.data.clip

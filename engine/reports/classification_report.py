@@ -13,7 +13,7 @@ from engine.evaluation.classification import ClassifiedCase, stack_labels
 from engine.metrics.bootstrap import explain_units
 from engine.metrics.classification import METRICS, as_indicators
 from engine.reports.classification_plots import plot_activation, plot_confusion, plot_roc, plot_windows
-from engine.reports.classification_tables import SHOWN, STILL, more_than_shown, name_predicted
+from engine.reports.classification_tables import METADATA, SHOWN, STILL, more_than_shown, name_predicted
 from engine.reports.page import figure, side_by_side, warnings, write_evaluation_page
 from engine.reports.tables import html_number, html_table, number
 from engine.runs.run_folder import RunFolder
@@ -104,6 +104,12 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
             f"«{STILL}»: the same weights, shown each view's middle frame repeated, so that nothing moves. The "
             "network was not trained for that; a run of its own with data.clip.single_frame=true is the fairer "
             "baseline."
+        )
+    if METADATA in baselines:
+        sentences.append(
+            f"«{METADATA}»: a small decision tree that sees nothing of the clips but sizes, frame rates, lengths, bytes "
+            "a second and codecs, trained on the same split. A network can learn these: only what it does better "
+            "counts."
         )
     return [
         "<h2>Metrics</h2>",

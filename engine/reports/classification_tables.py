@@ -16,6 +16,8 @@ from engine.runs.run_folder import RunFolder
 STILL = "one frame"
 """The baseline's name: the same weights shown each view's middle frame, repeated."""
 
+METADATA = "metadata"
+"""The baseline's name: a small tree that knows of each clip how it was made, and not what it shows."""
 SHOWN = 40  # cases without a label whose predictions are printed and pictured
 
 _COLUMNS = ("case", "group", "label", "predicted", "correct", "views")
@@ -117,6 +119,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         lines.append(f"accuracy less that of {name}: {value} ({interval(row, sign='+')}, paired)")
     if STILL in baselines:
         lines.append(f"{STILL}: the same weights, each view's middle frame repeated, so that nothing moves")
+    if METADATA in baselines:
+        lines.append(f"{METADATA}: a small tree on sizes, rates, lengths and codecs, trained on the same cases")
     return "\n".join([*lines, explain_units(metrics), *metrics["notes"]])
 
 

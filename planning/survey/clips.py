@@ -13,9 +13,10 @@ from data.files.footage import Footage
 from data.files.formats.registry import parts_of
 from data.files.images import RATE
 from data.layouts.cases import Case
+from data.metadata import Metadata, clip_metadata
 from data.prepare.case_checks import Problem
 from data.prepare.copies import content_digest, voxel_digest
-from planning.survey.facts import Facts, Finding, Kind, Metadata, Reading, ids_of
+from planning.survey.facts import Facts, Finding, Kind, Reading, ids_of
 from planning.survey.format import counted, span
 from planning.survey.thumbnails import LONG_SIDE, draw_frame
 
@@ -75,16 +76,8 @@ class ClipFacts(Facts):
     def metadata(self) -> Metadata:
         if not self.digest:
             return {}
-        return {
-            "frame rate": round(self.frame_rate, 1),
-            "frame size": float(self.width * self.height),
-            "width over height": self.width / self.height,
-            "length": round(self.duration_s, 2),
-            "bytes a second": self.num_bytes / max(self.duration_s, 1e-3),
-            "codec": self.codec,
-            "container": self.container,
-            "pixel format": self.pixels,
-        }
+        made = self.codec, self.container, self.pixels
+        return clip_metadata((self.width, self.height), self.frame_rate, self.duration_s, self.num_bytes, *made)
 
 
 def read_clips(cases: Sequence[Case], how: Reading) -> list[ClipFacts]:
@@ -180,4 +173,8 @@ def _find_differences(clips: Sequence[ClipFacts]) -> Iterator[Finding]:
         yield Finding(f"{text}: {advice}")
 
 
-CLIPS = Kind("clips", "frames", "frame", "The middle frame, upright.", read_clips, tabulate, _find_differences)
+ADVICE = (
+    "Set data.clip.frame_rate, short_side_pixels and crop_pixels, so that all clips are read alike, and keep those of "
+    "one source in one split (a table's column group); evaluate.py scores metadata alone beside the network"
+)
+CLIPS = Kind("clips", "frames", "frame", "The middle frame, upright.", read_clips, tabulate, _find_differences, ADVICE)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from data.layouts.cases import Case, some
+from data.metadata import Metadata
 from data.prepare.case_checks import Problem
 from data.usable_cases import Progress, count_threads
 
-Metadata = dict[str, float | str]
 Read = TypeVar("Read")
 
 
@@ -111,6 +111,7 @@ class Kind:
     read: Callable[[Sequence[Any], Reading], Sequence[Any]]
     table: Callable[[Sequence[Any], Sequence[str] | None], list[tuple[str, str]]]  # (facts, channel names) -> rows
     find_differences: Callable[[Sequence[Any]], Iterator[Finding]]
+    advice: str = ""  # where metadata predict the class
 
 
 def ids_of(cases: Iterable[Facts]) -> tuple[str, ...]:

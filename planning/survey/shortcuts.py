@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data.metadata import FEWEST, as_numbers, make_tree
 from planning.survey.facts import Facts, Finding, Kind
 
-FEWEST = 20  # units, of a group's cases of one class each: below, chance looks like a rule
 TELLING = 0.2  # Cramér's V, or 2 × AUC - 1: facts that reach it are named
 GAIN = 0.05  # of balanced accuracy over guessing, at least
 FOLDS = 5
@@ -30,7 +30,7 @@ def find_shortcuts(surveyed: Sequence[Facts], kind: Kind) -> list[Finding]:
     if not table:
         return []
     guess = 1 / len(classes)
-    score = _score(np.stack([_numbers(values) for values in table.values()], axis=1), labels, groups)
+    score = _score(np.stack([as_numbers(values) for values in table.values()], axis=1), labels, groups)
     if score - guess < max(GAIN, 2 * np.sqrt(guess * (1 - guess) / units)):
         return []
     ranked = sorted(((*_associate(values, labels), name) for name, values in table.items()), reverse=True)
@@ -39,12 +39,7 @@ def find_shortcuts(surveyed: Sequence[Facts], kind: Kind) -> list[Finding]:
     gain = f"metadata alone give a balanced accuracy of {score:.2f} on other {others}, guessing gives {guess:.2f}"
     text = f"how the {kind.name} were made predicts their class: {', '.join(named)}; {gain}"
     advice = "A network can learn that instead of what they show: only what it does better counts"
-    return [Finding(f"{text}. {advice}", brief=gain)]
-
-
-def _numbers(values: Sequence[float | str]) -> np.ndarray:
-    """Return numbers as they are, and texts by their place in the alphabet."""
-    return np.unique(values, return_inverse=True)[1] if isinstance(values[0], str) else np.array(values, dtype=float)
+    return [Finding(". ".join(filter(None, (text, advice, kind.advice))), brief=gain)]
 
 
 def _associate(values: Sequence[float | str], labels: np.ndarray) -> tuple[float, str]:
@@ -52,7 +47,7 @@ def _associate(values: Sequence[float | str], labels: np.ndarray) -> tuple[float
     from scipy.stats.contingency import association  # costs half a second, and only classification needs it
     from sklearn.metrics import roc_auc_score
 
-    numbers, classes = _numbers(values), np.unique(labels)
+    numbers, classes = as_numbers(values), np.unique(labels)
     if isinstance(values[0], str):
         table = [[int((labels[numbers == kind] == c).sum()) for c in classes] for kind in np.unique(numbers)]
         strength = float(association(table, method="cramer"))
@@ -66,8 +61,8 @@ def _score(table: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> floa
     """Return the balanced accuracy of a small tree on table (cases, facts), cross-validated by group."""
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-    from sklearn.tree import DecisionTreeClassifier
 
-    tree = DecisionTreeClassifier(max_depth=3, min_samples_leaf=5, class_weight="balanced", random_state=0)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    return float(balanced_accuracy_score(labels, cross_val_predict(tree, table, labels, groups=groups, cv=folds)))
+    return float(
+        balanced_accuracy_score(labels, cross_val_predict(make_tree(), table, labels, groups=groups, cv=folds))
+    )

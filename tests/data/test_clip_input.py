@@ -249,3 +249,16 @@ def test_clips_of_images_and_of_video_together(make_config: Any, tmp_path: Path)
     write_frames(tmp_path / "more", numbered(1))
     shutil.move(tmp_path / "more" / "frame_1.png", tmp_path / "data" / "darker" / "darker_frames" / "frame_99.png")
     assert open_data(make_config(clip, root=tmp_path / "data", split={"folds": 2})).fingerprint != before
+
+
+def test_classes_by_metadata_alone(make_config: Any, tmp_path: Path) -> None:
+    for name, size in (("narrow", (32, 32)), ("wide", (32, 64))):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(11):
+            write_frames(tmp_path / "data" / name / f"{name}_{number}", numbered(2, size), ".bmp")
+    data = open_data(make_config(root=tmp_path / "data"))
+    asked = [data.roster.cases[name] for name in ("narrow_0", "wide_0")]
+    training = [case.id for case in data.cases("all") if case not in asked]
+    found = data.predict_by_metadata(training, asked)
+    assert {name: p.tolist() for name, p in found.items()} == {"narrow_0": [1, 0], "wide_0": [0, 1]}
+    assert data.predict_by_metadata([*training, "wide_0"], asked) == {}  # learnt from one of them

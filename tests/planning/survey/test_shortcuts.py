@@ -30,6 +30,7 @@ def make(rng: np.random.Generator, number: int, telling: bool, groups: int | Non
 def test_a_frame_rate_that_is_the_class() -> None:
     (finding,) = find_shortcuts(make(np.random.default_rng(0), 40, telling=True), CLIPS)
     assert "frame rate (AUC 1.00)" in finding.text
+    assert "only what it does better counts. Set data.clip.frame_rate, short_side_pixels and" in finding.text
     assert finding.brief == "metadata alone give a balanced accuracy of 1.00 on other cases, guessing gives 0.50"
 
 
