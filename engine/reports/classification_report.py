@@ -107,9 +107,9 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
         )
     if METADATA in baselines:
         sentences.append(
-            f"«{METADATA}»: a small decision tree that sees nothing of the clips but sizes, frame rates, lengths, bytes "
-            "a second and codecs, trained on the same split. A network can learn these: only what it does better "
-            "counts."
+            f"«{METADATA}»: a small decision tree that sees nothing of the clips but sizes, frame rates, lengths, "
+            "bytes a second and codecs, trained on the same split. A network can learn these: only what it does "
+            "better counts."
         )
     return [
         "<h2>Metrics</h2>",
