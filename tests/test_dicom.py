@@ -35,8 +35,10 @@ def test_from_inspection_to_predictions(root: Path, tmp_path: Path, capsys: Capt
     assert inspect.main([str(root), "--threads", "1"]) in (0, 1)
     said = capsys.readouterr().out
     assert "4, 4 labelled, 0 that cannot be used" in said
+    assert "channels     1: CT" in said
     planned = config_of(root, capsys)
     assert (planned.data.source, planned.data.root) == ("dicom", root)
+    assert planned.data.normalisation == "ct"
     tree = {
         "name": "tiny",
         "ops": "mlx",

@@ -34,6 +34,7 @@ class Header:
     voxels_offset: int  # bytes before the first voxel
     problems: tuple[FileProblem, ...]
     tail_bytes: int = TRAILING_BYTES  # that may follow the last voxel
+    modality: str = ""  # as DICOM has it: CT, MR
     ignored: Mapping[str, int] = field(default_factory=dict)  # files beside a series' images, by what they are
 
     @property

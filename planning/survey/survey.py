@@ -16,7 +16,7 @@ from planning.survey.clips import CLIPS
 from planning.survey.facts import Finding, Kind, Progress, Reading
 from planning.survey.findings import find_all
 from planning.survey.label_volumes import LabelVolumes, make_up_names
-from planning.survey.volumes import ROWS, VOLUMES, read_volumes
+from planning.survey.volumes import ROWS, VOLUMES, agreed_modalities, read_volumes
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -76,7 +76,8 @@ def _take_label_volumes(config: Config, how: Reading) -> Survey:
     cases = read_volumes(listing.cases, how, num_values, ignore, config.data.label_map)
     target = LabelVolumes(names or make_up_names(cases, ignore), names is not None, ignore, regions)
     findings += find_all(cases, VOLUMES, target)
-    return Survey(config, VOLUMES, target, tuple(cases), listing.channel_names, tuple(findings))
+    channels = listing.channel_names or agreed_modalities(cases)
+    return Survey(config, VOLUMES, target, tuple(cases), channels, tuple(findings))
 
 
 def _take_classes(config: Config, how: Reading) -> Survey:

@@ -42,6 +42,7 @@ class VolumeFacts(Facts):
     label_dtype: str = ""
     num_channels: int = 0
     voxels: tuple[Channel, ...] | None = None
+    modalities: tuple[str, ...] = ()  # of each image, "" where its file does not say
     ignored: tuple[tuple[str, int], ...] = ()  # files beside DICOM images, by what they are
     box: Shape | None = None  # of the voxels other than 0
     labels: dict[int, int] | None = None
@@ -143,6 +144,7 @@ def _read_headers(case: Case) -> VolumeFacts:
         dtype=first.dtype.name,
         label_dtype=label.dtype.name if label else "",
         num_channels=sum(header.channels for header in headers),
+        modalities=tuple(header.modality for header in headers),
         ignored=tuple((kind, count) for header in headers for kind, count in header.ignored.items()),
     )
 
@@ -285,6 +287,13 @@ def _shares(labels: Sequence[Mapping[int, int]]) -> str:
     for counts in labels:
         voxels.update(counts)
     return ", ".join(f"{value} ({100 * count / voxels.total():.2g} %)" for value, count in sorted(voxels.items()))
+
+
+def agreed_modalities(cases: Sequence[VolumeFacts]) -> tuple[str, ...] | None:
+    """Return the modality of each image of a case, where files say it and all say the same."""
+    found = {facts.modalities for facts in cases if facts.usable}
+    names = found.pop() if len(found) == 1 else ()
+    return names if names and all(names) else None
 
 
 def _intensities(read: Sequence[tuple[Channel, ...]]) -> list[tuple[str, str]]:

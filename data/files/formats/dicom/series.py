@@ -127,7 +127,18 @@ def _read_volume(path: Path, stamp: str) -> _Volume:
     dtype = np.result_type(*(instance.dtype for instance in instances)) if is_one else np.dtype(np.float32)
     slope, inter = scales[0].tolist() if is_one else (1.0, 0.0)
     source = Source(path, "dicom", shape, affine)
-    header = Header(source, 1, dtype, slope, inter, instances[0].path, 0, (), ignored=contents.others)
+    header = Header(
+        source,
+        1,
+        dtype,
+        slope,
+        inter,
+        instances[0].path,
+        0,
+        (),
+        modality=instances[0].modality,
+        ignored=contents.others,
+    )
     places = tuple((numbered[k][0], numbered[k][1].frame) for k in order)
     return _Volume(header, instances, places, None if is_one else scales)
 
