@@ -103,11 +103,11 @@ def _try_match(root: Path, pattern: str, volumes: list[Path], without: Sequence[
         return {}
 
 
-def _rank(pattern: str, num_files: int) -> tuple[int, int, int, str]:
-    """Return what sorts patterns of labels: those of most files first, then by their words."""
+def _rank(pattern: str, num_files: int) -> tuple[int, int, int, int, str]:
+    """Return what sorts patterns of labels: those of most files first, then by their words, then the plainest."""
     words = LABEL_WORDS.split("|")
     word = label_word(pattern) or ""
-    return -num_files, words.index(word) if word in words else len(words), pattern.count("*"), pattern
+    return -num_files, words.index(word) if word in words else len(words), pattern.count("*"), len(pattern), pattern
 
 
 def _patterns(part: str) -> Iterator[str]:

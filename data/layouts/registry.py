@@ -15,6 +15,7 @@ from data.layouts.dicom import find_dicom, name_series
 from data.layouts.folders import find_csv, find_folders, find_images, find_unlabelled_rows
 from data.layouts.medmnist import find_medmnist
 from data.layouts.msd_nnunet import declared_regions, find_msd, find_nnunet
+from data.layouts.names import guess_patterns
 from data.layouts.train_labels import add_train_labels
 from data.layouts.unread import count_files, warn_of_unread
 
@@ -148,9 +149,11 @@ def _layout_of(config: DataConfig) -> Layout:
         raise ValueError(f"data.root={root}: data.source={config.source} needs a folder, this is a file")
     if layout.needs is not None and not (root / layout.needs).exists():
         layouts = "; ".join(f"{name}: {looks}" for name, looks in volume_layouts().items())
+        hint = f"By the files' names, set {guess.overrides}" if (guess := guess_patterns(root)) else ""
+        hint = hint or f"Choose data.source by the layout ({layouts})"
         raise ValueError(
             f"data.root={root}: no {layout.needs}, which data.source={config.source} needs; found "
-            f"{describe_folder(root)}. Choose data.source by the layout ({layouts})"
+            f"{describe_folder(root)}. {hint}"
         )
     return layout
 

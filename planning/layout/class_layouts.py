@@ -12,6 +12,7 @@ from data.files.images import is_frame_folder, is_image, is_stack
 from data.files.videos import ENDINGS
 from data.layouts.cases import list_volumes, some
 from data.layouts.class_folders import list_class_folders
+from data.layouts.names import Guess, guess_patterns
 from data.layouts.table import read_table
 
 Tree = dict[str, Any]  # the part of a config that says how files are read
@@ -78,10 +79,12 @@ def why_no_classes(path: Path) -> str | None:
         )
     if folders := class_folders(path):
         what = "clips" if all(any(map(is_clip, folder.iterdir())) for folder in folders) else "volumes"
+        guess = guess_patterns(path)
+        patterns = (guess or Guess(("*/t1.nii.gz",), None)).overrides + " 'data.labels=*/….nii.gz'"
         return (
             f"folders of {what} ({some(folder.name for folder in folders)}): if each is a class, set "
-            f"data.source=classes; if each is a case, name its images and label (t1.nii.gz, seg.nii.gz), give patterns "
-            f"('data.images=*/t1.nii.gz' 'data.labels=*/label1.nii.gz'), or list the files in a CSV"
+            f"data.source=classes; if each is a case, name its label seg.nii.gz, give patterns ({patterns}), or list "
+            f"the files in a CSV"
         )
     return None
 

@@ -8,9 +8,9 @@ from typing import Any
 from configs import Config, apply_overrides
 from configs.schema.load import merge
 from data.files.formats.dicom.folder import holds_slices, is_series
-from data.layouts.cases import describe_folder, list_volumes, require_unpacked
+from data.layouts.cases import describe_folder, list_volumes, require_unpacked, some
 from data.layouts.msd_nnunet import group_channels, read_json
-from data.layouts.names import IMAGE_FOLDERS, LABEL_FOLDERS, guess_patterns
+from data.layouts.names import IMAGE_FOLDERS, LABEL_FOLDERS, guess_patterns, label_word
 from data.layouts.registry import SOURCES, volume_layouts
 from engine.config import check_config
 from planning.layout.class_layouts import (
@@ -49,6 +49,8 @@ def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
     source, columns = data.get("source"), data.get("columns")
     if source == "csv" or (source is None and (path.suffix.lower() in TABLES or columns)):
         tree = table_tree(path, columns)
+    elif source == "folders" or (source is None and ("images" in data or "labels" in data)):
+        tree = _two_folders(path) or _named_files(path) or _tree("folders", path)
     elif source is None:
         tree = recognise(path)
     else:
@@ -150,6 +152,11 @@ def _loose_volumes(path: Path) -> Tree | None:
     """Recognise volumes right in the folder, without labels: not to train on, but to inspect."""
     if not path.is_dir() or not (volumes := list_volumes(path)) or any(is_medmnist(volume) for volume in volumes):
         return None
+    if labels := [volume.name for volume in volumes if label_word(volume.name)]:
+        raise ValueError(
+            f"{path}: labels ({some(labels)}) that no image is named after; of the files of a single case give the "
+            f"folder above it, else set patterns such as 'data.images=*_t1.nii.gz' 'data.labels=*_seg.nii.gz'"
+        )
     tree = _tree("folders", path)
     tree["data"]["images"] = "."
     return tree

@@ -11,6 +11,7 @@ from data.files.formats.registry import parts_of
 from data.files.volumes import read_header
 from data.layouts.cases import list_volumes, stem
 from data.layouts.folders import find_images
+from data.layouts.names import Guess, guess_patterns
 from data.layouts.registry import find_cases
 from data.prepare.cache import cache_key
 from data.prepare.case_checks import check_case
@@ -144,3 +145,15 @@ def test_files_beside_the_images_are_counted(tmp_path: Path) -> None:
     write_object(folder / "rt.dcm", "RTSTRUCT")
     found = survey(tmp_path)
     assert ("ignored", "no DICOM (2 files), RTSTRUCT (1 files)") in found.kind.table(found.cases, None)
+
+
+@pytest.mark.parametrize(("slices", "pattern"), [("ct", "*/ct"), (".", "*")])
+def test_a_patient_s_folder_with_slices_and_a_label(tmp_path: Path, slices: str, pattern: str) -> None:
+    for patient in ("p1", "p2"):
+        write_series(tmp_path / patient / slices, voxels())
+        (tmp_path / patient / "seg.nii.gz").touch()
+    assert guess_patterns(tmp_path) == Guess((pattern,), "*/seg.nii.gz")
+    listing = find_cases(DataConfig(source="folders", root=tmp_path, images=pattern, labels="*/seg.nii.gz"))
+    assert [(case.id, case.images, case.label) for case in listing.cases] == [
+        (patient, (tmp_path / patient / slices,), tmp_path / patient / "seg.nii.gz") for patient in ("p1", "p2")
+    ]

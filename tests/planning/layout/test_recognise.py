@@ -157,3 +157,30 @@ def test_folders_of_frames(tmp_path: Path) -> None:
         recognise(tmp_path / "clips")
     (tmp_path / "clips" / "cases.csv").write_text("file,label\na_one,x\nb_two,y\n")
     assert recognise(tmp_path / "clips")["data"]["clip"] == {}
+
+
+def test_patterns_that_are_asked_for(tmp_path: Path) -> None:
+    touch(*(tmp_path / case / f"{name}.nii" for case in "abc" for name in ("t1", "t2", "seg", "core_seg")))
+    data = read_settings(tmp_path, ["data.images=*/t1.nii"]).data
+    assert (data.source, data.images, data.labels) == ("folders", "*/t1.nii", "*/seg.nii")
+    data = read_settings(tmp_path, ["data.labels=*/core_seg.nii"]).data
+    assert (data.images, data.labels) == (("*/t1.nii", "*/t2.nii"), "*/core_seg.nii")
+    data = read_settings(tmp_path / "a", ["data.images=t?.nii", "data.labels=seg.nii"]).data
+    assert (data.source, data.images) == ("folders", "t?.nii")
+
+
+def test_labels_without_images_of_their_names(tmp_path: Path) -> None:
+    touch(*(tmp_path / f"{name}.nii.gz" for name in ("t1", "t2", "seg")))
+    with pytest.raises(
+        ValueError, match=r"labels \(seg\.nii\.gz\) that no image is named after; of the files of a single"
+    ):
+        recognise(tmp_path)
+
+
+def test_folders_without_labels_name_the_patterns(tmp_path: Path) -> None:
+    touch(*(tmp_path / case / f"{name}.nii" for case in "ab" for name in ("t1", "t2")))
+    said = (
+        r"give patterns \(data\.source=folders 'data\.images=\[\*/t1\.nii, \*/t2\.nii\]' 'data\.labels=\*/….nii\.gz'\)"
+    )
+    with pytest.raises(ValueError, match=said):
+        recognise(tmp_path)
