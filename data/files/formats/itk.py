@@ -21,7 +21,7 @@ from machine.disk import CannotWrite
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")
 INSTALL = 'pip install -e ".[formats]"'
-HEADER_BYTES = 1 << 20  # of text; the voxels begin before that
+HEADER_BYTES = 1 << 18  # of text; the voxels begin before that
 LPS = np.diag([-1.0, -1.0, 1.0])  # to RAS+, and back
 MM_PER_UNIT = {
     "m": 1e3, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "nm": 1e-6, "meters": 1e3, "centimeters": 10.0, "micrometers": 1e-3,
@@ -145,7 +145,7 @@ def _locate_nrrd(path: Path, head: bytes) -> Content:
 
 def _locate_meta(path: Path, head: bytes) -> Content:
     """Where a MetaImage's voxels lie: https://itk.org/Wiki/ITK/MetaIO/Documentation."""
-    end = re.search(rb"(?m)^\s*ElementDataFile\s*[=:]([^\n]*)(\n|\Z)", head)
+    end = re.search(rb"(?m)^[ \t]*ElementDataFile[ \t]*[=:]([^\n]*)(\n|\Z)", head)
     if end is None:
         raise FileProblem(path, "not a MetaImage file (no ElementDataFile)", RESTORE)
     lines = head[: end.start()].decode("utf-8", "replace").splitlines()
