@@ -27,7 +27,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--run", nargs="+", metavar="DIR", help="a run's folder, or a pack.zip; several: an ensemble")
     what.add_argument("--compare", metavar="DIR", help="compare the cells of a sweep's folder (docs/ablations.md)")
     add = parser.add_argument
-    add("--checkpoint", metavar="last|best|PATH", help="default: last; the validation cases chose best")
+    add("--checkpoint", metavar="last|best|PATH", help="default: last; best was chosen by the validation cases")
     add("--split", choices=("train", "val", "test", "all"), default="val", help="default: val")
     add("--images", metavar="FOLDER", help="predict a folder's volumes or clips, or a file, without labels")
     add("--window-seconds", type=float, metavar="S", help="of --images, long videos: scores of windows over time")
@@ -35,7 +35,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--baseline", metavar="DIR", help="a classification run evaluated on the split, to compare with")
     add("--mc-dropout", type=int, metavar="N", help="predict the mean of N draws of the network by its dropout layers")
     add("--output", metavar="FOLDER", help="default: eval/SPLIT in the run's folder, with _mc_dropout or _ensemble")
-    add("--export", metavar="FILE.zip", help="evaluate nothing: pack config, weights and metrics into one file")
+    add(
+        "--export",
+        metavar="FILE.zip",
+        help="write config, weights and metrics into a pack, without evaluating",
+    )
     add("--licence", metavar="TEXT", help="of the pack, e.g. CC-BY-4.0 (default: unspecified)")
     keys = "config keys to set (docs/configs.md lists them), e.g. data.root=ELSEWHERE evaluate.overlap=0.25"
     add("overrides", nargs="*", metavar="key.path=value", help=keys)

@@ -76,7 +76,7 @@ def run(config: "Config", is_dry: bool, only: str | None, group: "Group") -> int
 
     if config.sweep is not None:
         if group.size > 1:
-            raise ValueError("a sweep starts a process for each of its runs; call it without mlx.launch")
+            raise ValueError("a sweep starts its own processes, one per run; call it without mlx.launch")
         if not is_dry:
             return run_sweep(config, only, count_validation_cases)
         say(list_sweep(config, only))

@@ -175,7 +175,7 @@ def _require_train_labels(cases: Sequence[Case], splits: Splits) -> None:
 
 
 def _warn_of_torn_groups(cases: Sequence[Case], splits: Splits) -> None:
-    """Warn of groups in several splits: their cases are alike, so scores flatter."""
+    """Warn of groups in several splits: their cases are alike, so scores are optimistic."""
     found: dict[str, set[str]] = {}
     placed = {case_id: name for name, ids in splits.items() for case_id in ids}
     for case in cases:
@@ -183,8 +183,8 @@ def _warn_of_torn_groups(cases: Sequence[Case], splits: Splits) -> None:
             found.setdefault(case.group, set()).add(placed[case.id])
     if torn := sorted(group for group, names in found.items() if len(names) > 1):
         _log.warning(
-            "%d of %d groups have cases in several splits (%s): scores will flatter; use data.split.kind=kfold or "
-            "ratio with data.split.by_group=true",
+            "%d of %d groups have cases in several splits (%s): scores will be optimistic; use "
+            "data.split.kind=kfold or ratio with data.split.by_group=true",
             len(torn),
             len(found),
             some(torn),

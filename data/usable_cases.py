@@ -119,7 +119,7 @@ class Roster:
         return results
 
     def reject_copies(self, digests: Mapping[str, Sequence[str]], allowed: bool = False) -> None:
-        """Reject training cases that share a digest with a case of another split: its score would flatter.
+        """Reject training cases that share a digest with a case of another split: its score would be optimistic.
 
         `digests` are of what was decoded, by case id. Where `allowed`, they are kept, with a warning.
         """
@@ -134,12 +134,12 @@ class Roster:
                 (twin, split), path = twins[0], self.cases[case_id].images[0]
                 reason = (
                     f"a copy of case {twin} ({self.cases[twin].images[0]}), which is in {split}: its score would "
-                    "flatter; remove one of the two or put both in one group (a column `group` in a table of the "
+                    "be optimistic; remove one of the two or put both in one group (a column `group` in a table of the "
                     "cases), or keep both with data.split.allow_copies=true"
                 )
                 problems.append(Problem(case_id, path, reason))
         if allowed and problems:
-            text = "data.split.allow_copies=true: scores flatter, %d training cases are copies of cases scored: %s"
+            text = "data.split.allow_copies=true: scores are optimistic, for %d training cases copy scored ones: %s"
             _log.warning(text, len(problems), some([problem.case_id for problem in problems]))
             return
         self.reject(problems)

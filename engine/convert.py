@@ -125,7 +125,7 @@ def read_pytorch(path: Path) -> dict[str, np.ndarray]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(f"{path}: holds more than tensors, which is not read; save the model's state_dict()") from None
+        raise ValueError(f"{path}: holds more than tensors; save only the model's state_dict()") from None
     except Exception as error:  # what is no pickle may raise anything on the way
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{path}: not a whole PyTorch file ({reason})") from None
@@ -170,7 +170,7 @@ def describe_config(conversion: Conversion, out: Path, variable: bool) -> str:
         yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=math.inf).strip()
         for section in (conversion.model["args"], {"from": str(out), "head": "new"})
     )
-    note = " # strides and pooling are MONAI's defaults: weights do not tell them" if variable else ""
+    note = " # strides and pooling are MONAI's defaults: the weights do not record them" if variable else ""
     lines = [
         "task: classification",
         f"model: {{name: {conversion.model['name']}, args: {args}}}{note}",

@@ -196,7 +196,7 @@ def read_weights(config: Config, group: Group) -> Start | None:
 
 
 def require_network_fits(config: Config, num_channels: int = 1, num_outputs: int = 1) -> None:
-    """Raise ValueError where training takes more memory than may be taken; without data, of one channel and output."""
+    """Raise ValueError where training takes more memory than the limit; without data, of one channel and output."""
     # MLX is lazy: no weight is drawn
     model = build_model(config.model.name, config.model.args, num_channels, num_outputs)
     require_training_fits(config, num_channels, num_outputs, count_parameters(model))

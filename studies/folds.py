@@ -67,8 +67,8 @@ def _check_fit(tables: dict[str, CaseRows]) -> None:
         for case in sorted({row["case"] for row in table.rows}):
             if case in seen:
                 raise ValueError(
-                    f"case {case} is in {seen[case]} and in {name}: folds share no case; give runs that differ only in "
-                    "data.fold"
+                    f"case {case} is in {seen[case]} and in {name}: folds must not share cases; give runs that "
+                    "differ only in data.fold"
                 )
             seen[case] = name
 

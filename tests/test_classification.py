@@ -162,4 +162,4 @@ def test_clips_and_the_single_frame_beside_them(tmp_path: Path, capsys: Capture)
     metrics = read_metrics(runs / "tiny" / "eval" / "val")
     assert list(metrics["baselines"]) == ["tiny_still", "one frame"]
     assert metrics["num_cases"] == 8
-    assert "accuracy less that of tiny_still" in capsys.readouterr().out
+    assert "accuracy minus that of tiny_still" in capsys.readouterr().out

@@ -200,7 +200,7 @@ def test_a_folder_for_runs_that_cannot_be_written_is_told_before_cases_are_prepa
     (copy / "file").touch()
     assert _train(copy, f"run.dir={copy / 'file'}") == 2
     assert capsys.readouterr().err == (
-        f"train.py: {copy}/file/tiny: cannot be written (Not a directory); set run.dir to a folder that can be\n"
+        f"train.py: {copy}/file/tiny: cannot be written (Not a directory); set run.dir to a writable folder\n"
     )
     assert "prepared" not in caplog.text
 

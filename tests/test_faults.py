@@ -105,7 +105,7 @@ sys.exit(train.main(sys.argv[1:]))
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("mx.distributed.init", "train.py: rank 0: lost the connection to another process before all had told where"),
+        ("mx.distributed.init", "train.py: rank 0: lost the connection to another process during start-up"),
         ("Volumes.prepare", "train.py: lost the connection: rank 1 ("),
     ],
 )

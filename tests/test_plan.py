@@ -177,12 +177,9 @@ def test_bad_cases_are_left_out_aloud(tmp_path: Path, capsys: Capture) -> None:
     ("kind", "message"),
     [
         ("clips", "video clips (clip.mp4) without classes; move those of each class to a folder of its own"),
-        ("unlabelled", "0 labelled cases that can be used, planning needs 2 at least; python -m planning.inspect"),
-        (
-            "values",
-            "are no classes: number them 0 (background), 1, 2 …; set 'data.label_map={255: 1}'",
-        ),
-        ("group", "cases.csv: 1 group of labelled cases to train and validate on, planning needs 2 at least"),
+        ("unlabelled", "0 usable labelled cases, and planning needs at least 2; python -m planning.inspect"),
+        ("values", "cannot be classes: renumber them 0 (background), 1, 2 …; set 'data.label_map={255: 1}'"),
+        ("group", "cases.csv: 1 group of labelled cases to train and validate on, and planning needs at least 2"),
         ("nothing", "no such file or folder"),
     ],
 )

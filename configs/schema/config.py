@@ -154,9 +154,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _a_start_to_decay_to(self) -> "Config":
         if self.optim.decay_to_start is not None and self.init is None:
-            raise ValueError(
-                "optim.decay_to_start pulls loaded weights towards their start; set init.from, or set it to null"
-            )
+            raise ValueError("optim.decay_to_start requires init.from; set it, or set decay_to_start to null")
         return self
 
     @model_validator(mode="after")

@@ -304,7 +304,7 @@ class Group:
 
     def _describe_loss(self) -> str:
         if not self._peers.addresses:
-            return f"rank {self.rank}: lost the connection to another process before all had told where they run"
+            return f"rank {self.rank}: lost the connection to another process during start-up"
         time.sleep(0.3)  # until the system reports an ended process as ended
         others = [rank for rank in range(self.size) if rank != self.rank]
         dead = [f"rank {rank} ({self._peers.addresses[rank]})" for rank in others if not self._peers.is_alive(rank)]

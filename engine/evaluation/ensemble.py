@@ -59,7 +59,7 @@ def find_seen(case_ids: Sequence[str], split: str, run: RunFolder, root: Path, f
     found = f"{run.path} was trained on {len(seen)} of the {len(case_ids)} cases, {seen[0]} among them"
     if split in ("val", "test"):
         raise ValueError(
-            f"{found}: its scores on the {split} split would be too good; give runs of one data.fold, or --split test"
+            f"{found}: its scores on the {split} split would be optimistic; give runs of one data.fold, or --split test"
         )
     _log.warning("%s", found)
     return seen

@@ -54,7 +54,7 @@ def warn_of_cases(metrics: Mapping[str, Any]) -> list[str]:
     """Sentences for console and reports on cases that were trained on, and on those that chose the checkpoint."""
     notes = []
     if count := metrics.get("training_cases"):
-        notes.append(f"{count} of these cases were trained on: scores that hold them are too good.")
+        notes.append(f"{count} of these cases were trained on: scores that include them are optimistic.")
     if splits := metrics.get("splits"):
         notes.append("Apart: " + "; ".join(f"{name}, {_headline(part)}" for name, part in splits.items()) + ".")
     if choice := metrics.get("optimistic"):

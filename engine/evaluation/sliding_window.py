@@ -112,7 +112,7 @@ def require_few_windows(shape: Triple, patch_size: Triple, overlap: float) -> No
     if count > _MOST_WINDOWS:
         raise ValueError(
             f"{'×'.join(map(str, shape))} voxels take {count:,} windows of {'×'.join(map(str, patch_size))}, at most "
-            f"{_MOST_WINDOWS:,} are predicted; use a larger evaluate.window_size_voxels or data.spacing_mm, or a "
+            f"{_MOST_WINDOWS:,} are allowed; use a larger evaluate.window_size_voxels or data.spacing_mm, or a "
             "smaller evaluate.overlap"
         )
 

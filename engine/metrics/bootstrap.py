@@ -31,7 +31,7 @@ def explain_units(metrics: Mapping[str, Any]) -> str:
     """What intervals are over, in a sentence, or why there are none; from `describe_units`."""
     count, unit = metrics["num_groups"], metrics["interval_by"] + "s" * (metrics["num_groups"] != 1)
     if count < MIN_UNITS:
-        return f"{count} {unit}: no interval holds of fewer than {MIN_UNITS}; look at the cases one by one"
+        return f"{count} {unit}: too few for an interval, which needs {MIN_UNITS}; look at the cases one by one"
     return f"95 % intervals: bootstrap over {count} {unit}"
 
 

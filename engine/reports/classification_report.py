@@ -96,9 +96,9 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
         for baseline in baselines.values():
             row += [number(baseline[metric], 3), html_number(baseline["difference"][metric], "+")]
         rows.append(row)
-    sentences = [f"Small: {explain_units(metrics)}. Of log loss less is better."]
+    sentences = [f"Small: {explain_units(metrics)}. For log loss, lower is better."]
     if baselines:
-        sentences.append("Differences are this run less the other, case by case (paired).")
+        sentences.append("Differences are this run minus the other, case by case (paired).")
     if STILL in baselines:
         sentences.append(
             f"«{STILL}»: the same weights, shown each view's middle frame repeated, so that nothing moves. The "
@@ -145,7 +145,7 @@ def _figures(metrics: Mapping[str, Any], cases: Sequence[ClassifiedCase], class_
 
 def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Explain | None, is_clip: bool) -> list[str]:
     chosen, class_names = worst_decisions(cases), data.class_names
-    title = "The most confident mistakes" if chosen[0].wrong else "No case is mistaken: the least certain ones"
+    title = "The most confident mistakes" if chosen[0].wrong else "No errors: the least certain cases"
     body = []
     for decision in chosen:
         case, k = decision.case, decision.class_index
@@ -158,8 +158,8 @@ def _mistakes(cases: Sequence[ClassifiedCase], data: PictureData, explain: Expla
         caption = f"{case.id}: label {label}, predicted {predicted}; p({class_names[k]}) = {case.probabilities[k]:.3f}"
         body.append(figure(caption, plot_activation(pictures[middle], activation, is_clip)))
     note = (
-        "<p>Below each, Grad-CAM of the class named last (Selvaraju et al. 2017): bright is what spoke for it, as "
-        "coarse as the network's last features are; all dark where nothing did. Shown is the middle view.</p>"
+        "<p>Below each, Grad-CAM of the class named last (Selvaraju et al. 2017): bright regions support it, at "
+        "the resolution of the network's last features; all dark means that none does. The middle view is shown.</p>"
     )
     return [f"<h2>{title}</h2>", *([note] if explain is not None else []), *body]
 

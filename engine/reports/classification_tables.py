@@ -116,7 +116,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     for name, baseline in baselines.items():
         row = baseline["difference"]["accuracy"]
         value = number(row["value"], sign="+")
-        lines.append(f"accuracy less that of {name}: {value} ({interval(row, sign='+')}, paired)")
+        lines.append(f"accuracy minus that of {name}: {value} ({interval(row, sign='+')}, paired)")
     if STILL in baselines:
         lines.append(f"{STILL}: the same weights, each view's middle frame repeated, so that nothing moves")
     if METADATA in baselines:

@@ -40,10 +40,10 @@ def _calibration(calibration: Mapping[str, Any]) -> list[str]:
     scaling = calibration["temperature_scaling"]
     rows = [(title, *(number(row[score]) for score in SCORES)) for title, row in calibration_rows(calibration)]
     series = {"as predicted" if calibration["applied_temperature"] == 1 else "as scaled": calibration["bins"]}
-    where = "" if calibration["of"] == "cases" else f", {calibration['of']}, each case weighing the same"
-    sentences = [f"Of {calibration['num_cases']} cases{where}. Less is better."]
+    where = "" if calibration["of"] == "cases" else f", {calibration['of']}, with equal weight per case"
+    sentences = [f"Of {calibration['num_cases']} cases{where}. Lower is better."]
     if scaling is None:
-        sentences.append("With one case, or cases of one group, temperature scaling cannot be tried.")
+        sentences.append("With one case, or cases of one group, temperature scaling cannot be evaluated.")
     else:
         series["temperature-scaled"] = scaling["bins_after"]
         sentences.append(
@@ -52,7 +52,8 @@ def _calibration(calibration: Mapping[str, Any]) -> list[str]:
         )
     if is_at_bound(calibration["fitted_temperature"]):
         sentences.append(
-            "That is as far as is searched: these cases tell no temperature; leave evaluate.temperature at none."
+            "That is the end of the range searched, so these cases do not determine a temperature; leave "
+            "evaluate.temperature at none."
         )
     return [
         "<h2>Calibration</h2>",
@@ -70,8 +71,8 @@ def _uncertainty(found: Mapping[str, Any]) -> list[str]:
         "<h2>Uncertainty</h2>",
         *html_table(("", "error AUROC", "AURC", "excess AURC"), rows),
         f"<p>Of {where}; {found['error_rate']:.2%} are errors. Error AUROC: the chance that an error is more uncertain "
-        "than what is right, 0.5 without any relation. AURC: the mean share of errors over all coverages, and its "
-        "excess over that of an uncertainty which knows the errors; less is better.</p>",
+        "than a correct prediction, 0.5 where they are unrelated. AURC: the mean share of errors over all "
+        "coverages, and its excess over that of an uncertainty that ranks all errors first; lower is better.</p>",
         figure("Risk and coverage", plot, "Risk-coverage curve"),
     ]
 

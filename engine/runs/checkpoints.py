@@ -42,7 +42,7 @@ def save_checkpoint(
 
     tensors: file name without suffix -> flat {name: array}. state: JSON-able, holds `step`.
 
-    Raises OSError, having removed what it wrote, when the disk is full.
+    Raises OSError with the file and the fix, having removed what it wrote, when the disk is full.
     """
     disk.make_folder(folder)
     target = folder / str(state["step"])
@@ -59,7 +59,8 @@ def save_checkpoint(
     except (OSError, RuntimeError) as error:  # MLX reports a failed write as RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
-            f"{target}: the checkpoint could not be written ({error}); earlier checkpoints are untouched"
+            f"{target}: the checkpoint could not be written ({error}); earlier checkpoints are untouched: continue "
+            "with --resume"
         ) from error
     _replace_folder(temporary, target)
     point(folder, "last", target.name)
@@ -71,13 +72,14 @@ def save_checkpoint(
 
 def _write_tensors(path: Path, arrays: Mapping[str, mx.array]) -> dict[str, int]:
     """Write one file to the disk itself; return its size and checksum, read back from what was written."""
-    mx.save_safetensors(str(path), dict(sorted(arrays.items())), {"format": "mlx"})  # the same order in each file
-    facts = _size_and_checksum(path)
-    expected = sum(a.nbytes for a in arrays.values())
-    if facts["bytes"] < expected:
-        raise OSError(f"{path.name} holds {facts['bytes']} bytes of {expected}")
-    with path.open("rb") as file:
-        disk.flush(file.fileno())
+    with disk.writing(path):
+        mx.save_safetensors(str(path), dict(sorted(arrays.items())), {"format": "mlx"})  # the same order in each file
+        facts = _size_and_checksum(path)
+        expected = sum(a.nbytes for a in arrays.values())
+        if facts["bytes"] < expected:
+            raise OSError(f"{path.name} holds {facts['bytes']} bytes of {expected}; is its disk full?")
+        with path.open("rb") as file:
+            disk.flush(file.fileno())
     return facts
 
 

@@ -84,7 +84,7 @@ def hold(folder: Path, work: str, patience_seconds: float = 0.0) -> Iterator[int
             descriptor = _acquire(folder, work, patience_seconds)
         except OSError as error:
             raise ValueError(
-                f"{folder}: cannot be written ({error.strerror}); set run.dir to a folder that can be"
+                f"{folder}: cannot be written ({error.strerror}); set run.dir to a writable folder"
             ) from None
         _held.add(descriptor)
         try:
@@ -108,7 +108,7 @@ def _acquire(folder: Path, work: str, patience_seconds: float) -> int:
         is_locked, holder = _lock(descriptor), Holder.read(descriptor)
         lives = holder is not None and holder.may_live()
         if is_locked is None:
-            _log.warning("%s: the file system knows no locks; what stands in the file decides", path)
+            _log.warning("%s: this file system has no locks; the host, process and start time in the file decide", path)
         if (is_locked or (is_locked is None and not lives)) and _is_the_file(path, descriptor):
             return descriptor
         os.close(descriptor)

@@ -22,14 +22,14 @@ _LOGITS_PREDICTING, _LOGITS_TRAINING = 3, 6  # float32 arrays of all classes, wi
 
 
 def limit_bytes(config: Config) -> tuple[int, str]:
-    """Return how much may be taken, and why: `memory_limit_gb`, else a share of what the device has."""
+    """Return the limit, and why:  `memory_limit_gb`, else a share of what the device has."""
     if config.memory_limit_gb is not None:
         return round(config.memory_limit_gb * 1e9), "memory_limit_gb"
     return memory.default_limit()
 
 
 def require_training_fits(config: Config, num_channels: int, num_outputs: int, num_weights: int) -> None:
-    """Raise ValueError, in one line with the keys, where a step of training takes more memory than may be taken."""
+    """Raise ValueError, in one line with the keys, where a step of training takes more memory than the limit."""
     train, args, data = config.train, config.model.args, config.data
     voxels = math.prod(data.input_size)
     itemsize = 4 if train.precision == "float32" else 2
@@ -48,13 +48,13 @@ def require_training_fits(config: Config, num_channels: int, num_outputs: int, n
 
 
 def require_preparation_fits(config: Config, data: Any) -> None:
-    """Raise ValueError where resampling the largest case takes more memory than may be taken, by the headers."""
+    """Raise ValueError where resampling the largest case takes more memory than the limit, by the headers."""
     if config.data.spacing_mm is not None and not config.data.crop_nonzero:
         _require("resampling the largest case", {"data.spacing_mm": data.bytes_to_prepare()}, config)
 
 
 def require_prediction_fits(config: Config, num_channels: int, num_outputs: int) -> None:
-    """Raise ValueError where one batch of windows, or of a case's views, takes more memory than may be taken."""
+    """Raise ValueError where one batch of windows, or of a case's views, takes more memory than the limit."""
     args, (key, size, batch_key, batch) = config.model.args, config.kind.predicted(config)
     voxels = math.prod(size)
     itemsize = 4 if config.train.precision == "float32" else 2
@@ -64,7 +64,7 @@ def require_prediction_fits(config: Config, num_channels: int, num_outputs: int)
 
 
 def require_case_fits(config: Config, shapes: tuple[Shape, Shape], num_classes: int, num_members: int) -> None:
-    """Raise ValueError where a case's volume takes more memory than may be taken, by its header.
+    """Raise ValueError where a case's volume takes more memory than the limit, by its header.
 
     shapes: of the volume (D, H, W) in its file, and once resampled; one channel counts.
     """
@@ -95,6 +95,6 @@ def _require(what: str, parts: Mapping[str, int], config: Config) -> None:
         return
     keys = max(parts, key=lambda key: parts[key])
     raise ValueError(
-        f"{what} takes at least {total / 1e9:,.1f} GB of memory, and {limit / 1e9:,.1f} GB may be taken ({why}); "
-        f"change {keys}, which take {parts[keys] / 1e9:,.1f} GB of it, or memory_limit_gb where there is more"
+        f"{what} takes at least {total / 1e9:,.1f} GB of memory, and {limit / 1e9:,.1f} GB is the limit ({why}); "
+        f"change {keys}, which take {parts[keys] / 1e9:,.1f} GB of it, or raise memory_limit_gb where there is more"
     )

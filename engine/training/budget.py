@@ -26,7 +26,7 @@ class Budget:
         if steps_per_epoch == 0:
             raise ValueError(
                 f"train.accumulate={train.accumulate} is more than the {batches_per_epoch} batches of an epoch; "
-                "use less of it, or a smaller train.batch_size"
+                "use a smaller train.accumulate or train.batch_size"
             )
         total = train.steps or steps_per_epoch * (train.epochs or 0)
         validate_every = train.validate_every_steps or max(1, math.ceil(total / 10))

@@ -82,7 +82,7 @@ class Milestones:
                 with self.group.together():
                     improved = self._run_validation(self.validate)
             except StopRequested:
-                _log.info("the validation at step %d is left for later", position.step)
+                _log.info("stopped before the validation at step %d ended; resuming runs it", position.step)
         self._recalibrate()  # the validation may have used up the patience
         # Ask once: a request may come at any time.
         ends = self._is_asked_to_stop() or out_of_patience(self.config, position)

@@ -204,7 +204,7 @@ class TrainStep:
             file = checkpoint / f"{name}.safetensors"
             files[name] = arrays = read_tensors(file)
             if "mixup.key" in expected and "mixup.key" not in arrays:
-                _log.warning("%s: holds no mixup.key, an older version wrote it; blends are drawn from the seed", file)
+                _log.warning("%s: an older version wrote it, without mixup.key; blends are drawn from the seed", file)
                 arrays["mixup.key"] = expected["mixup.key"]
             check_same_tensors(expected, arrays, file)
         self._set(files)

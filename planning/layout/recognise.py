@@ -43,7 +43,7 @@ def read_settings(path: Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         key = override.partition("=")[0]
         if not any(key == known or key.startswith(known + ".") for known in READING_KEYS):
-            raise ValueError(f"{override}: only keys that say how files are read: {', '.join(READING_KEYS)}")
+            raise ValueError(f"{override}: expected a key that says how files are read: {', '.join(READING_KEYS)}")
     asked = apply_overrides({}, overrides)
     data = asked.get("data", {})
     source, columns = data.get("source"), data.get("columns")

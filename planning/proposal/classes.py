@@ -24,7 +24,7 @@ def plan_classes(survey: Survey, memory_gb: float) -> Plan:
     counts = survey.target.counts(cohort.train)
     if sum(count > 0 for count in counts) < 2 and not survey.target.multi_label:
         root = survey.config.data.root
-        raise ValueError(f"{root}: training would see one class alone, {tuple(counts)} cases of each")
+        raise ValueError(f"{root}: all training cases are of one class, {tuple(counts)} of each; add cases of another")
     chosen = INPUTS[survey.kind.name](cohort, memory_gb)
     step_gb = chosen.network.training_gb(chosen.batch_size)
     rest = [

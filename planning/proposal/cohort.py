@@ -53,7 +53,7 @@ def gather_cohort(survey: Survey, least: int) -> Cohort:
     cases = tuple(facts for facts in survey.usable if facts.case.label is not None)
     if len(cases) < least:
         raise ValueError(
-            f"{root}: {len(cases)} labelled cases that can be used, planning needs {least} at least; "
+            f"{root}: {len(cases)} usable labelled cases, and planning needs at least {least}; "
             f"python -m planning.inspect {root} lists what was found"
         )
     given = {facts.case.split for facts in cases}
@@ -65,14 +65,14 @@ def gather_cohort(survey: Survey, least: int) -> Cohort:
         units = len({(case.group is not None, case.group or case.id) for case in drawn})
         if units < 2:
             raise ValueError(
-                f"{root}: {units} group of labelled cases to train and validate on, planning needs 2 at least"
+                f"{root}: {units} group of labelled cases to train and validate on, and planning needs at least 2"
             )
         own = len(fold_names(drawn))
         split = Split(kind="kfold", folds=own if own > 1 else min(5, units))
     splits = make_splits([facts.case for facts in survey.cases], split, 0, split.seed)
     train, val = ([facts for facts in cases if facts.case.id in set(splits[name])] for name in ("train", "val"))
     if not train:
-        raise ValueError(f"{root}: no usable case is left to train on; fix some")
+        raise ValueError(f"{root}: no usable case is left to train on; fix or add cases")
     return Cohort(survey, cases, split, tuple(train), len(val))
 
 

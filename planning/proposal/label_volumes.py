@@ -98,8 +98,8 @@ def _measure(survey: Survey, memory_gb: float) -> Measured:
     if len(survey.class_names) < 2 and survey.config.data.regions is None:
         values = sorted(count_voxels(survey.cases))
         raise ValueError(
-            f"{survey.config.data.root}: label values {some(values)} are no classes: number them 0 (background), 1, 2 "
-            f"…; {advise_map(values)}"
+            f"{survey.config.data.root}: label values {some(values)} cannot be classes: renumber them 0 (background), "
+            f"1, 2 …; {advise_map(values)}"
         )
     cases, num_channels, num_classes = cohort.cases, cohort.num_channels(), len(survey.class_names)
     spacing = target_spacing(np.array([facts.spacing_mm for facts in cases]))

@@ -126,7 +126,7 @@ def test_a_copy_in_another_split_is_found_before_training(root, kind, caplog):
         with pytest.raises(
             ValueError,
             match=rf"(?s)1 of 11 .*{trained}\.nii\.gz: a copy of case {scored} \(.*{scored}\.nii\.gz\), which is in "
-            r"val: its score would flatter; remove one .* one group .* data\.split\.allow_copies=true.*on_error=skip",
+            r"val: its score would be optimistic; remove .* one group .* data\.split\.allow_copies=true.*on_error=skip",
         ):
             open_data(boxes_config(root, split=split)).prepare_all()
 
@@ -139,7 +139,7 @@ def test_a_copy_in_another_split_is_found_before_training(root, kind, caplog):
     caplog.clear()
     kept = open_data(boxes_config(root, split={**split, "allow_copies": True}))
     kept.prepare_all()
-    assert f"scores flatter, 1 training cases are copies of cases scored: {trained}" in caplog.text
+    assert f"scores are optimistic, for 1 training cases copy scored ones: {trained}" in caplog.text
     assert kept.splits["train"] == whole.splits["train"]
 
 

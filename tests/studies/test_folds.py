@@ -100,7 +100,7 @@ def test_cases_without_labels_count_nowhere(tmp_path: Path) -> None:
 def test_folds_that_share_a_case_or_mix_tasks_are_refused(tmp_path: Path) -> None:
     rows = [clip("1", "g1", "fight", 0.9), clip("2", "g2", "calm", 0.8)]
     folds = [write_run(tmp_path / "a", rows), write_run(tmp_path / "b", rows)]
-    with pytest.raises(ValueError, match=r"case 1 is in .*a and in .*b: folds share no case"):
+    with pytest.raises(ValueError, match=r"case 1 is in .*a and in .*b: folds must not share cases"):
         pool_folds(folds)
     with pytest.raises(ValueError, match="they differ in task"):
         pool_folds([folds[0], write_run(tmp_path / "c", [organ("2", "liver", 0.3)])])

@@ -89,7 +89,7 @@ def _require_moderate(config: Config, where: Path) -> None:
         ("frame steps of a clip", 1 if clip is None else clip.frames * clip.stride, 1 << 16),
     ):
         if value > limit:
-            raise PackError(where, f"{key}: {value:,} exceeds what a pack may ask for, {limit:,}")
+            raise PackError(where, f"{key}: {value:,} exceeds the limit for packs, {limit:,}")
 
 
 def _short(error: Exception) -> str:

@@ -171,7 +171,7 @@ def _require_plausible(pack: Pack, tensors: dict[str, mx.array]) -> None:
     if (values := math.prod(size) * batch * widest) > _MAX_ACTIVATIONS:
         raise PackError(
             pack.path,
-            f"{batch} inputs of {size} through {widest} channels, {values:,} values, are beyond what is taken from a "
+            f"{batch} inputs of {size} through {widest} channels, {values:,} values, exceed the limit for a "
             f"pack, {_MAX_ACTIVATIONS:,}",
         )
     held = sum(tensor.size for tensor in tensors.values())

@@ -50,7 +50,9 @@ def decode_tensors(content: bytes, where: Path | str) -> dict[str, mx.array]:
             raise PackError(where, f"tensor {name}: its shape is not one of up to {MAX_DIMENSIONS} sizes above 0")
     held = sum(4 * tensor.size for tensor in tensors.values())
     if not tensors or 8 + size + held != len(content) or not content.startswith(_head(tensors)):
-        raise PackError(where, "not the weights of a pack: the header is not the one that is written for its tensors")
+        raise PackError(
+            where, "not the weights of a pack: the header differs from the one that evaluate.py --export writes"
+        )
     mx.eval(tensors)
     found: dict[str, mx.array] = tensors
     return found

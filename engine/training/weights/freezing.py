@@ -41,8 +41,8 @@ class Freezing:
                 self._norms.append((path, layer))
         if self.names == trained.keys():
             raise ValueError(
-                f"freeze.patterns={list(config.patterns)} match all parameters, and nothing is left to train; "
-                "leave out the head's"
+                f"freeze.patterns={list(config.patterns)} match all parameters, so nothing would be trained; "
+                "leave the head out"
             )
         self._frozen_size = sum(trained[name].size for name in self.names)
         self._size = sum(p.size for p in trained.values())

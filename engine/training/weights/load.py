@@ -52,7 +52,7 @@ def read_start(config: InitConfig) -> Start:
     except ValueError as error:
         raise ValueError(f"init.from={path}: {error}") from None
     if config.head == "by_name" and start.class_names is None:
-        raise ValueError(f"init.head=by_name: {start.facts['file']} does not say which classes it is for; use new")
+        raise ValueError(f"init.head=by_name: {start.facts['file']} does not name its classes; use new")
     return start
 
 
@@ -84,7 +84,7 @@ def _require_default(config: InitConfig, *keys: str) -> None:
     """Raise ValueError where a key selects among several files and there is only one."""
     for key in keys:
         if (value := getattr(config, key)) != InitConfig.model_fields[key].default:
-            raise ValueError(f"init.{key}={value} selects one of a run's, and this is a single one; leave it out")
+            raise ValueError(f"init.{key}={value} chooses within a run; init.from names a single file: leave it out")
 
 
 def _read_file(path: Path) -> Start:

@@ -92,7 +92,7 @@ def test_report_shows_metrics_figures_and_the_most_confident_mistakes(run: RunFo
 
 def test_without_mistakes_the_least_certain_are_shown(run: RunFolder, no_figures: Drawn) -> None:
     text = write(run, [CASES[0], CASES[3], case("f", 0.6, 1)], explained=False)
-    assert "No case is mistaken: the least certain ones" in text
+    assert "No errors: the least certain cases" in text
     assert "Grad-CAM" not in text
     assert [a[0].flat[0] for name, a in no_figures if name == "plot_activation"] == [ord(c) + 1 - 50 for c in "dfa"]
 

@@ -43,9 +43,9 @@ def test_baselines_stand_beside_the_result() -> None:
     line = next(line for line in text.splitlines() if line.startswith("accuracy  "))
     assert line.split()[:2] == ["accuracy", "0.7500"]
     assert line.split()[-2:] == ["0.5000", "0.5000"]
-    assert "accuracy less that of always_fight: +0.2500 (" in text
+    assert "accuracy minus that of always_fight: +0.2500 (" in text
     assert "one frame: the same weights, each view's middle frame repeated" in text
-    assert "2 groups: no interval holds of fewer than 10" in text
+    assert "2 groups: too few for an interval, which needs 10" in text
     message = "baseline other: 3 of 4 labelled cases are not in its cases.csv, c1 among them"
     with pytest.raises(ValueError, match=message):
         summarise_cases(CASES, NAMES, 10, {"other": {"c0": np.array([0.5, 0.5])}})

@@ -131,7 +131,7 @@ def test_cases_come_before_calibration_and_few_are_listed(run: RunFolder) -> Non
     text = write(run, make_results([0, 1, 2]), sections=["<h2>Calibration</h2>"])
     places = [text.index(f"<h2>{title}</h2>") for title in ("Metrics", "Cases", "Calibration", "Training", "Config")]
     assert places == sorted(places)
-    assert "3 cases: no interval holds of fewer than 10; look at the cases one by one" in text
+    assert "3 cases: too few for an interval, which needs 10; look at the cases one by one" in text
     assert "<tr><th>case1</th><td>0.800</td></tr>" in text
     many = write(run, make_results(list(range(12))))
     assert "95 % intervals: bootstrap over 12 cases" in many

@@ -91,7 +91,7 @@ def test_table_for_the_terminal(results: list[CaseResult]) -> None:
     assert lines[5].split()[1] == "4.0000"
     assert lines[5].endswith("  1 without 1 infinite")  # what is missed stands beside the mean that leaves it out
     assert lines[8] == "b: dice 0.6667"
-    assert lines[-1] == "2 cases: no interval holds of fewer than 10; look at the cases one by one"
+    assert lines[-1] == "2 cases: too few for an interval, which needs 10; look at the cases one by one"
     assert case_dice(results[1]) == pytest.approx(2 / 3)
 
 

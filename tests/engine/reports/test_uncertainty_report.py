@@ -33,9 +33,9 @@ def test_sections_tell_the_numbers_and_show_the_most_uncertain_cases() -> None:
     assert f"<td>{calibration['ece']:.4f}</td>" in text
     assert f"<td>{calibration['temperature_scaling']['after']['nll']:.4f}</td>" in text
     assert f"on all of them the temperature is {calibration['fitted_temperature']:.3g}." in text
-    assert "That is as far as is searched" not in text
+    assert "That is the end of the range" not in text
     found["calibration"]["fitted_temperature"] = 0.0501
-    bound = "these cases tell no temperature; leave evaluate.temperature at none."
+    bound = "these cases do not determine a temperature; leave evaluate.temperature at none."
     assert bound in "\n".join(uncertainty_sections(found, results, CLASSES, read_image))
     assert f"<td>{auroc['value']:.3f}<small>" in text
     means = {result.id: result.voxels.means[0] for result in results if result.voxels is not None}
@@ -52,7 +52,7 @@ def test_without_labels_there_are_maps_alone() -> None:
     assert shown == ["c1: mean entropy 0.3000", "c0: mean entropy 0.1000"]
     assert uncertainty_sections({}) == []
     text = "\n".join(uncertainty_sections(summarise_voxels([make_result(0)], 50)))  # of one case
-    assert "temperature scaling cannot be tried" in text
+    assert "temperature scaling cannot be evaluated" in text
 
 
 def test_pictures_are_drawn() -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there; every misfit named."""
 
+import errno
 import json
 import os
 import resource
@@ -152,6 +153,31 @@ def test_a_full_disk_loses_nothing(tmp_path) -> None:
     assert "/20: the checkpoint could not be written" in message
     assert "earlier checkpoints are untouched" in message
     assert rest == "['10', 'best', 'last'] 10"
+
+
+@pytest.mark.parametrize("full_at", ["model.safetensors", "optimizer.safetensors", "state.json", "the folder"])
+def test_a_full_disk_is_named_with_its_file_and_fix(tmp_path, monkeypatch, full_at: str) -> None:
+    _save(tmp_path, 10, best=True)
+    flush, flushed = module.disk.flush, []
+
+    def fill(descriptor: int) -> None:
+        flushed.append(descriptor)
+        if len(flushed) == files.index(full_at) + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    files = ["model.safetensors", "optimizer.safetensors", "state.json", "the folder"]
+    monkeypatch.setattr(module.disk, "flush", fill)
+    with pytest.raises(OSError, match=r"/20: the checkpoint could not be written .*No space left") as caught:
+        _save(tmp_path, 20)
+    if full_at != "the folder":
+        assert f"{full_at}: cannot be written" in str(caught.value)
+        assert "free some space on its disk" in str(caught.value)
+    assert str(caught.value).endswith("earlier checkpoints are untouched: continue with --resume")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "best", "last"]
+    monkeypatch.undo()
+    assert latest_whole(tmp_path)[1]["step"] == 10
+    assert _save(tmp_path, 20) == tmp_path / "20"  # once there is space again
 
 
 class _Net(nn.Module):

@@ -93,7 +93,7 @@ def test_what_stays_empty_is_removed(tmp_path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "runs").touch()
-    message = f"{tmp_path}/runs/mine: cannot be written (Not a directory); set run.dir to a folder that can be"
+    message = f"{tmp_path}/runs/mine: cannot be written (Not a directory); set run.dir to a writable folder"
     with pytest.raises(ValueError, match=re.escape(message)), hold(tmp_path / "runs" / "mine", "trains this run"):
         pytest.fail("held")
 
@@ -104,7 +104,7 @@ class TestWithoutLocks:
 
     def test_the_living_hold(self, tmp_path, caplog) -> None:
         with hold(tmp_path, "trains this run"):
-            assert "the file system knows no locks; what stands in the file decides" in caplog.text
+            assert "this file system has no locks; the host, process and start time in the file decide" in caplog.text
             with pytest.raises(ValueError, match=f"process {os.getpid()} on .* wait for it, or end it$"):
                 hold(tmp_path, "trains this run").__enter__()
 

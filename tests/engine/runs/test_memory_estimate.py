@@ -52,7 +52,7 @@ def test_absurd_training_is_refused_before_a_weight_is_drawn(onednn: None, secti
         require_network_fits(config_of(**sections))
     text = str(caught.value)
     assert text.startswith("training takes at least ")
-    assert " GB of memory, and 16.0 GB may be taken (memory_limit_gb); " in text
+    assert " GB of memory, and 16.0 GB is the limit (memory_limit_gb); " in text
     assert "\n" not in text
     assert mx.get_peak_memory() - held < 1 << 20
 
@@ -70,7 +70,7 @@ def test_the_estimate_is_arithmetic_and_the_machine_is_the_limit(monkeypatch: py
     monkeypatch.setattr(memory, "default_limit", lambda: (needed, "0.8 of the memory, 1 GB"))
     require_training_fits(config, 2, 3, 1000)
     monkeypatch.setattr(memory, "default_limit", lambda: (needed - 1, "0.8 of the memory, 1 GB"))
-    with pytest.raises(ValueError, match=r"may be taken \(0\.8 of the memory, 1 GB\); change data\.patch_size"):
+    with pytest.raises(ValueError, match=r"is the limit \(0\.8 of the memory, 1 GB\); change data\.patch_size"):
         require_training_fits(config, 2, 3, 1000)
 
 

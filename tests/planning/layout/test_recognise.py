@@ -31,7 +31,7 @@ def test_tables_of_other_facts_and_columns_that_are_named(tmp_path: Path) -> Non
     table.write_text("t1,seg\nimages/case0.nii.gz,labels/case0.nii.gz\n")
     config = read_settings(table, ["data.columns.image=t1", "data.columns.label=seg"])
     assert (config.data.columns.image, config.data.columns.label) == ("t1", "seg")
-    with pytest.raises(ValueError, match=r"train\.steps=5: only keys that say how files are read: task, data\.source"):
+    with pytest.raises(ValueError, match=r"train\.steps=5: expected a key that says how files are read: task"):
         read_settings(table, ["train.steps=5"])
 
 

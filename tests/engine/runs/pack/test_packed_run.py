@@ -98,7 +98,7 @@ def test_inputs_that_the_widest_layer_multiplies(pack: Pack, monkeypatch: pytest
     with_batch = with_config(changed, "evaluate", window_batch=16)
     assert read_pack(with_batch).config.evaluate.window_batch == 16
     with pytest.raises(
-        PackError, match=r"16 inputs of \(512, 512, 512\) through \d+ channels, [\d,]+ values, are beyond"
+        PackError, match=r"16 inputs of \(512, 512, 512\) through \d+ channels, [\d,]+ values, exceed the limit"
     ):
         load(with_batch)
 

@@ -9,7 +9,7 @@ import pytest
 from engine.runs.pack.archive import PackError
 from engine.runs.pack.tensors import HEADER_LIMIT, decode_tensors, encode_tensors
 
-OTHER = "not the weights of a pack: the header is not the one"
+OTHER = "not the weights of a pack: the header "
 TENSORS: dict[str, np.ndarray] = {
     "stem.conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
     "head.bias": np.array([7, -1], np.float32),

@@ -52,7 +52,7 @@ def test_a_checkpoint_within_its_run_and_taken_out_of_it(trained: tuple[RunFolde
     for file in (run.checkpoints / "3").iterdir():
         (alone / file.name).write_bytes(file.read_bytes())
     assert read(alone).class_names is None
-    with pytest.raises(ValueError, match=r"init\.head=by_name: .* does not say which classes it is for; use new"):
+    with pytest.raises(ValueError, match=r"init\.head=by_name: .* does not name its classes; use new"):
         read(alone, head="by_name")
     (alone / "ema.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"init\.from=.*alone: .*ema\.safetensors: expected \d+ bytes, found 0"):
@@ -68,10 +68,10 @@ def test_a_pack_and_what_leaves_no_choice(trained: tuple[RunFolder, Config], tmp
     assert (start.facts["step"], start.facts["weights"]) == (3, "ema")
     checkpoint = run.checkpoints / "3"
     for path in (checkpoint / "model.safetensors", tmp_path / "model.zip"):
-        with pytest.raises(ValueError, match=r"init\.weights=raw selects one of a run's, and this is a single one"):
+        with pytest.raises(ValueError, match=r"init\.weights=raw chooses within a run; init\.from names a single file"):
             read(path, weights="raw")
     for path in (checkpoint / "model.safetensors", tmp_path / "model.zip", checkpoint):
-        with pytest.raises(ValueError, match=r"init\.from=.*: init\.checkpoint=last selects one of a run's"):
+        with pytest.raises(ValueError, match=r"init\.from=.*: init\.checkpoint=last chooses within a run"):
             read(path, checkpoint="last")
 
 
