@@ -47,7 +47,8 @@ def is_frame_folder(path: Path) -> bool:
     images = list_frames(path)
     if not images or is_stack(images[0]):
         return False
-    return not any(inner.suffix.lower() in ENDINGS or is_frame_folder(inner) for inner in path.iterdir())
+    others = (inner for inner in path.iterdir() if not is_image(inner))  # of images, which may be many, names suffice
+    return not any(inner.suffix.lower() in ENDINGS or is_frame_folder(inner) for inner in others)
 
 
 def is_image_clip(path: Path) -> bool:
@@ -58,6 +59,20 @@ def is_image_clip(path: Path) -> bool:
 def list_frames(folder: Path) -> list[Path]:
     """Return the images right in a folder, frame_2 before frame_10."""
     return sorted(filter(is_image, folder.iterdir()), key=lambda path: _natural(path.name))
+
+
+def find_gaps(folder: Path) -> list[int]:
+    """Return the numbers missing among those that end the frames' names: 3 of frame_1, frame_2, frame_4.
+
+    Steps may be of any size, as long as all are multiples of the usual one; else, and of a TIFF, there are no gaps.
+    """
+    names = [path.stem for path in list_frames(folder)] if folder.is_dir() else []
+    numbers = sorted({int(found[1]) for name in names if (found := re.search(r"(\d{1,6})\D*$", name))})
+    steps = np.diff(numbers)
+    usual = int(np.median(steps)) if len(steps) > 1 else 0
+    if not usual or (steps % usual).any():
+        return []
+    return sorted(set(range(numbers[0], numbers[-1], usual)) - set(numbers))
 
 
 def _natural(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -11,8 +11,8 @@ from data.files.clips import read_clip, read_frames, read_header
 from data.files.errors import FileProblem, fault_of
 from data.files.footage import Footage
 from data.files.formats.registry import parts_of
-from data.files.images import RATE
-from data.layouts.cases import Case
+from data.files.images import RATE, find_gaps
+from data.layouts.cases import Case, some
 from data.metadata import Metadata, clip_metadata
 from data.prepare.case_checks import Problem
 from data.prepare.copies import content_digest, voxel_digest
@@ -46,6 +46,7 @@ class ClipFacts(Facts):
     duration_s: float = 0.0
     variable: bool = False  # frames are not evenly spaced
     timed: bool = True  # false: stored as images
+    gaps: tuple[int, ...] = ()  # numbers that are missing among the frames'
     assumed_rate: bool = False  # of images, whose frames a second nobody said
     low: float = 0.0
     high: float = 0.0
@@ -67,6 +68,10 @@ class ClipFacts(Facts):
         return f"{size}, {self.num_frames} frames, {self.duration_s:.3g} s, {rate}, {self.codec}"
 
     def oddities(self) -> list[str]:
+        missing = [f"frames are missing: {some(self.gaps)}; those after them come too early"] if self.gaps else []
+        return missing + self._stillness()
+
+    def _stillness(self) -> list[str]:
         if not self.digest or self.change > _NOISE:
             return []
         if self.high - self.low <= _NOISE:
@@ -93,7 +98,9 @@ def _read_clip(case: Case, how: Reading) -> ClipFacts:
             header = read_header(path, how.image_rate)
             known = ("container", "codec", "pixels", "width", "height", "turned", "timed")
             facts = replace(facts, **{key: getattr(header, key) for key in known})
-            facts = replace(facts, assumed_rate=not header.timed and how.image_rate is None)
+            facts = replace(
+                facts, gaps=tuple(find_gaps(path)), assumed_rate=not header.timed and how.image_rate is None
+            )
             footage = read_clip(path, SHORT_SIDE, grey=True, image_rate=how.image_rate)
             if how.thumbnails:
                 middle = [len(footage.times_s) // 2]

@@ -11,7 +11,7 @@ from data.synthetic.moving_shapes import write_moving_shapes
 from engine.predict import load
 from engine.runs.run_folder import RunFolder
 from engine.windows import Windows, choose_windows
-from tests.data.clip_files import numbered, write_frames
+from tests.data.clip_files import numbered, write_clip, write_frames
 from tests.runs import Capture, evaluated, read_metrics, read_rows, refused, untrained
 
 
@@ -74,6 +74,22 @@ def test_a_window_is_predicted_as_a_clip(run: RunFolder, tmp_path: Path, capsys:
     assert read_metrics(output)["windows"] == {"match": 4}
     assert "match: 4 windows, " in capsys.readouterr().out
     assert "match: 4 windows, 1.0 seconds" in (output / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_predictions_of_new_clips_are_shown(run: RunFolder, tmp_path: Path, capsys: Capture) -> None:
+    write_frames(tmp_path / "new" / "frames", numbered(4))
+    write_clip(tmp_path / "new" / "video.mp4", numbered(4))
+    evaluated(run.path, "--images", tmp_path / "new")
+    lines, rows = capsys.readouterr().out.splitlines(), read_rows(run.evaluation("images_new"))
+    assert [row["case"] for row in rows] == ["frames", "video"]
+    text = (run.evaluation("images_new") / "report.html").read_text()
+    for row in rows:
+        said = f"{row['predicted']} ({float(row['p(' + row['predicted'] + ')']):.3f})"
+        assert f"{row['case']:<6}  {said}" in lines
+        assert f"<figcaption>{row['case']}: {said}</figcaption>" in text
+    evaluated(run.path, "--images", tmp_path / "new" / "frames")  # one clip
+    assert [row["case"] for row in read_rows(run.evaluation("images_frames"))] == ["frames"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.files.clips import read_clip, read_frames, read_header
 from data.files.errors import FileProblem
-from data.files.images import is_frame_folder, is_stack, list_frames
+from data.files.images import find_gaps, is_frame_folder, is_stack, list_frames
 from tests.data.clip_files import corners_of, numbered, numbers_of, quarters, write_frames
 
 
@@ -88,3 +88,20 @@ def test_folders_of_frames_are_told_from_content(tmp_path: Path) -> None:
     assert not is_frame_folder(tmp_path / "stacks")  # each file is a clip
     assert not is_frame_folder(tmp_path)
     assert [path.name for path in list_frames(tmp_path / "frames")] == ["frame_1.tif", "frame_2.tif"]
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["f1", "f2", "f4", "f7"], []),  # steps of any kind
+        (["f1", "f2", "f3", "f5", "f8", "f9"], [4, 6, 7]),
+        (["0", "5", "10", "20", "25"], [15]),
+        (["a", "b", "c"], []),
+        (["t_0001_x", "t_0002_x", "t_0003_x"], []),
+    ],
+)
+def test_missing_frames(tmp_path: Path, names: list[str], missing: list[int]) -> None:
+    for name in names:
+        (tmp_path / f"{name}.png").touch()
+    assert find_gaps(tmp_path) == missing
+    assert find_gaps(tmp_path / "clip.tif") == []
