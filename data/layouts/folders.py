@@ -140,8 +140,9 @@ def _images_by_patterns(folder: Path, patterns: Sequence[str], flat: bool) -> tu
     """Return the cases that patterns, or else names, tell in a folder; none where they tell nothing."""
     volumes = walk_volumes(folder)
     cases = match_images(folder, patterns, volumes) if patterns else {}
-    if not cases and (guess := guess_patterns(folder)) is not None and (guess.labels is not None or not flat):
-        cases = match_images(folder, guess.images, volumes)
+    if not cases and (guess := guess_patterns(folder)) is not None:
+        below = guess.labels is None or "/" in guess.labels  # where volumes right in the folder are the images
+        cases = {} if flat and below else match_images(folder, guess.images, volumes)
     found = tuple(Case(name, files) for name, files in cases.items())
     if found:
         warn_of_unread(folder, found)
