@@ -20,7 +20,7 @@ from data.layouts.cases import (
 )
 from data.layouts.class_folders import list_clips
 from data.layouts.msd_nnunet import group_channels, warn_of_unlabelled
-from data.layouts.names import IMAGE_WORDS, LABEL_WORDS, guess_patterns, match_images
+from data.layouts.names import IMAGE_FOLDERS, IMAGE_WORDS, LABEL_WORDS, guess_patterns, match_images
 from data.layouts.patterns import as_pattern, channel_names, group_by_folder, is_pattern, match, walk_volumes
 from data.layouts.table import read_table
 from data.layouts.unread import warn_of_unread
@@ -113,7 +113,9 @@ def find_images(
             return cases
     if not files:
         require_unpacked(folder)
-        raise ValueError(f"{folder}: no {'clips' if clips else 'volumes'}; found {describe_folder(folder)}")
+        inner = [path for path in sorted(folder.iterdir()) if path.name.lower() in IMAGE_FOLDERS]
+        hint = f"; give {some(inner)}" if inner else ""
+        raise ValueError(f"{folder}: no {'clips' if clips else 'volumes'}; found {describe_folder(folder)}{hint}")
     channels = group_channels(folder) if grouped and not clips else {}
     if sum(map(len, channels.values())) == len(files):
         return tuple(Case(name, paths) for name, paths in channels.items())

@@ -7,7 +7,7 @@ from pathlib import Path
 from data.files.formats.dicom.folder import holds_slices
 from data.layouts.cases import list_volumes, some, strip_suffix
 
-MAX_DEPTH = 8  # folders below each other: a link to a folder above may lead in a circle
+MAX_DEPTH = 8  # folders below each other
 _WILD = re.compile(r"\*\*/|\*|\?|\[[^]]*\]")
 # Entities of BIDS that a file made of another one may have beside those of its source.
 _DERIVED = ("space", "desc", "label", "res", "den", "hemi", "atlas", "seg")
@@ -21,11 +21,14 @@ def is_pattern(text: str) -> bool:
 def walk_volumes(root: Path, depth: int = MAX_DEPTH) -> list[Path]:
     """Return the volumes in a folder and below it, each folder's sorted by name; hidden ones are left out.
 
-    A folder of DICOM is one volume, but where other volumes lie in it: then the folders of slices within are.
+    A folder of DICOM is one volume, but where other volumes lie in it: then the folders of slices within are. Links are
+    followed, but for those to a folder above.
     """
     volumes, found = list_volumes(root), []
+    above = (root.resolve(), *root.resolve().parents)
     for path in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
-        inner = walk_volumes(path, depth - 1) if path.is_dir() and depth else []
+        inside = path.is_dir() and not (path.is_symlink() and path.resolve() in above)
+        inner = walk_volumes(path, depth - 1) if inside and depth else []
         mixed = any(not volume.is_dir() for volume in inner)
         if path in volumes and (not mixed or holds_slices(path)):
             found.append(path)

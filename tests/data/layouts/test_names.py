@@ -177,3 +177,16 @@ def test_tests_beside_the_training_images(tmp_path: Path) -> None:
     touch(tmp_path, "imagesTr/a.nii", "labelsTr/a.nii", "imagesTs/b.nii", "labelsTs/b.nii")
     cases = find_cases(data(tmp_path, "imagesTr", "labelsTr")).cases
     assert [(case.id, case.split, case.label is None) for case in cases] == [("a", None, False), ("b", "test", False)]
+
+
+def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
+    touch(tmp_path, "data/a.nii", "elsewhere/b.nii")
+    (tmp_path / "data" / "up").symlink_to(tmp_path)
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
+    assert walk_volumes(tmp_path / "data") == [tmp_path / "data" / name for name in ("a.nii", "more/b.nii")]
+
+
+def test_a_data_set_s_folder_is_no_folder_of_images(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/a.nii", "labelsTr/a.nii")
+    with pytest.raises(ValueError, match=r"no volumes; found imagesTr/, labelsTr/; give .*/imagesTr$"):
+        find_images(tmp_path)
