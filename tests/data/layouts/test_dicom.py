@@ -157,3 +157,14 @@ def test_a_patient_s_folder_with_slices_and_a_label(tmp_path: Path, slices: str,
     assert [(case.id, case.images, case.label) for case in listing.cases] == [
         (patient, (tmp_path / patient / slices,), tmp_path / patient / "seg.nii.gz") for patient in ("p1", "p2")
     ]
+
+
+def test_series_in_folders_of_one_name_can_be_channels(tmp_path: Path) -> None:
+    for patient in ("p0", "p1"):
+        write_series(tmp_path / patient / "t1", voxels(), description="T1")
+        write_series(tmp_path / patient / "t2", voxels(seed=1), description="T2")
+        write_volume(tmp_path / patient / "seg.nii.gz", np.zeros((5, 6, 7), np.uint8))
+    config = DataConfig(source="folders", root=tmp_path, images=("*/t1", "*/t2"), labels="*/seg.nii.gz")
+    first, _ = find_cases(config).cases
+    assert first.images == (tmp_path / "p0" / "t1", tmp_path / "p0" / "t2")
+    assert first.label == tmp_path / "p0" / "seg.nii.gz"

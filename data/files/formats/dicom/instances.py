@@ -1,5 +1,6 @@
 """What the files of a folder say of themselves: headers by pydicom, grouped into series; no voxel is read."""
 
+import functools
 import io
 import math
 import zlib
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from data.files.errors import RESTORE, FileProblem, readable_size
 from data.files.formats.dicom.folder import SUFFIXES, is_dicom, walk
 from data.files.gzip import MAX_DEFLATE_RATIO, open_file, too_short
 
+Value = TypeVar("Value")
 INSTALL = 'pip install -e ".[formats]"'
 NO_IMAGES = {  # by modality: what else lies beside images, and what makes a volume of it
     "SEG": "convert it with segimage2itkimage of dcmqi, and name the NIfTI file as the label",
@@ -33,7 +35,7 @@ _TAGS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """A frame of a file: where its first voxel's centre lies, in mm in LPS, and what its stored values stand for."""
 
@@ -45,7 +47,7 @@ class Slice:
     scale: tuple[float, ...]  # slope and intercept
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Instance:
     """A file with an image. `problem` is what keeps it from being a part of a volume; it has no slices then."""
 
@@ -177,13 +179,13 @@ def _as_instance(path: Path, dataset: Any, modality: str) -> Instance:
         problem = found
     return Instance(
         path,
-        str(dataset.get("SeriesInstanceUID", "")),
-        str(dataset.get("SeriesDescription", "")),
-        modality,
-        (int(dataset.Rows), int(dataset.get("Columns", 0))),
+        _shared(str(dataset.get("SeriesInstanceUID", ""))),
+        _shared(str(dataset.get("SeriesDescription", ""))),
+        _shared(modality),
+        _shared((int(dataset.Rows), int(dataset.get("Columns", 0)))),
         np.dtype(f"{'i' if signed else 'u'}{bits // 8 if bits in (8, 16, 32) else 2}"),
-        (stored, int(dataset.get("HighBit", stored - 1) or 0)),
-        syntax,
+        _shared((stored, int(dataset.get("HighBit", stored - 1) or 0))),
+        _shared(syntax),
         slices,
         problem,
     )
@@ -255,4 +257,10 @@ def _slice(path: Path, frame: int, groups: Sequence[Any]) -> Slice:
 
     scale = (*numbers("RescaleSlope", 1, (1.0,)), *numbers("RescaleIntercept", 1, (0.0,)))
     position, along = numbers("ImagePositionPatient", 3), numbers("ImageOrientationPatient", 6)
-    return Slice(path, frame, position, along, numbers("PixelSpacing", 2), scale)
+    return Slice(path, frame, position, _shared(along), _shared(numbers("PixelSpacing", 2)), _shared(scale))
+
+
+@functools.lru_cache(4096)
+def _shared(value: Value) -> Value:
+    """Return an equal value that was seen before, if any: slices are many, and alike."""
+    return value
