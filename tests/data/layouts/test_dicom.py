@@ -1,5 +1,6 @@
 """Folders of DICOM slices as cases, in the layouts that hold volumes."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def tree_of_patients(root: Path, cases: int = 2) -> Path:
 
 
 def test_a_tree_of_patients_is_a_case_each_with_its_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
     root = tree_of_patients(tmp_path)
     config = DataConfig(source="dicom", root=root)
     first, _ = find_cases(config).cases
