@@ -31,6 +31,19 @@ def test_a_member_keeps_its_preparation_and_looks_where_the_first_looks(tmp_path
     assert joined.data.patch_size_voxels == (16, 16, 16)
 
 
+def test_a_member_reads_images_at_the_rate_of_the_first(tmp_path: Path) -> None:
+    runs = []
+    for name, clip in (("a", {"frames": 8, "image_frame_rate": 30}), ("b", {"frames": 4})):
+        run = make_run(tmp_path / name)
+        data = {"root": "data", "source": "classes", "clip": clip}
+        tree = {"name": "x", "task": "classification", "data": data, "model": {"name": "cnn3d"}, "train": {"steps": 1}}
+        run.write_config(check_config(tree, "test"))
+        runs.append(run)
+    first, other = runs
+    clip = join_config(config_of(first), other, config_of(other), first).data.clip
+    assert (clip.frames, clip.image_frame_rate) == (4, 30)
+
+
 def test_members_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     first, same = make_run(tmp_path / "a"), make_run(tmp_path / "c")
     other = make_run(tmp_path / "b", spacing_mm=[1.0, 1.0, 1.0])

@@ -10,7 +10,7 @@ import pytest
 
 from planning.inspect import main
 from planning.report.text import facts_table
-from tests.data.clip_files import numbered, write_clip
+from tests.data.clip_files import numbered, write_clip, write_frames
 from tests.data.write_layouts import write_volume
 from tests.planning.take import findings, survey
 
@@ -235,3 +235,22 @@ def test_the_page_shows_a_raw_stream(tmp_path: Path) -> None:
     assert main([str(root), "--threads", "1", "--html", str(tmp_path / "page.html")]) == 1
     page = (tmp_path / "page.html").read_text()
     assert page.count('alt="frame of ') == 2
+
+
+def test_clips_stored_as_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        name = ("run", "walk")[number % 2]
+        write_frames(tmp_path / name / f"clip{number}", np.roll(numbered(6, (16, 16)), number, axis=0))
+    (tmp_path / "run" / "clip0" / "frame_3.png").unlink()
+    assert main([str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "container    images\n" in text
+    assert "clip0: frames are missing: 3; those after them come too early" in text
+    assert "clip0, clip1, clip2, clip3: images, which have no times: 25 frames a second are assumed" in text
+    main([str(tmp_path), "data.clip.image_frame_rate=10"])
+    text = capsys.readouterr().out
+    assert "frame rate   10 a second, 0 variable" in text
+    assert "no times" not in text
+    (tmp_path / "walk" / "clip1" / "frame_2.png").write_bytes(b"no image")
+    main([str(tmp_path)])
+    assert "frame_2.png: cannot be read" in capsys.readouterr().out
