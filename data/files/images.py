@@ -4,7 +4,9 @@ Read with imageio (Pillow); frames pass through PyAV's scaler, so that they look
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,11 @@ import numpy as np
 from data.files.errors import FileProblem, fault_of, names_its_file
 from data.files.footage import SAME_TIME_S, ClipHeader, Footage, Interval, Shown
 from data.files.gzip import open_file
-from data.files.videos import ENDINGS, past_the_end, picture_of
+from data.files.videos import BEYOND_S, ENDINGS, past_the_end, picture_of
 
 TIFF = (".tif", ".tiff")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
 RATE = 25.0  # frames a second, where none is said
-
-Frame = tuple[Path, int]  # a file and its page
 
 
 def is_image(path: Path) -> bool:
@@ -34,8 +34,8 @@ def is_stack(path: Path) -> bool:
     if path.suffix.lower() not in TIFF or not path.is_file():
         return False
     try:
-        with iio.imopen(path, "r", plugin="pillow") as file:
-            return _num_pages(file) > 1
+        with _opened(path) as frames:
+            return frames.count > 1
     except Exception:  # whatever the library raises: reading the file says what is wrong
         return False
 
@@ -84,13 +84,10 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
 @names_its_file
 def read_header(path: Path, rate: float | None = None) -> ClipHeader:
     """Return the first frame's size, and the length at `rate` frames a second. Raises FileProblem."""
-    frames = _list(path)
-    (file, page), rate = frames[0], rate or RATE
-    picture = _read(file, page, grey=False)
-    kind = file.suffix.lower().lstrip(".")
-    return ClipHeader(
-        picture.shape[1], picture.shape[0], len(frames) / rate, rate, "images", kind, "rgb24", timed=False
-    )
+    with _opened(path) as frames:
+        height, width = frames.read(0).shape[:2]
+        kind, rate = frames.path_of(0).suffix.lower().lstrip("."), rate or RATE
+        return ClipHeader(width, height, frames.count / rate, rate, "images", kind, "rgb24", timed=False)
 
 
 def show(
@@ -98,16 +95,18 @@ def show(
 ) -> Iterator[Shown]:
     """Yield the frames in the natural order of their names, each on show for 1 / `rate` seconds; see `videos.show`.
 
-    Raises FileProblem, with the name of the frame, for one that cannot be read or has another size than the first.
+    A frame is decoded before the next one is asked for, or not. Raises FileProblem, with the name of the frame, for one
+    that cannot be read or has another size than the first.
     """
-    frames, rate = _list(path), rate or RATE
-    sizes: list[tuple[int, ...]] = []
-    start, stop = interval_s or (0.0, len(frames) / rate)
-    if stop > (len(frames) + 0.5 * rate) / rate:
-        raise past_the_end(path, (start, stop), len(frames) / rate)
-    for number, frame in enumerate(frames):
-        if start - SAME_TIME_S <= number / rate < stop - SAME_TIME_S:
-            yield Shown(_picture(frame, frames[0], short_side, grey, sizes), number / rate, (number + 1) / rate)
+    rate = rate or RATE
+    with _opened(path, grey) as frames:
+        start, stop = interval_s or (0.0, frames.count / rate)
+        if stop > frames.count / rate + BEYOND_S:
+            raise past_the_end(path, (start, stop), frames.count / rate)
+        for number in range(frames.count):
+            if start - SAME_TIME_S <= number / rate < stop - SAME_TIME_S:
+                picture = partial(_picture, frames, number, short_side, grey)
+                yield Shown(picture, number / rate, (number + 1) / rate)
 
 
 @names_its_file
@@ -120,58 +119,73 @@ def read_frames(
     rate: float | None = None,
 ) -> np.ndarray:
     """Return the frames (n, h, w, C) uint8 with these indices in `footage`. Raises FileProblem."""
-    frames, rate, sizes = _list(path), rate or RATE, list[tuple[int, ...]]()
-    numbers = np.rint((footage.times_s[list(wanted)] + footage.start_s) * rate).astype(int).tolist()
-    return np.stack([_picture(frames[number], frames[0], short_side, grey, sizes)() for number in numbers])
+    numbers = np.rint((footage.times_s[list(wanted)] + footage.start_s) * (rate or RATE)).astype(int).tolist()
+    with _opened(path, grey) as frames:
+        return np.stack([_picture(frames, number, short_side, grey) for number in numbers])
 
 
-def _list(path: Path) -> list[Frame]:
-    """Return the frames of a folder, or of a TIFF."""
-    if path.is_dir():
-        frames = [(file, 0) for file in list_frames(path)]
-        if not frames:
-            reason = f"a folder without frames ({', '.join(IMAGES)})"
-            raise FileProblem(path, reason, "name the clip's file or its folder of frames")
-        return frames
-    with _opened(path) as file:
-        return [(path, page) for page in range(_num_pages(file))]
+class _Frames:
+    """The frames of a clip by number; `read` returns one as stored, upright, (h, w, 3) or, grey, (h, w) uint8.
+
+    They are `files`, or the pages of the `stack`: each page is found from the one before, so it stays open.
+    """
+
+    def __init__(self, files: Sequence[Path], stack: Any, grey: bool) -> None:
+        self.count = len(files) if stack is None else _num_pages(stack)
+        self._files, self._stack, self._mode = files, stack, "L" if grey else "RGB"
+        self._shape: tuple[int, ...] = ()
+
+    def path_of(self, number: int) -> Path:
+        return self._files[0 if self._stack is not None else number]
+
+    def read(self, number: int) -> np.ndarray:
+        path = self.path_of(number)
+        with fault_of(path):
+            if self._stack is not None:
+                picture = self._read(path, self._stack, number)
+            else:
+                with _open_image(path) as file:
+                    if path.suffix.lower() in TIFF and (pages := _num_pages(file)) > 1:
+                        reason = f"holds {pages} pages, in a folder of frames of one"
+                        raise FileProblem(path, reason, "move it out of the folder, as a clip of its own")
+                    picture = self._read(path, file, 0)
+        self._shape = self._shape or picture.shape
+        if picture.shape != self._shape:
+            (height, width), (first_height, first_width) = picture.shape[:2], self._shape[:2]
+            reason = f"{width}×{height} pixels, others of its clip {first_width}×{first_height}"
+            raise FileProblem(path, reason, "bring all frames of a clip to one size")
+        return picture
+
+    def _read(self, path: Path, file: Any, page: int) -> np.ndarray:
+        dtype = file.properties(index=page).dtype
+        if dtype not in (np.uint8, bool):
+            reason = f"its pixels are {dtype}, and frames are of 8 bits"
+            raise FileProblem(path, reason, "convert it to 8 bits, all frames by the same factor")
+        return np.ascontiguousarray(file.read(index=page, mode=self._mode, rotate=True))
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path, grey: bool = False) -> Iterator[_Frames]:
+    if not path.is_dir():
+        with _open_image(path) as stack:
+            yield _Frames([path], stack, grey)
+    elif files := list_frames(path):
+        yield _Frames(files, None, grey)
+    else:
+        reason = f"a folder without frames ({', '.join(IMAGES)})"
+        raise FileProblem(path, reason, "name the clip's file or its folder of frames")
+
+
+def _open_image(path: Path) -> Any:
     with open_file(path):
         pass  # a file that the system lets be read
     return iio.imopen(path, "r", plugin="pillow")
 
 
 def _num_pages(file: Any) -> int:
-    shape = file.properties(index=...).shape  # of all pages, (pages, h, w, ...)
-    return int(shape[0])
+    return int(file.properties(index=...).shape[0])
 
 
-def _picture(
-    frame: Frame, first: Frame, short_side: int, grey: bool, sizes: list[tuple[int, ...]]
-) -> Callable[[], np.ndarray]:
-    """Return what decodes a frame; `sizes` holds that of the clip's first decoded frame, once there is one."""
-
-    def decode() -> np.ndarray:
-        picture = _read(*frame, grey)
-        sizes.append(picture.shape[:2])
-        if sizes[-1] != sizes[0]:
-            (height, width), (first_height, first_width) = sizes[-1], sizes[0]
-            reason = f"{width}×{height} pixels, others of its clip {first_width}×{first_height}"
-            raise FileProblem(frame[0], reason, "bring all frames of a clip to one size")
-        del sizes[1:]
-        layout = "gray" if grey else "rgb24"
-        return picture_of(av.VideoFrame.from_ndarray(picture, format=layout), short_side, grey)
-
-    return decode
-
-
-def _read(path: Path, page: int, grey: bool) -> np.ndarray:
-    """Return a page as stored, upright, (h, w, 3) or, grey, (h, w) uint8."""
-    with fault_of(path), _opened(path) as file:
-        stored = file.properties(index=page)
-        if stored.dtype != np.uint8 and stored.dtype != bool:
-            reason = f"its pixels are {stored.dtype}, and frames are of 8 bits"
-            raise FileProblem(path, reason, "convert it to 8 bits, all frames by the same factor")
-        return np.ascontiguousarray(file.read(index=page, mode="L" if grey else "RGB", rotate=True))
+def _picture(frames: _Frames, number: int, short_side: int, grey: bool) -> np.ndarray:
+    frame = av.VideoFrame.from_ndarray(frames.read(number), format="gray" if grey else "rgb24")
+    return picture_of(frame, short_side, grey)

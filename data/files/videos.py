@@ -22,7 +22,7 @@ ENDINGS = (
     ".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".m2ts",
     ".3gp", ".ogv", ".y4m",
 )  # fmt: skip
-_BEYOND_S = 0.5  # that an interval may end after its video
+BEYOND_S = 0.5  # that an interval may end after its video
 
 
 @names_its_file
@@ -86,7 +86,7 @@ def _show_part(path: Path, short_side: int, grey: bool, interval_s: Interval) ->
                 return
             if begin >= start - SAME_TIME_S:
                 yield Shown(partial(picture_of, frame, short_side, grey), begin, min(end, stop))
-    if end < stop - _BEYOND_S:
+    if end < stop - BEYOND_S:
         raise past_the_end(path, interval_s, end - first)
 
 

@@ -76,6 +76,10 @@ def test_what_is_wrong_is_told_by_frame(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "deep", np.full((2, 32, 48), 1000, np.uint16), ".png")
     with pytest.raises(FileProblem, match=r"frame_1\.png: its pixels are uint16, and frames are of 8 bits; convert"):
         read_header(folder)
+    folder = write_frames(tmp_path / "pages", numbered(3), ".tif")
+    write_stack(folder / "frame_2.tif", numbered(4))
+    with pytest.raises(FileProblem, match=r"frame_2\.tif: holds 4 pages, in a folder of frames of one; move it out"):
+        read_clip(folder, 16)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileProblem, match=r"empty: a folder without frames \(\.png, "):
         read_clip(tmp_path / "empty", 16)
