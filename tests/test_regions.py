@@ -12,6 +12,7 @@ import yaml
 from engine.predict import load
 from engine.runs.run_folder import RunFolder
 from tests.data.write_layouts import write_volume
+from tests.planning.take import config_of, findings, survey
 from tests.runs import evaluated, read_metrics, read_rows, trained
 
 pytestmark = pytest.mark.slow
@@ -129,3 +130,36 @@ def test_a_run_on_fewer_regions_begins_from_the_rows_of_their_names(run: RunFold
     fewer = trained(folder / "c.yaml", *arguments, f"init.from={run.path}", "init.head=by_name")
     rows = json.loads((fewer.path / "init.json").read_text())["tensors"]
     assert {row["how"] for row in rows if row["what"] == "adapted"} == {"classes: core, whole"}
+
+
+def test_a_plan_takes_the_regions_that_the_data_declare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_tumours(tmp_path / "data")
+    config = config_of(root, capsys)
+    assert config.data.regions == {name: tuple(values) for name, values in REGIONS.items()}
+    assert (config.data.region_values, config.data.class_names) == ((1, 2, 3), None)
+    found = survey(root)
+    assert [row[1] for row in found.target.class_table(found.cases, str).rows] == [
+        "background",
+        "whole",
+        "whole + core",
+        "whole + core + enhancing",
+    ]
+    own = findings(root, "data.regions={any: [1, 2, 3], none: [4]}")
+    assert own == ["no label has a voxel of region none"]
+
+
+def test_a_table_with_a_file_for_each_region_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_tumours(tmp_path / "data", cases=3)
+    lines = ["image,whole,core"]
+    for case in range(3):
+        label = np.asarray(nibabel.load(root / "labelsTr" / f"t{case}.nii.gz").dataobj)  # type: ignore[attr-defined]
+        for name in ("whole", "core"):
+            write_volume(root / f"t{case}_{name}.nii.gz", np.isin(label, REGIONS[name]).astype(np.uint8).T)
+        lines.append(f"imagesTr/t{case}_0000.nii.gz,t{case}_whole.nii.gz,t{case}_core.nii.gz")
+    (root / "cases.csv").write_text("\n".join(lines) + "\n")
+    columns = "data.columns.label=[whole, core]"
+    config = config_of(root / "cases.csv", capsys, columns)
+    assert config.data.regions == {"whole": (1, 3), "core": (2, 3)}
+    found = survey(root / "cases.csv", columns)
+    assert [facts.problems for facts in found.cases] == [()] * 3
+    assert set(found.cases[0].labels) == {0, 1, 3}
