@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,19 +63,22 @@ class Clips(Input):
     def check(self, roster: Roster, statistics: Statistics | None) -> None:
         """Reject clips that do not open, and decide whose frames are stored."""
         problems = []
+        headers: dict[Path, ClipHeader] = {}  # segments of a file have one
         for case in roster.cases.values():
             try:
-                header = self._headers[case.id] = read_header(_path(case), self._clip.image_frame_rate)
+                if (header := headers.get(_path(case))) is None:
+                    header = headers[_path(case)] = read_header(_path(case), self._clip.image_frame_rate)
+                self._headers[case.id] = header
                 if not header.timed and self._rate is not None and self._clip.image_frame_rate is None:
                     raise FileProblem(_path(case), *_NO_TIMES)
             except FileProblem as problem:
                 problems.append(Problem.of(case.id, problem))
         roster.reject(problems)
         total = 0.0
-        for case_id, header in self._headers.items():
-            total += self._num_bytes(header)
+        for case in roster.cases.values():
+            total += self._num_bytes(case)
             if total <= self._limit_bytes:
-                self._stored.add(case_id)
+                self._stored.add(case.id)
 
     def parameters(self) -> dict[str, Any]:
         clip = self._clip
@@ -85,14 +89,16 @@ class Clips(Input):
         pass  # nothing is measured on the training split
 
     def metadata(self, case: Case) -> Metadata:
-        header = self._headers[case.id]
+        header, length_s = self._headers[case.id], self._length_s(case)
         num_bytes = sum(part.stat().st_size for part in parts_of(case.images))
+        if case.interval_s is not None and header.duration_s:
+            num_bytes = round(num_bytes * length_s / header.duration_s)
         made = header.codec, header.container, header.pixels
         size = header.width, header.height
-        return clip_metadata(size, header.frame_rate or 0.0, header.duration_s or 0.0, num_bytes, *made)
+        return clip_metadata(size, header.frame_rate or 0.0, length_s, num_bytes, *made)
 
     def bytes_each(self, cases: Iterable[Case]) -> int:
-        sizes = (self._num_bytes(self._headers[case.id]) for case in cases)
+        sizes = (self._num_bytes(case) for case in cases)
         return 2 * int(min(max(sizes, default=0), MAX_CLIP_BYTES))  # frames, and their stack
 
     def prepare(self, case: Case) -> tuple[int, tuple[str, ...]]:
@@ -165,7 +171,10 @@ class Clips(Input):
     def _entry(self, case: Case) -> Entry:
         stored = case.id in self._stored
         make = partial(self._make, case, stored)
-        return self._store.entry(case.id, case.images, {"clip": self.parameters(), "stored": stored}, make)
+        parameters = {"clip": self.parameters(), "stored": stored}
+        if case.interval_s is not None:
+            parameters["interval_s"] = case.interval_s
+        return self._store.entry(case.id, case.images, parameters, make)
 
     def _make(self, case: Case, stored: bool) -> Entry:
         clip = self._clip
@@ -175,21 +184,29 @@ class Clips(Input):
             clip.colour == "grey",
             self._rate,
             stored,
-            image_rate=clip.image_frame_rate,
+            case.interval_s,
+            clip.image_frame_rate,
         )
         arrays, digests = {"times_s": footage.times_s}, []
         if footage.frames is not None:
             arrays["frames"] = footage.frames
             digests.append(voxel_digest(footage.frames))
-        digests.append(content_digest(_path(case)))  # of clips whose frames are not kept, all that there is to compare
+        if case.interval_s is None:  # of clips whose frames are not kept, all that there is to compare
+            digests.append(content_digest(_path(case)))
         facts = {"duration_s": footage.duration_s, "start_s": footage.start_s, "digests": digests}
         return Entry(arrays, facts)
 
-    def _num_bytes(self, header: ClipHeader) -> float:
+    def _length_s(self, case: Case) -> float:
+        """Return the length of the clip, of one that is a segment that of its interval; 0 where it is not known."""
+        first, last = case.interval_s or (0.0, self._headers[case.id].duration_s or 0.0)
+        return last - first
+
+    def _num_bytes(self, case: Case) -> float:
         """Return the bytes of the stored frames, by the header; those of a minute where the header has no length."""
+        header = self._headers[case.id]
         width, height = resized(header.width, header.height, self._clip.short_side_pixels)
         rate = min(self._rate or np.inf, header.frame_rate or 30.0)
-        return width * height * self.num_channels * rate * (header.duration_s or 60.0)
+        return width * height * self.num_channels * rate * (self._length_s(case) or 60.0)
 
 
 def _footage_of(entry: Entry) -> Footage:

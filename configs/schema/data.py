@@ -29,18 +29,26 @@ Percentile = Annotated[float, Field(ge=0, le=100)]
 Colour = tuple[float, ...]  # one for all channels, or one each of red, green and blue
 
 
+Column = str | Literal[False] | None
+
+
 class Columns(Section):
-    """Names of a CSV's columns; null takes the usual aliases, an empty name no column.
+    """Names of a CSV's columns; null takes the usual aliases, false no column.
 
     `image` may name several, one a channel. It and the `label` of a volume may be patterns of columns: {id}.mp4.
     """
 
     image: str | tuple[str, ...] | None = None  # aliases: image, path, file
-    label: str | tuple[str, ...] | None = None  # alias: label; several, of 0 and 1, are classes that may coincide
-    id: str | None = None  # alias: id, case; else the image's file name
-    split: str | None = None  # alias: split
-    fold: str | None = None  # alias: fold; the folds of split.kind=kfold
-    group: str | None = None  # aliases: group, subject, patient
+    label: str | tuple[str, ...] | Literal[False] | None = (
+        None  # alias: label; several, of 0 and 1, are classes that may coincide
+    )
+    id: Column = None  # alias: id, case; else the image's file name
+    split: Column = None  # alias: split
+    fold: Column = None  # alias: fold; the folds of split.kind=kfold
+    group: Column = None  # aliases: group, subject, patient
+    # Seconds, or h:m:s, after a video's first frame; aliases: start, start_s, start_time, time_start; end, end_s, …
+    start: Column = None
+    end: Column = None
     # What the split column's values mean, beside train, val, test and their usual other names
     splits: dict[str | int, Literal["train", "val", "test"]] | None = None
     # Where relative paths begin; relative to the CSV's folder

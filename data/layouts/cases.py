@@ -26,7 +26,8 @@ class Case:
     classes that may coincide, a 0 or 1 for each; None without a label. `split` ("train", "val", "test"), `group` and
     `fold` are what the source says about the case, if anything. A case that is a row of an array in an `.npz` has the
     array's name and the row in `member`. `train_label` is the label to train on where `label` is the one to score
-    against alone. `id` is unique in a listing and safe as a file name.
+    against alone. A segment of a clip is the interval of seconds (from, up to) after its first frame. `id` is unique
+    in a listing and safe as a file name.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Case:
     member: tuple[str, int] | None = None
     fold: str | None = None
     train_label: Label = None
+    interval_s: tuple[float, float] | None = None
 
     @property
     def label_file(self) -> Path | None:

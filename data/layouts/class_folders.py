@@ -78,7 +78,7 @@ def find_labelled_table(config: DataConfig, class_names: Sequence[str] | None) -
         labels = [_class_of(row, text, names, table.path) for row, text in zip(table.rows, texts, strict=True)]
         train_labels = [_class_of(row, row.train_label, names, table.path) for row in table.rows]
     cases = [
-        Case(row.id, row.images, label, row.split, row.group, fold=row.fold, train_label=train_label)
+        Case(row.id, row.images, label, row.split, row.group, None, row.fold, train_label, row.interval_s)
         for row, label, train_label in zip(table.rows, labels, train_labels, strict=True)
     ]
     return Listing(tuple(cases), names, labels="classes" if len(table.labels) > 1 else "class")

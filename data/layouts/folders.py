@@ -133,9 +133,9 @@ def find_unlabelled_rows(path: Path, config: DataConfig) -> tuple[Case, ...]:
         if len(tables) != 1 or list_clips(path):
             return ()
         path = tables[0]
-    columns = config.columns.model_copy(update=dict.fromkeys(("label", "split", "fold", "group"), ""))
+    columns = config.columns.model_copy(update=dict.fromkeys(("label", "split", "fold", "group"), False))
     table = read_table(config.model_copy(update={"root": path, "columns": columns}))
-    return tuple(Case(row.id, row.images) for row in table.rows)
+    return tuple(Case(row.id, row.images, interval_s=row.interval_s) for row in table.rows)
 
 
 def _images_by_patterns(folder: Path, patterns: Sequence[str], flat: bool) -> tuple[Case, ...]:

@@ -37,7 +37,7 @@ def _facts(case: Case) -> list[Any]:
     sizes = [[path.name, path.stat().st_size if path.exists() else None] for path in parts_of(scored.files)]
     label = None if case.label_files else case.label
     classes = [found for found in (label, case.train_label) if not isinstance(found, Path | None)]
-    return [case.id, sizes, *classes]
+    return [case.id, sizes, *classes, *([] if case.interval_s is None else [list(case.interval_s)])]
 
 
 def sample_files(cases: Sequence[Case], known: Files | None = None) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema.data import DataConfig
-from data.layouts.cases import some
+from data.layouts.cases import only_file, some
 from data.layouts.table import read_table
 from planning.layout.class_layouts import class_folders, is_clip, is_volume
 from planning.survey.facts import ClassTable, Facts, Finding, Kind
@@ -35,7 +35,9 @@ class Classes:
         said = f"{data.source}, {kind.name}"
         if data.source == "csv" and (folders := class_folders(_folder(data))):
             names = some(folder.name for folder in folders)
-            return f"{said}: the table {data.root.name}, preferred to the folders beside it ({names})"
+            return (
+                f"{said}: the table {only_file(data.root, '.csv').name}, preferred to the folders beside it ({names})"
+            )
         return said
 
     def describe_groups(self, sizes: Sequence[int]) -> str:

@@ -101,7 +101,9 @@ def _read_clip(case: Case, how: Reading) -> ClipFacts:
             facts = replace(
                 facts, gaps=tuple(find_gaps(path)), assumed_rate=not header.timed and how.image_rate is None
             )
-            footage = read_clip(path, SHORT_SIDE, grey=True, image_rate=how.image_rate)
+            footage = read_clip(path, SHORT_SIDE, grey=True, interval_s=case.interval_s, image_rate=how.image_rate)
+            if case.interval_s is not None and header.duration_s:  # its share of the file
+                facts = replace(facts, num_bytes=round(facts.num_bytes * footage.duration_s / header.duration_s))
             if how.thumbnails:
                 middle = [len(footage.times_s) // 2]
                 side = round(LONG_SIDE * min(header.width, header.height) / max(header.width, header.height))
@@ -123,7 +125,8 @@ def _measure(facts: ClipFacts, footage: Footage) -> ClipFacts:
         variable=bool((np.abs(steps - usual) > _STEADY * usual).any()),
     )
     if frames is None:
-        return replace(facts, low=0.0, high=255.0, change=255.0, digest=content_digest(facts.case.images[0]))
+        digest = f"{content_digest(facts.case.images[0])} {facts.case.interval_s or ''}"
+        return replace(facts, low=0.0, high=255.0, change=255.0, digest=digest)
     change = max(float(np.abs(frame.astype(np.int16) - frames[0]).max()) for frame in frames)
     low, high = float(frames.min()), float(frames.max())
     return replace(facts, low=low, high=high, change=change, digest=voxel_digest(frames))

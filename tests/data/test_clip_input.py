@@ -262,3 +262,48 @@ def test_classes_by_metadata_alone(make_config: Any, tmp_path: Path) -> None:
     found = data.predict_by_metadata(training, asked)
     assert {name: p.tolist() for name, p in found.items()} == {"narrow_0": [1, 0], "wide_0": [0, 1]}
     assert data.predict_by_metadata([*training, "wide_0"], asked) == {}  # learnt from one of them
+
+
+class TestSegments:
+    """Three videos of 24 numbered frames, 100 ms apart, of which a table cuts segments of eight frames."""
+
+    @pytest.fixture
+    def table(self, tmp_path: Path) -> Path:
+        rows = ["file,start,end,label"]
+        for number, video in enumerate("abc"):
+            write_clip(tmp_path / f"{video}.mp4", numbered(24) + np.uint8(number), options={"g": "6"})
+            rows += [f"{video}.mp4,0,0.8,early", f"{video}.mp4,1.6,2.4,late"]
+        (tmp_path / "cases.csv").write_text("\n".join(rows))
+        return tmp_path / "cases.csv"
+
+    @pytest.mark.parametrize("limit_gb", [50.0, 1e-6])  # frames stored, and decoded when they are needed
+    def test_are_clips(self, make_config: Any, table: Path, limit_gb: float) -> None:
+        settings = {
+            "source": "csv",
+            "split": {"folds": 3},
+            "cache": {"folder": table.parent / "c", "limit_gb": limit_gb},
+        }
+        data = open_data(make_config({"crops": 1}, table, **settings))
+        data.prepare_all()
+        assert data.class_counts == {"train": [2, 2], "val": [1, 1], "test": [0, 0]}
+        assert len({case.group for case in data.cases("val")}) == 1  # segments of a video stay together
+        for case in data.cases("all"):
+            first = numbers_of(raw(data.load(case).views[0]))[0]
+            assert first == (2, 18)[case.label]  # the middle four of 0 to 7, of 16 to 23
+
+    def test_beyond_the_end(self, make_config: Any, table: Path) -> None:
+        table.write_text(table.read_text() + "\nc.mp4,2,9,late\n")
+        with pytest.raises(
+            ValueError, match=r"c\.mp4: lasts 2\.40 seconds, the interval is from 2 to 9; correct the int"
+        ):
+            open_data(make_config(None, table, source="csv", split={"folds": 3})).prepare_all()
+
+    def test_fingerprint_and_cache_follow_the_interval(self, make_config: Any, table: Path) -> None:
+        found = []
+        for end in (0.8, 0.6):
+            table.write_text(f"id,file,start,end,label\nx,a.mp4,0,{end},one\ny,b.mp4,0,0.8,two\n")
+            data = open_data(make_config({"short": "loop"}, table, source="csv", split={"folds": 2}))
+            data.prepare_all()
+            found.append((data.fingerprint, numbers_of(raw(data.load("x").views[0]))))
+        assert found[0][0] != found[1][0]
+        assert [numbers for _, numbers in found] == [[2, 3, 4, 5], [1, 2, 3, 4]]

@@ -61,7 +61,7 @@ ROLES = {
             "interpolation crop_nonzero normalisation percentiles sampling patch_size_voxels balance foreground_rate "
             "on_error"
         ),
-        "data.columns": "image label id split fold group splits",
+        "data.columns": "image label id split fold group start end splits",
         "data.split": "kind folds ratio seed by_group allow_copies train val test",
         "data.clip": (
             "frames frame_rate image_frame_rate stride short_side_pixels crop_pixels short single_frame input colour "

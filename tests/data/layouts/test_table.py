@@ -78,8 +78,8 @@ class TestSplitsAndFolds:
         columns = {"fold": "part"}
         assert [row.fold for row in read(tmp_path, "image,fold,part\na.nii,3,x\n", columns=columns).rows] == ["x"]
 
-    def test_an_empty_name_takes_no_column(self, tmp_path: Path) -> None:
-        table = read(tmp_path, "image,fold,split\na.nii,3,hold\n", columns={"fold": "", "split": ""})
+    def test_false_takes_no_column(self, tmp_path: Path) -> None:
+        table = read(tmp_path, "image,fold,split\na.nii,3,hold\n", columns={"fold": False, "split": False})
         assert [(row.fold, row.split) for row in table.rows] == [(None, None)]
 
 
@@ -104,6 +104,51 @@ class TestSplitsAndFolds:
 def test_mistakes(tmp_path: Path, text: str, columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(tmp_path, text, columns=columns)
+
+
+class TestSegments:
+    TEXT = "file,start,end,label\na/m.mp4,0,2.5,run\na/m.mp4,0:01:02.5,1:10,jump\nn.mp4,,,run\n"
+
+    def test_of_clips(self, tmp_path: Path) -> None:
+        rows = read(tmp_path, self.TEXT, clip={}).rows
+        assert [row.interval_s for row in rows] == [(0, 2.5), (62.5, 70), None]
+        assert [row.id for row in rows] == ["m_0-2.5", "m_62.5-70", "n"]
+        assert [row.group for row in rows] == ["a/m.mp4", "a/m.mp4", "n.mp4"]
+
+    def test_groups_and_ids_of_their_own(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        text = "file,from,to,id,group\nm.mp4,0,1,x,g\nm.mp4,1,2,y,h\n"
+        rows = read(tmp_path, text, clip={}, columns={"start": "from", "end": "to"}).rows
+        assert [(row.id, row.group, row.interval_s) for row in rows] == [("x", "g", (0, 1)), ("y", "h", (1, 2))]
+        assert "segments of one clip are in several groups (m.mp4)" in caplog.text
+        rows = read(tmp_path, text, clip={}, columns={"start": "from", "end": "to", "group": False}).rows
+        assert [row.group for row in rows] == [None, None]
+
+    def test_ids_of_videos(self, tmp_path: Path) -> None:
+        rows = read(tmp_path, "id,start,end\nv,0,1\nv,1,2\nw,0,1\n", clip={}, columns={"image": "{id}.mp4"}).rows
+        assert [row.id for row in rows] == ["v_0-1", "v_1-2", "w"]
+
+    def test_volumes_have_none(self, tmp_path: Path) -> None:
+        rows = read(tmp_path, "image,start,end\na.nii,monday,friday\n").rows
+        assert [(row.id, row.interval_s, row.group) for row in rows] == [("a", None, None)]
+
+    def test_files_that_are_segments_already(self, tmp_path: Path) -> None:
+        columns = {"image": "{id}_{start}.mp4", "id": False}
+        rows = read(tmp_path, "id,start,end\na,3,13\n", clip={}, columns=columns).rows
+        assert [(row.id, row.interval_s, row.group) for row in rows] == [("a_3", None, None)]
+
+    @pytest.mark.parametrize(
+        ("cells", "message"),
+        [
+            ("5,4", r"row 2 ends at 4, which is not after its start, 5; correct it"),
+            (",0", r"row 2 ends at 0, which is not after its start, 0"),
+            ("5,", r"row 2 has end ''; expected seconds, as in 72\.5 or 0:01:12\.5"),
+            ("soon,4", r"row 2 has start 'soon'; expected seconds"),
+            ("-1,4", r"row 2 has start '-1'; expected seconds"),
+        ],
+    )
+    def test_mistakes(self, tmp_path: Path, cells: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path, f"file,start,end\nm.mp4,{cells}\n", clip={})
 
 
 class TestUnlabelled:
