@@ -104,7 +104,7 @@ def to_channels_last(array: np.ndarray) -> np.ndarray:
 
 
 def strip_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same arrays, without what wrappers put before all names."""
+    """Return the same arrays, without what wrappers put before all names."""
     for prefix in _PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
             return strip_prefix({name.removeprefix(prefix): array for name, array in state.items()})

@@ -109,7 +109,7 @@ def evaluate(
 
 
 def open_cases(trained: Trained, split: str, images: Path | str | None) -> tuple[Any, list[Any], list[Failure]]:
-    """The data, the cases to evaluate, and those of them that their headers rule out.
+    """Return the data, the cases to evaluate, and those of them that their headers rule out.
 
     Cases that training skipped stay skipped, and are no failures.
     """
@@ -142,7 +142,7 @@ def _at_its_root(trained: Trained) -> bool:
 
 
 def open_again(trained: Trained, images: Path | str | None) -> Any:
-    """The same data, as another member of an ensemble prepares them."""
+    """Return the same data, as another member of an ensemble prepares them."""
     if images:
         return open_folder(trained, images)
     return open_data(trained.config, statistics=trained.statistics, splits={})

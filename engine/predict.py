@@ -147,14 +147,17 @@ def load_networks(runs: Sequence[Trained], mc_dropout: int | None = None, group:
 
 
 def join_runs(runs: Sequence[Trained]) -> list[Trained]:
-    """The runs, the data of all looked for where the first one's are. Raises ValueError as `join_config` does."""
+    """Return the runs, the data of all looked for where the first one's are.
+
+    Raises ValueError as `join_config` does.
+    """
     first, *others = runs
     joined = (replace(run, config=join_config(first.config, run.run, run.config, first.run)) for run in others)
     return [first, *joined]
 
 
 def load_model(run: Trained) -> tuple[nn.Module, dict[str, Any]]:
-    """The network with the checkpoint's weights, in evaluation mode, and what metrics.json says about them."""
+    """Return the network with the checkpoint's weights, in evaluation mode, and what metrics.json says about them."""
     build = partial(_build_model, run)
     if run.checkpoint.is_file():
         model, facts = load_packed(run.checkpoint, build)
@@ -184,5 +187,5 @@ def _build_model(run: Trained) -> nn.Module:
 
 
 def _stopping(config: Config) -> Config:
-    """The config under which a bad case is an error."""
+    """Return the config under which a bad case is an error."""
     return config.model_copy(update={"data": config.data.model_copy(update={"on_error": "stop"})})

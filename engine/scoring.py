@@ -85,7 +85,7 @@ class Job:
         return self.cases[self.group.rank :: self.group.size]
 
     def collect(self, found: Sequence[Any], key: str, *types: type) -> list[Any]:
-        """What all processes found, in the order of the cases."""
+        """Return what all processes found, in the order of the cases."""
         return collect(self.group, found, {case.id: i for i, case in enumerate(self.cases)}, key, types)
 
 

@@ -191,7 +191,7 @@ def prepare_data(config: Config, run: RunFolder | None, group: Group) -> Dataset
 
 
 def read_weights(config: Config, group: Group) -> Start | None:
-    """What the config's `init` names, in rank 0, which gives it to the others."""
+    """Return what the config's `init` names, in rank 0, which gives it to the others."""
     return read_start(config.init) if config.init is not None and group.writes else None
 
 
@@ -232,7 +232,7 @@ def build_step(config: Config, data: Dataset, group: Group, start: Start | None 
 
 
 def build_validation(config: Config, data: Dataset, stop: StopRequest, group: Group = ALONE) -> Validate | None:
-    """What scores the model during training; None without cases for it."""
+    """Return what scores the model during training; None without cases for it."""
     cases = [case for case in data.cases("val") if case.label is not None]
     if not cases:
         return None

@@ -22,7 +22,7 @@ def end_in_one_line() -> None:
 
 
 def _is_command() -> bool:
-    """Whether `python FILE.py` or `python -m MODULE` started a file of the project."""
+    """Return whether `python FILE.py` or `python -m MODULE` started a file of the project."""
     if sys.argv[:1] == ["-m"]:  # its file is being looked for
         return True
     file = os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or os.sep)

@@ -93,7 +93,7 @@ def conv_3d(
     position: DropoutPosition = "after_activation",
     kernel_time: int = 3,
 ) -> ConvBlock:
-    """A convolution over `kernel_time` × 3 × 3; without extent in time it has no stride there either."""
+    """Return a convolution over `kernel_time` × 3 × 3; without extent in time it has no stride there either."""
     kernel, strides = (kernel_time, 3, 3), (stride if kernel_time > 1 else 1, stride, stride)
     norm = BatchNorm3d(out_channels)
     return ConvBlock(in_channels, out_channels, kernel, strides, norm=norm, act=nn.ReLU(), drop=drop, position=position)

@@ -166,7 +166,7 @@ def _plain(norm: str, groups: int, eps: float, slope: float, given: bool) -> Any
         centre, rstd = per_channel(mean, x.shape[-1]), per_channel(mx.rsqrt(variance + eps), x.shape[-1])
 
         def behind(x: mx.array, g: mx.array) -> mx.array:
-            """The gradient behind the activation."""
+            """Return the gradient behind the activation."""
             factor = over_space(mask, x)
             if slope != 1:
                 v = y if residual else deviation(x, centre) * over_space(rstd * weight, x) + over_space(bias, x)

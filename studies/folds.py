@@ -37,7 +37,7 @@ def pool_folds(
 def _pool(
     folders: Sequence[str | Path], split: str, baseline: str | Path | None, num_samples: int
 ) -> tuple[CaseRows, dict[str, Any]]:
-    """The rows of all folds together, and what `pool_folds` returns."""
+    """Return the rows of all folds together, and what `pool_folds` returns."""
     runs = [RunFolder.open(folder) for folder in folders]
     tables = {str(run.path): _read_cases(run, split) for run in runs}
     _check_fit(tables)

@@ -44,7 +44,7 @@ class Choices:
     changes: Mapping[str, type[ChangeArgs]] = field(default_factory=dict)  # of intensity, keys of data.augment
 
     def losses_for(self, *targets: Target) -> list[str]:
-        """The losses that take all of these targets."""
+        """Return the losses that take all of these targets."""
         return [name for name, loss in self.losses.items() if set(targets) <= set(loss.targets)]
 
 
@@ -101,5 +101,5 @@ def one_of(sections: list[Any]) -> Any:
 
 
 def _by_class(named: Mapping[str, type[Any]]) -> dict[type[Any], tuple[str, ...]]:
-    """The names that share a class."""
+    """Return the names that share a class."""
     return {kind: tuple(n for n, k in named.items() if k is kind) for kind in named.values()}

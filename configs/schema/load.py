@@ -177,7 +177,7 @@ def _explain(error: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The value on one short line."""
+    """Return the value on one short line."""
     if isinstance(value, int) and abs(value) > LARGEST_WHOLE_NUMBER:  # Python writes out no more than 4,300 digits
         return f"a whole number of {value.bit_length()} bits"
     return _shortened(repr(value), _LONGEST_VALUE)
@@ -194,14 +194,14 @@ def _nearest(key: str, known: list[str]) -> str | None:
 
 
 def _is_tag(part: str | int, location: tuple[str | int, ...]) -> bool:
-    """Whether `part` is the tag that pydantic adds for a union's member (model.unet3d.args -> model.args)."""
+    """Return whether `part` is the tag that pydantic adds for a union's member (model.unet3d.args -> model.args)."""
     choices = bound().choices
     tags = {"model": choices.networks, "loss": choices.losses}.get(str(location[0]), {})
     return len(location) > 1 and location[1] == part and part in tags
 
 
 def _keys_at(model: Any, location: tuple[str | int, ...]) -> list[str]:
-    """The keys that are known at `location` of the schema."""
+    """Return the keys that are known at `location` of the schema."""
     models = [model]
     for part in location:
         if isinstance(part, int):
@@ -213,7 +213,7 @@ def _keys_at(model: Any, location: tuple[str | int, ...]) -> list[str]:
 
 
 def _tags(model: type[BaseModel]) -> tuple[str, ...]:
-    """The values of `name` that choose this member of a union."""
+    """Return the values of `name` that choose this member of a union."""
     return typing.get_args(model.model_fields["name"].annotation) if "name" in model.model_fields else ()
 
 

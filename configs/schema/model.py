@@ -62,11 +62,11 @@ class NetworkArgs(Section):
         return False
 
     def total_stride(self) -> tuple[int, int, int]:
-        """What each axis of a patch (D, H, W) must be divisible by."""
+        """Return what each axis of a patch (D, H, W) must be divisible by."""
         return 1, 1, 1
 
     def fewest_tensors(self) -> int:
-        """How many tensors the weights have at least, so that a pack's config asks for no more layers than it holds."""
+        """Return the fewest tensors that the weights have: a pack's config may ask for no more layers than it holds."""
         return 0
 
     @classmethod
@@ -98,5 +98,5 @@ class ModelConfig(Section):
 
 
 def shrink(size: Size, stride: Size) -> Size:
-    """The size after a convolution or pooling of the stride that pads."""
+    """Return the size after a convolution or pooling of the stride that pads."""
     return tuple(-(-n // step) for n, step in zip(size, stride, strict=True))

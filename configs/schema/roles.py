@@ -12,43 +12,43 @@ Rule = Callable[[Key], bool]
 
 
 def may_change_on_resume(key: Key) -> bool:
-    """Whether the key leaves what is trained as it is or, as the budget does, only how long."""
+    """Return whether the key leaves what is trained as it is or, as the budget does, only how long."""
     return key.role != "result" or "resume" in key.may_change_in
 
 
 def may_change_in_evaluation(key: Key) -> bool:
-    """Whether evaluate.py may set the key: training has not settled it, nor does --run."""
+    """Return whether evaluate.py may set the key: training has not settled it, nor does --run."""
     settled = key.role == "result" and key.about != "data" and "evaluate" not in key.may_change_in
     return not settled and not key.in_sweeps
 
 
 def may_change_in_a_sweep(key: Key) -> bool:
-    """Whether the key may differ when a sweep goes on: no score depends on it."""
+    """Return whether the key may differ when a sweep goes on: no score depends on it."""
     return key.role in ("runtime", "place")
 
 
 def may_differ_between_runs(key: Key) -> bool:
-    """Whether the runs of a sweep may differ in the key: it says which run it is, or no score depends on it."""
+    """Return whether the runs of a sweep may differ in the key: it says which run it is, or no score depends on it."""
     return may_change_in_a_sweep(key) or tells_runs_apart(key)
 
 
 def tells_runs_apart(key: Key) -> bool:
-    """Whether the sweep sets the key for each run, and its cells do not."""
+    """Return whether the sweep sets the key for each run, and its cells do not."""
     return bool(key.in_sweeps)
 
 
 def is_packed(key: Key) -> bool:
-    """Whether a pack tells the key: prediction needs it, or it says how the network was trained."""
+    """Return whether a pack tells the key: prediction needs it, or it says how the network was trained."""
     return key.role in ("result", "evaluation") and key.packed
 
 
 def says_which_data(key: Key) -> bool:
-    """Whether the key says which cases there are, and their labels."""
+    """Return whether the key says which cases there are, and their labels."""
     return key.about == "data"
 
 
 def shapes_the_input(key: Key) -> bool:
-    """Whether the key decides what the network's input is made of, which its weights are trained on."""
+    """Return whether the key decides what the network's input is made of, which its weights are trained on."""
     return key.about == "input"
 
 
@@ -92,7 +92,7 @@ def keys_where(model: type[BaseModel], rule: Rule) -> dict[str, Key]:
 
 
 def is_within(path: str, keys: Iterable[str]) -> bool:
-    """Whether a dotted path is one of the keys or sections, or lies below one."""
+    """Return whether a dotted path is one of the keys or sections, or lies below one."""
     return any(path == key or path.startswith(f"{key}.") for key in keys)
 
 

@@ -62,12 +62,12 @@ class SweepConfig(Section):
         return self
 
     def paths(self) -> list[str]:
-        """The dotted paths that cells set."""
+        """Return the dotted paths that cells set."""
         listed = [path for cell in self.cells for path in cell if path != "name"]
         return list(dict.fromkeys([*self.grid, *self.zip, *listed]))
 
     def settings(self) -> dict[str, Settings]:
-        """Each cell's settings by its name, in order; raises ValueError where a name is taken or unfit."""
+        """Return each cell's settings by its name, in order; raises ValueError where a name is taken or unfit."""
         axes = [[{path: pair} for pair in _named(values)] for path, values in self.grid.items()]
         if self.zip:
             columns = [[(path, pair) for pair in _named(values)] for path, values in self.zip.items()]
@@ -106,7 +106,7 @@ def _named(values: Values) -> list[tuple[str, Any]]:
 
 
 def _label(value: Any) -> str:
-    """A value as part of a folder's name."""
+    """Return a value as part of a folder's name."""
     if isinstance(value, list | tuple):
         return "+".join(_label(item) for item in value) or "none"
     if isinstance(value, Mapping):
@@ -116,7 +116,7 @@ def _label(value: Any) -> str:
 
 
 def _short_paths(paths: list[str]) -> dict[str, str]:
-    """Each path's shortest ending that no other one has."""
+    """Return each path's shortest ending that no other one has."""
     short = {}
     for path in paths:
         parts = path.split(".")

@@ -19,7 +19,7 @@ class LossArgs(Section):
     supervise_coarsest: bool = True
 
     def term_weight(self, term: str) -> float:
-        """What the term of this name is multiplied by before the terms are summed."""
+        """Return what the term of this name is multiplied by before the terms are summed."""
         return 1.0
 
 

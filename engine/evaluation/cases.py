@@ -36,7 +36,7 @@ class Failure:
 
 
 def describe_failure(case: Any, error: Exception) -> Failure:
-    """What a case's error says, with the file at fault apart."""
+    """Return what a case's error says, with the file at fault apart."""
     if isinstance(error, OSError) and error.filename:
         return Failure(case.id, str(error.filename), error.strerror or str(error))
     file = str(getattr(error, "path", case.images[0]))

@@ -210,7 +210,7 @@ def _predict_batch(predict: Predict, x: np.ndarray, multi_label: bool, mirror_ax
 
 
 def freeze_frames(views: np.ndarray) -> np.ndarray:
-    """The views (V, D, H, W, C), every frame of each replaced by its middle one."""
+    """Return the views (V, D, H, W, C), every frame of each replaced by its middle one."""
     return np.broadcast_to(views[:, views.shape[1] // 2, None], views.shape)
 
 
@@ -248,7 +248,7 @@ def make_validation(
 
 
 def validation_metrics(config: Config, class_names: Sequence[str]) -> list[str]:
-    """The names that the validation reports under, among which `checkpoint.metric` is one."""
+    """Return the names that the validation reports under, among which `checkpoint.metric` is one."""
     return [*METRICS, *(f"{name}.{c}" for name in _PER_CLASS for c in class_names)]
 
 
@@ -264,5 +264,5 @@ def check_labels(config: Config, data: Any) -> None:
 
 
 def is_multi_label(config: Config) -> bool:
-    """Whether classes do not exclude each other: the loss treats each class independently."""
+    """Return whether classes do not exclude each other: the loss treats each class independently."""
     return config.classes_may_coincide

@@ -16,7 +16,7 @@ _log = logging.getLogger("mlx_volumes")
 
 
 def join_config(config: Config, other: RunFolder, other_config: Config, run: RunFolder) -> Config:
-    """The config of another member, its data looked for where the first one's are.
+    """Return the config of another member, its data looked for where the first one's are.
 
     Each member keeps its own preparation, intensity statistics and windows. Raises ValueError where the two have
     different tasks, classes, channels or grids.
@@ -48,7 +48,7 @@ def _what_must_agree(
 
 
 def find_seen(case_ids: Sequence[str], split: str, run: RunFolder, root: Path, fingerprint: str) -> list[str]:
-    """The cases that a run, the first or another member, was trained on; see `own_splits`.
+    """Return the cases that a run, the first or another member, was trained on; see `own_splits`.
 
     Raises ValueError where they are of a split that the first run kept apart. With "train" or "all", which hold what
     was trained on, it is said in a warning.

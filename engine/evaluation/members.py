@@ -45,13 +45,13 @@ def draw_members(predict: Predict, hold: Hold, count: int, seed: int) -> list[Me
 
 
 def sample_seed(seed: int, case_id: str, number: int) -> int:
-    """The seed of one draw for one case, of 63 bits."""
+    """Return the seed of one draw for one case, of 63 bits."""
     digest = hashlib.sha256(f"{seed} {number} {case_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def window_settings(config: Config) -> tuple[Triple, float, int, Sequence[int], Activate]:
-    """What `predict_slabs` takes after the volumes."""
+    """Return what `predict_slabs` takes after the volumes."""
     settings = config.evaluate
     patch_size = settings.window_size_voxels or config.data.patch_size_voxels
     return patch_size, settings.overlap, settings.window_batch, settings.mirror_axes, activation(config)
@@ -60,7 +60,7 @@ def window_settings(config: Config) -> tuple[Triple, float, int, Sequence[int], 
 def predict_together(
     members: Sequence[Member], case: Any, prepared: Any, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The members' mean probabilities (d, h, w, K) and `MEASURES` (d, h, w, 3) of a case, on its prepared grid.
+    """Return the members' mean probabilities (d, h, w, K) and `MEASURES` (d, h, w, 3) of a case, on its prepared grid.
 
     prepared: the case as the evaluation's own data prepare it. Raises ValueError where a member's data bring the
     case to another grid. Memory: see `Moments`; one member's prediction passes slab by slab.

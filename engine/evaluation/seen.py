@@ -11,7 +11,7 @@ HEADLINES = ("dice", "auc", "accuracy")
 
 
 def own_splits(run: RunFolder, root: Path, fingerprint: str) -> dict[str, list[str]]:
-    """The run's {split: case ids} where data are those it was trained on, at their place or moved; else {}.
+    """Return the run's {split: case ids} where data are those it was trained on, at their place or moved; else {}.
 
     fingerprint: of the data, opened with the run's config. A pack knows no cases.
     """
@@ -22,7 +22,7 @@ def own_splits(run: RunFolder, root: Path, fingerprint: str) -> dict[str, list[s
 
 
 def divide(case_ids: Iterable[str], splits: Mapping[str, Sequence[str]], seen: Iterable[str]) -> dict[str, list[str]]:
-    """The cases by what they were to the weights: "train" those `seen` by any member, then the run's other splits.
+    """Return the cases by their part in training: "train" those `seen` by any member, then the run's other splits.
 
     Cases of no split are "other"; splits without a case are left out.
     """
@@ -34,7 +34,7 @@ def divide(case_ids: Iterable[str], splits: Mapping[str, Sequence[str]], seen: I
 
 
 def find_choice(run: RunFolder, checkpoint: Path, metric: str) -> dict[str, Any] | None:
-    """How validation scored `best` and `last` in training, where `checkpoint` is the best and not the last.
+    """Return how validation scored `best` and `last` in training, where `checkpoint` is the best and not the last.
 
     {"metric", "best": {"step", "value"}, "last": ...}; else None.
     """

@@ -48,7 +48,7 @@ class CaseData(Protocol):
         """Those of the case's volume (D, H, W) in its file, and once resampled, by its header."""
 
     def load(self, case: Any, /) -> Any:
-        """The prepared case: .volume (D, H, W, C), .label or None, .grid, .source_grid."""
+        """Return the prepared case: .volume (D, H, W, C), .label or None, .grid, .source_grid."""
 
     def restore_slabs(self, prepared: Any, probabilities: np.ndarray, /) -> Iterator[tuple[int, np.ndarray]]:
         """Probabilities of the prepared grid on the source file's, in slabs, in order: (first plane, (d, H, W, K))."""
@@ -57,7 +57,7 @@ class CaseData(Protocol):
         """Maps (D, H, W, M) of the prepared grid on the source file's."""
 
     def read_label(self, case: Any, /) -> tuple[np.ndarray, tuple[float, float, float]]:
-        """The untouched label (D, H, W) in RAS+, and its spacing in mm."""
+        """Return the untouched label (D, H, W) in RAS+, and its spacing in mm."""
 
 
 # case, prepared, labels, and further volumes by name, all on the source file's grid
@@ -201,7 +201,7 @@ def predict_one(
 
 
 def _parts(labelling: Labelling, labels: np.ndarray, reference: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The parts of both volumes that are scored against each other."""
+    """Return the parts of both volumes that are scored against each other."""
     return zip(labelling.parts(labels), labelling.parts(reference), strict=True)
 
 
@@ -214,7 +214,7 @@ def _require_moderate(config: Config, shapes: tuple[Triple, Triple], num_classes
 
 
 def _same_grid(prepared: Any) -> bool:
-    """Whether the network's grid is the file's, so that the argmax needs no resampling."""
+    """Return whether the network's grid is the file's, so that the argmax needs no resampling."""
     grid, source = prepared.grid, prepared.source_grid
     return grid.shape == source.shape and np.array_equal(grid.affine, source.affine)
 
@@ -253,7 +253,7 @@ def make_validation(
 
 
 def validation_metrics(config: Config, class_names: Sequence[str]) -> list[str]:
-    """The names that the validation reports under, among which `checkpoint.metric` is one."""
+    """Return the names that the validation reports under, among which `checkpoint.metric` is one."""
     return ["dice.mean", *(f"dice.{name}" for name in labelling_of(config, class_names).titles[1:])]
 
 

@@ -19,12 +19,12 @@ _SMALLER = "evaluate.window_size_voxels (null: data.patch_size_voxels) or evalua
 
 
 def softmax(logits: mx.array) -> mx.array:
-    """The probabilities of classes that exclude each other (..., K)."""
+    """Return the probabilities of classes that exclude each other (..., K)."""
     return mx.softmax(logits, axis=-1)
 
 
 def most_probable(probabilities: np.ndarray) -> np.ndarray:
-    """The class of the largest probability (..., K) in each voxel, uint8 (int16 beyond 256 classes)."""
+    """Return the class of the largest probability (..., K) in each voxel, uint8 (int16 beyond 256 classes)."""
     num_classes = probabilities.shape[-1]
     return probabilities.argmax(-1).astype(np.uint8 if num_classes <= 256 else np.int16)
 
@@ -38,7 +38,7 @@ def predict_probabilities(
     mirror_axes: Sequence[int] = (),
     activate: Activate = softmax,
 ) -> np.ndarray:
-    """The class probabilities (D, H, W, K) float32 of one volume (D, H, W, C); see `predict_slabs`."""
+    """Return the class probabilities (D, H, W, K) float32 of one volume (D, H, W, C); see `predict_slabs`."""
     slabs = predict_slabs(predict, [volume], patch_size, overlap, batch_size, mirror_axes, activate)
     result = None
     for _, start, slab in slabs:
@@ -149,7 +149,7 @@ class _Window:
     weights: tuple[np.ndarray, np.ndarray, np.ndarray]  # (d,), (h,), (w,)
 
     def inside(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """The voxels that lie in the volume, in the volume's and in the window's coordinates."""
+        """Return the voxels that lie in the volume, in the volume's and in the window's coordinates."""
         in_volume = tuple(
             slice(max(start, 0), min(start + patch, size))
             for start, patch, size in zip(self.start, self.patch_size, self.volume.shape, strict=False)

@@ -21,7 +21,7 @@ Scored = tuple[np.ndarray, np.ndarray]  # of a case: probabilities (n, K); label
 
 
 def scale(probabilities: np.ndarray, temperature: float, multi_label: bool = False) -> np.ndarray:
-    """The probabilities (..., K) at a temperature, in their dtype: above 1 softer, below 1 sharper, 1 as they are."""
+    """Return the probabilities (..., K) at a temperature, in their dtype: softer above 1, sharper below."""
     if temperature == 1:
         return probabilities
     p = np.clip(probabilities.astype(np.float64), TINY, 1 - TINY)
@@ -30,7 +30,7 @@ def scale(probabilities: np.ndarray, temperature: float, multi_label: bool = Fal
 
 
 def fit_temperature(cases: Sequence[Scored]) -> float:
-    """The temperature of the least negative log-likelihood, all cases weighing alike, between LOWEST and HIGHEST."""
+    """Return the temperature, LOWEST to HIGHEST, of the least negative log-likelihood; each case has one weight."""
     multi_label = np.ndim(cases[0][1]) == 2
     p = np.concatenate([p for p, _ in cases]).astype(np.float64).clip(TINY, 1 - TINY)
     labels = np.concatenate([labels for _, labels in cases])
@@ -52,7 +52,7 @@ def fit_temperature(cases: Sequence[Scored]) -> float:
 
 
 def is_at_bound(temperature: float) -> bool:
-    """Whether a fitted temperature is an end of what was searched: cases all right, or too few, tell none."""
+    """Return whether a fitted temperature is an end of what was searched: cases all right, or too few, tell none."""
     return not LOWEST * 1.01 < temperature < HIGHEST / 1.01
 
 
@@ -92,7 +92,7 @@ def store_temperature(run: RunFolder, kind: str, temperature: float, fitted_on: 
 
 
 def choose_temperature(run: RunFolder, setting: str | float, kind: str, checkpoint: Mapping[str, Any]) -> float:
-    """What evaluate.temperature comes to, for a kind of prediction by a checkpoint, {"step", "weights"}.
+    """Return what evaluate.temperature comes to, for a kind of prediction by a checkpoint, {"step", "weights"}.
 
     Raises ValueError where the run's stored one is asked for and there is none, or it was fitted for other weights.
     """

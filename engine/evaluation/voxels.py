@@ -122,7 +122,7 @@ class VoxelCounter:
 
 
 def _box(foreground: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice, slice]:
-    """The foreground's box, widened by MARGIN_MM; the whole volume without any."""
+    """Return the foreground's box, widened by MARGIN_MM; the whole volume without any."""
     box = []
     for axis, (size, spacing) in enumerate(zip(foreground.shape, spacing_mm, strict=True)):
         found = np.flatnonzero(foreground.any(axis=tuple(i for i in range(3) if i != axis)))

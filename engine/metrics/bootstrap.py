@@ -18,17 +18,17 @@ _CHUNK = 2_000_000  # weights at a time: some temporaries of 16 MB
 
 
 def resampling_units(groups: Sequence[str | None]) -> list[str]:
-    """What the bootstrap draws as one, for each case: its group, or the case alone where it has none."""
+    """Return what the bootstrap draws as one, for each case: its group, or the case alone where it has none."""
     return [f"case {i}" if group is None else f"group {group}" for i, group in enumerate(groups)]
 
 
 def describe_units(units: Sequence[object]) -> dict[str, Any]:
-    """The part of metrics.json that says what intervals are over: {"interval_by": "case" or "group", "num_groups"}."""
+    """Return what intervals are over, for metrics.json: {"interval_by": "case" or "group", "num_groups"}."""
     return {"interval_by": "case" if len(set(units)) == len(units) else "group", "num_groups": len(set(units))}
 
 
 def explain_units(metrics: Mapping[str, Any]) -> str:
-    """What intervals are over, in a sentence, or why there are none; from `describe_units`."""
+    """Return what intervals are over, in a sentence, or why there are none; from `describe_units`."""
     count, unit = metrics["num_groups"], metrics["interval_by"] + "s" * (metrics["num_groups"] != 1)
     if count < MIN_UNITS:
         return f"{count} {unit}: too few for an interval, which needs {MIN_UNITS}; look at the cases one by one"
@@ -36,7 +36,7 @@ def explain_units(metrics: Mapping[str, Any]) -> str:
 
 
 def draw_weights(groups: Sequence[object], num_samples: int, seed: int = 0) -> np.ndarray:
-    """How often each case is in each bootstrap sample, int64 (num_samples, cases).
+    """Return how often each case is in each bootstrap sample, int64 (num_samples, cases).
 
     groups: of each case, whatever identifies it. Whole groups are drawn, as many as there are, with
     replacement: cases of one group resemble each other, and drawing them apart would make intervals too narrow
@@ -57,7 +57,7 @@ def whole_and_samples(units: Sequence[object], num_samples: int, seed: int = 0) 
 
 
 def in_chunks(weights: np.ndarray, numbers: int) -> list[np.ndarray]:
-    """The weights (S, N) in parts of about so many numbers, which bounds the temporaries."""
+    """Return the weights (S, N) in parts of about so many numbers, which bounds the temporaries."""
     size = max(1, numbers // max(1, weights.shape[1]))
     return [weights[i : i + size] for i in range(0, len(weights), size)]
 
@@ -97,7 +97,7 @@ def score_samples(
 
 
 def mean_over_classes(name: str, per_class: np.ndarray, multi_label: bool) -> np.ndarray:
-    """A metric's value from those of its classes (..., K): the mean of those that are defined.
+    """Return a metric's value from those of its classes (..., K): the mean of those that are defined.
 
     Of two classes that exclude each other, auc and average_precision are those of the second.
     """

@@ -26,7 +26,7 @@ class Reliability:
 
 
 def count_reliability(probabilities: np.ndarray, labels: np.ndarray) -> Reliability:
-    """The sums over probabilities (N, K) and labels (N,), or (N, K) of 0 and 1 where classes may coincide.
+    """Return the sums over probabilities (N, K) and labels (N,), or (N, K) of 0 and 1 where classes may coincide.
 
     There each class of a case is decided independently, right from 0.5 upwards; Brier score and nll are means over
     the classes. Otherwise the most probable class is decided on, and Brier score is summed over them (0 to 2).
@@ -53,7 +53,7 @@ def _fill_bins(p: np.ndarray, came_true: np.ndarray) -> np.ndarray:
 
 
 def add_reliability(parts: Sequence[Reliability], alike: bool = False) -> Reliability:
-    """The sum of the parts; `alike`: of each divided by its count, so that all weigh the same."""
+    """Return the sum of the parts; `alike`: of each divided by its count, so that all weigh the same."""
     weights = [1 / part.count if alike else 1.0 for part in parts]
     pairs = list(zip(weights, parts, strict=True))
     return Reliability(
@@ -66,7 +66,7 @@ def add_reliability(parts: Sequence[Reliability], alike: bool = False) -> Reliab
 
 
 def score_reliability(sums: Reliability) -> dict[str, float]:
-    """The scores, of which less is better.
+    """Return the scores, of which less is better.
 
     ece            expected calibration error: |how often right - mean confidence| in each bin, the mean over decisions
     classwise_ece  the same of the probability of each class, the mean over the classes (Kull et al. 2019,

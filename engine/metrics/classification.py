@@ -81,7 +81,7 @@ def score_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> dict[s
 
 
 def _score_class(truth: np.ndarray, predicted: np.ndarray, p: np.ndarray, multi_label: bool) -> dict[str, float]:
-    """The scores of one class against the rest, each from (N,)."""
+    """Return the scores of one class against the rest, each from (N,)."""
     if not len(truth):
         return dict.fromkeys(("balanced_accuracy", "f1", "auc", "average_precision"), np.nan)
     recall = sk.recall_score(truth, predicted, zero_division=np.nan)
@@ -111,7 +111,7 @@ def summarise(
     class_names: Sequence[str],
     num_samples: int,
 ) -> dict[str, Any]:
-    """The part of metrics.json that comes from the probabilities (N, K) and labels (N,) or (N, K) of all cases.
+    """Return the part of metrics.json that comes from the probabilities (N, K) and labels (N,) or (N, K) of all cases.
 
     {"num_cases", each metric of METRICS: value, "details": {metric: {"value", "interval_95", and where classes
     have scores "per_class": {class: {"value", "interval_95"}}}}, "cases_per_class", "interval_by": "group" or
@@ -179,7 +179,7 @@ Samples = Mapping[str, tuple[np.ndarray, np.ndarray | None]]
 
 
 def _resample(probabilities: np.ndarray, labels: np.ndarray, units: Sequence[object], num_samples: int) -> Samples:
-    """The metrics of bootstrap samples; empty where there are fewer than MIN_UNITS to draw."""
+    """Return the metrics of bootstrap samples; empty where there are fewer than MIN_UNITS to draw."""
     if len(set(units)) < MIN_UNITS:
         return {}
     multi_label = np.ndim(labels) == 2

@@ -66,7 +66,7 @@ def bootstrap_intervals(
 
 
 def studentised_interval(means: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of means[0], from the means and standard errors of all data, then of samples of them.
+    """Return the 95 % interval of means[0], from the means and standard errors of all data, then of samples of them.
 
     A sample without spread is infinitely many errors away, so that an end is infinite where 2.5 % of samples are such.
     """

@@ -13,7 +13,7 @@ _LOWEST = 1e-12
 
 
 def rank_bins(values: np.ndarray, num_classes: int) -> np.ndarray:
-    """The bin, 0 to RANKS - 1, of each value of a measure, which is at most log(num_classes).
+    """Return the bin, 0 to RANKS - 1, of each value of a measure, which is at most log(num_classes).
 
     Bins are 0.7 % wide, and values up to 1e-12 share the first: most voxels' uncertainty is near zero, where its
     order matters as much.
@@ -31,14 +31,14 @@ def rank_exactly(values: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> 
 
 
 def error_auroc(wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The chance that an error is more uncertain than what is right, ties counting half; NaN without either."""
+    """Return the chance that an error is more uncertain than what is right, ties counting half; NaN without either."""
     below = np.cumsum(right, axis=-1) - right / 2
     pairs = wrong.sum(axis=-1) * right.sum(axis=-1)
     return divide((wrong * below).sum(axis=-1), pairs)
 
 
 def risk_coverage(wrong: np.ndarray, right: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    """The share of errors among the least uncertain `coverage` (0 to 1) of all, of counts (B,)."""
+    """Return the share of errors among the least uncertain `coverage` (0 to 1) of all, of counts (B,)."""
     there = (wrong + right) > 0
     kept = np.append(0, np.cumsum((wrong + right)[there]))
     errors = np.append(0, np.cumsum(wrong[there]))
@@ -47,7 +47,7 @@ def risk_coverage(wrong: np.ndarray, right: np.ndarray, coverage: np.ndarray) ->
 
 
 def aurc(wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The area under the risk-coverage curve: the mean risk over all coverages (Geifman et al. 2019, arXiv:1805.08206).
+    """Return the area under the risk-coverage curve, the mean risk (Geifman et al. 2019, arXiv:1805.08206).
 
     Its expectation over the orders in which what is tied may come, of whole counts. Within n tied, e of them wrong,
     the j-th leaves (E + e j / n) / (N + j): a harmonic sum.

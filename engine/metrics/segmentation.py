@@ -195,7 +195,7 @@ def _share_within(surfaces: Surfaces, tolerance_mm: float) -> float:
 def measure_volumes(
     prediction: np.ndarray, spacing_mm: tuple[float, float, float], num_classes: int
 ) -> list[ClassScore]:
-    """The predicted volumes of the classes 1 to num_classes - 1 of a case without reference; all else is NaN."""
+    """Return the predicted volumes of the classes 1 to num_classes - 1 of a case without reference; all else is NaN."""
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     counts = _count(prediction, num_classes)[1:]
     return [ClassScore(_no_values(), count * voxel_ml, np.nan, empty="") for count in counts.tolist()]

@@ -33,7 +33,7 @@ _BITS = 1 << np.arange(7, -1, -1).reshape(2, 2, 2)  # of the voxels in a code
 
 @lru_cache(maxsize=64)
 def element_areas_mm2(spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """The area in mm² of the surface between 2 × 2 × 2 voxels, by their code: (256,) float64.
+    """Return the area in mm² of the surface between 2 × 2 × 2 voxels, by their code: (256,) float64.
 
     Those of DeepMind's surface-distance (Nikolov et al. 2021, arXiv:1809.04430), whose package is not used itself:
     its one release calls names that NumPy 2 and SciPy's next version lack, and sorts in Python.
@@ -52,7 +52,7 @@ def element_areas_mm2(spacing_mm: tuple[float, float, float]) -> np.ndarray:
 
 
 def surface_elements(region: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the surface of a region (D, H, W) bool passes, and with which area.
+    """Return where the surface of a region (D, H, W) bool passes, and with which area.
 
     The surface's elements lie at voxels' corners: (D + 1, H + 1, W + 1) bool, and their areas in mm², in the order of
     np.argwhere. What lies beyond the array counts as outside.
@@ -67,7 +67,7 @@ def surface_elements(region: np.ndarray, spacing_mm: tuple[float, float, float])
 
 
 def border(region: np.ndarray) -> np.ndarray:
-    """The voxels of a region (D, H, W) bool that have one of their six neighbours outside it.
+    """Return the voxels of a region (D, H, W) bool that have one of their six neighbours outside it.
 
     What lies beyond the array counts as outside.
     """
@@ -106,7 +106,7 @@ def tree_distances_mm(points: np.ndarray, targets: np.ndarray, spacing_mm: tuple
 def transform_distances_mm(
     points: np.ndarray, targets: np.ndarray, spacing_mm: tuple[float, float, float]
 ) -> np.ndarray:
-    """The same distances by a distance transform, whose cost is the array's, however many voxels are marked.
+    """Return the same distances by a distance transform, whose cost is the array's, however many voxels are marked.
 
     Only the nearest voxels' indices are asked of SciPy (12 bytes a voxel): its distances would take 60.
     """

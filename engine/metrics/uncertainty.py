@@ -8,7 +8,7 @@ MEASURES = ("entropy", "mutual_information", "variance")
 
 
 def entropy(probabilities: np.ndarray, multi_label: bool = False) -> np.ndarray:
-    """The entropy in nats of probabilities (..., K), as (...).
+    """Return the entropy in nats of probabilities (..., K), as (...).
 
     Multi-label, where each class is decided independently: the mean over the K binary entropies.
     """
@@ -56,7 +56,10 @@ class Moments:
             self._maps[plane, ..., 2] += np.einsum("hwk,hwk->hw", deviation, p - mean)
 
     def finish(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The mean (D, H, W, K), and MEASURES of the `count` predictions (D, H, W, 3), float32; ends the sums."""
+        """Return the mean (D, H, W, K), and MEASURES of the `count` predictions (D, H, W, 3), float32.
+
+        Ends the sums.
+        """
         for p, measures in zip(self._means, self._maps, strict=True):
             total = entropy(p, self._multi_label)
             measures[..., 0] = total

@@ -29,7 +29,7 @@ class PictureData(Protocol):
         """.views: (V, D, H, W, C) float32, what the network saw."""
 
     def pictures(self, case_id: str, /) -> np.ndarray:
-        """The views as they look: (V, D, H, W, 1 or 3) uint8."""
+        """Return the views as they look: (V, D, H, W, 1 or 3) uint8."""
 
 
 Explain = Callable[[np.ndarray, int], np.ndarray]  # view (D, H, W, C), class -> (D, H, W) in 0..1
@@ -188,7 +188,10 @@ class Decision:
 
 
 def worst_decisions(cases: Sequence[ClassifiedCase], count: int = 6) -> list[Decision]:
-    """The most confident mistakes on labelled cases; without any, half as many of the least certain decisions."""
+    """Return the most confident mistakes on labelled cases.
+
+    Without any, half as many of the least certain decisions.
+    """
     decisions = [_decide(case) for case in cases]
     mistakes = sorted((d for d in decisions if d.wrong), key=lambda d: -d.confidence)
     return mistakes[:count] or sorted(decisions, key=lambda d: d.confidence)[: count // 2]

@@ -29,7 +29,7 @@ def summarise_cases(
     num_samples: int,
     baselines: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, Any]:
-    """The part of metrics.json that comes from the labelled cases: `classification.summarise`, and the baselines.
+    """Return metrics.json's part on the labelled cases: `classification.summarise`, and the baselines.
 
     baselines: {name: {case: probabilities (K,)}}, predictions of the same cases by something simpler. Each
     becomes an entry of "baselines": {name: {metric: value, "difference": {metric: {"value", "interval_95"}}}},
@@ -70,7 +70,7 @@ def write_cases(path: Path, cases: Sequence[ClassifiedCase], class_names: Sequen
 
 
 def read_baseline(folder: str | Path, split: str, class_names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """What another run's evaluation of the split predicted, under the run's name.
+    """Return what another run's evaluation of the split predicted, under the run's name.
 
     Raises ValueError where the folder is no run, or the run was not evaluated on the split.
     """
@@ -105,7 +105,7 @@ def read_probabilities(path: Path, class_names: Sequence[str]) -> dict[str, np.n
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """The metrics as plain text: value, 95 % interval, and beside them the baselines' values."""
+    """Return the metrics as plain text: value, 95 % interval, and beside them the baselines' values."""
     baselines = metrics["baselines"]
     rows = [("metric", "value", "95 % interval", *baselines)]
     for metric in METRICS:
@@ -143,7 +143,10 @@ def more_than_shown(num_cases: int) -> list[str]:
 
 
 def _align(name: str, others: Mapping[str, np.ndarray], cases: Sequence[ClassifiedCase]) -> list[np.ndarray]:
-    """The baseline's probabilities in the cases' order; those of exclusive classes, rounded in a file, sum to 1."""
+    """Return the baseline's probabilities in the cases' order.
+
+    Those of exclusive classes, rounded in a file, sum to 1.
+    """
     missing = [case.id for case in cases if case.id not in others]
     if missing:
         raise ValueError(

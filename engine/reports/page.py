@@ -27,12 +27,12 @@ pre { overflow-x: auto; font-size: 13px } .warning { border-left: 4px solid #e87
 
 
 def heading(title: str, facts: Iterable[str]) -> list[str]:
-    """The title, and facts in a line below it."""
+    """Return the title, and facts in a line below it."""
     return [f"<h1>{escape(title)}</h1>", f'<p class="facts">{escape(" · ".join(facts))}</p>']
 
 
 def predicted_by(metrics: Mapping[str, Any]) -> list[str]:
-    """A fact for `heading`: whose mean was predicted; none of a plain prediction."""
+    """Return a fact for `heading`: whose mean was predicted; none of a plain prediction."""
     prediction = metrics.get("prediction", {})
     if prediction.get("kind") == "mc_dropout":
         return [f"mean of {prediction['samples']} draws of its dropout"]
@@ -40,7 +40,7 @@ def predicted_by(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def failed(failures: Sequence[Failure]) -> list[str]:
-    """The cases that could not be evaluated, and why; nothing without any."""
+    """Return the cases that could not be evaluated, and why; nothing without any."""
     if not failures:
         return []
     items = [f"<li><b>{escape(f.case)}</b>: {escape(f.file)}: {escape(f.reason)}</li>" for f in failures]
@@ -48,7 +48,7 @@ def failed(failures: Sequence[Failure]) -> list[str]:
 
 
 def warnings(notes: Iterable[str]) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Return what a reader must know before the numbers."""
     return [f'<p class="warning">{escape(note)}</p>' for note in notes]
 
 
@@ -68,7 +68,7 @@ def side_by_side(figures: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def curves(run: RunFolder) -> list[str]:
-    """How training went: loss, validation scores, learning rate and gradient over the steps."""
+    """Return how training went: loss, validation scores, learning rate and gradient over the steps."""
     lines = run.read_metrics()
     train = [line for line in lines if line["split"] == "train"]
     validations = [line for line in lines if line["split"] == "val"]
@@ -97,7 +97,7 @@ def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, f
 
 
 def config_section(run: RunFolder) -> list[str]:
-    """The run's config, folded up."""
+    """Return the run's config, folded up."""
     text = run.read_config_text()
     return ["<h2>Config</h2>", f"<details><summary>config.yaml</summary><pre>{escape(text)}</pre></details>"]
 

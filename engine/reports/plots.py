@@ -95,7 +95,7 @@ def outline(axes: Any, labels: np.ndarray, labelling: Labelling, style: str) -> 
 
 
 def around_foreground(planes: Sequence[np.ndarray]) -> tuple[slice, slice]:
-    """The foreground's box, widened by half its extent and at least 12 voxels; the whole plane without any."""
+    """Return the foreground's box, widened by half its extent and at least 12 voxels; the whole plane without any."""
     rows, columns = np.nonzero(np.any([plane > 0 for plane in planes], axis=0))
     window = []
     for found, size in ((rows, planes[0].shape[0]), (columns, planes[0].shape[1])):
@@ -108,12 +108,12 @@ def around_foreground(planes: Sequence[np.ndarray]) -> tuple[slice, slice]:
 
 
 def color_of(value: int) -> str:
-    """The colour of a class or region, from 1 upwards."""
+    """Return the colour of a class or region, from 1 upwards."""
     return COLORS[(value - 1) % len(COLORS)]
 
 
 def plain(name: str) -> str:
-    """A class's name as a label that shows it as it is: Matplotlib takes what lies between two $ for a formula."""
+    """Return a class's name with its $ escaped: Matplotlib takes what lies between two for a formula."""
     return name.replace("$", r"\$")
 
 
@@ -129,7 +129,7 @@ def ink_axes(axes: Any) -> None:
 
 
 def data_uri(figure: Figure, kind: str) -> str:
-    """The figure as a data URI; kind: svg or png."""
+    """Return the figure as a data URI; kind: svg or png."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
     with rc_context({"svg.hashsalt": "report"}):  # and no date: the same file for the same numbers

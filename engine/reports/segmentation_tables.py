@@ -17,7 +17,7 @@ _VOLUMES = ("volume_ml", "reference_volume_ml")
 
 
 def summarise_cases(results: Sequence[CaseResult], class_names: Sequence[str], num_samples: int) -> dict[str, Any]:
-    """The part of metrics.json that comes from the scores of labelled cases.
+    """Return the part of metrics.json that comes from the scores of labelled cases.
 
     {"num_cases", each of METRICS: {class: mean over cases, "mean": over classes}; "surface_definition"; "details":
     {metric: {class: {"mean", "sd", "median", "interval_95", "num_cases", "num_infinite"}}}; "interval_by",
@@ -43,7 +43,7 @@ def summarise_cases(results: Sequence[CaseResult], class_names: Sequence[str], n
 def summarise_values(
     values: Mapping[str, np.ndarray], names: list[str], units: Sequence[str], num_samples: int
 ) -> dict[str, Any]:
-    """What `summarise_cases` says of METRICS' values (cases, classes) alone."""
+    """Return what `summarise_cases` says of METRICS' values (cases, classes) alone."""
     shape = len(units), len(names)
     details = {m: summarise(values[m].reshape(shape), names, units, num_samples, METRICS[m].bounds) for m in METRICS}
     means = {metric: {name: row["mean"] for name, row in rows.items()} for metric, rows in details.items()}
@@ -80,6 +80,6 @@ def format_table(metrics: Mapping[str, Any]) -> str:
 
 
 def count_cases(row: Mapping[str, Any]) -> str:
-    """How many values a mean is of, and how many infinite ones (a class missed, or invented) it leaves out."""
+    """Return how many values a mean is of, and how many infinite ones (a class missed, or invented) it leaves out."""
     left_out = f" without {row['num_infinite']} infinite" if row["num_infinite"] else ""
     return f"{row['num_cases']}{left_out}"

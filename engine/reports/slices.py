@@ -24,7 +24,7 @@ class Slices:
         return None if packed is None else self._unpack(packed, axis)
 
     def cut(self, volume: np.ndarray, axis: int) -> np.ndarray:
-        """The same plane of another (D, H, W) volume on the same grid."""
+        """Return the same plane of another (D, H, W) volume on the same grid."""
         return np.take(volume, self.positions[axis], axis)
 
     def _unpack(self, packed: bytes, axis: int) -> np.ndarray:

@@ -77,7 +77,7 @@ def _plain(cell: Any) -> Any:
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The column names and the rows of a table that `write_csv` wrote; cells that a row lacks are empty.
+    """Return the column names and the rows of a table that `write_csv` wrote; cells that a row lacks are empty.
 
     Raises ValueError where it is no text.
     """

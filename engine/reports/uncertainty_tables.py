@@ -77,7 +77,7 @@ def summarise_classified(
 
 
 def _rank(wrong: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
-    """What uncertainty tells of errors, from counts (..., B), see `engine.metrics.ranking`."""
+    """Return what uncertainty tells of errors, from counts (..., B), see `engine.metrics.ranking`."""
     area = aurc(wrong, right)
     return {"error_auroc": error_auroc(wrong, right), "aurc": area, "excess_aurc": area - least_aurc(wrong, right)}
 

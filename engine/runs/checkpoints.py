@@ -128,7 +128,7 @@ def point(folder: Path, name: str, target: str) -> None:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps that have a checkpoint in `folder`, ascending; none is opened."""
+    """Return the steps that have a checkpoint in `folder`, ascending; none is opened."""
     return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit() and p.is_dir())
 
 
@@ -142,7 +142,7 @@ def remove_old(folder: Path, keep: int) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The contents of state.json, after checking size and checksum of each file that it lists.
+    """Return the contents of state.json, after checking size and checksum of each file that it lists.
 
     Raises CheckpointError naming the first file that is missing, truncated or changed.
     """
@@ -168,7 +168,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def latest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The latest whole checkpoint of `folder` and its state; broken ones are passed over with a warning.
+    """Return the latest whole checkpoint of `folder` and its state; broken ones are passed over with a warning.
 
     None where there is no checkpoint at all. Raises CheckpointError where there are only broken ones.
     """
@@ -186,7 +186,7 @@ def latest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def read_tensors(path: Path) -> dict[str, mx.array]:
-    """The arrays of one safetensors file; raises CheckpointError where it can't be read."""
+    """Return the arrays of one safetensors file; raises CheckpointError where it can't be read."""
     try:
         arrays = mx.load(str(path))
     except (RuntimeError, OSError) as error:

@@ -72,7 +72,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> dict[str, Any] | None:
-    """The clone's commit, and whether files differ from it."""
+    """Return the clone's commit, and whether files differ from it."""
     revision = _git("rev-parse", "HEAD")
     return None if revision is None else {"revision": revision, "dirty": bool(_git("status", "--porcelain"))}
 

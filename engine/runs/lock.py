@@ -63,7 +63,7 @@ class Holder:
         return None
 
     def may_live(self) -> bool:
-        """Whether it runs, on this host; a process of another one is taken to."""
+        """Return whether it runs, on this host; a process of another one is taken to."""
         return self.host != socket.gethostname() or when_started(self.process) == self.started
 
 
@@ -127,7 +127,7 @@ def _describe(folder: Path, work: str, holder: Holder | None, by_contents: bool)
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Whether the file could be locked; None where the file system knows no locks."""
+    """Return whether the file could be locked; None where the file system knows no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -140,7 +140,7 @@ def _lock(descriptor: int) -> bool | None:
 
 
 def _is_the_file(path: Path, descriptor: int) -> bool:
-    """Whether the name still leads to the open file: its last holder removes it."""
+    """Return whether the name still leads to the open file: its last holder removes it."""
     with suppress(FileNotFoundError):
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     return False

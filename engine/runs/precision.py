@@ -48,7 +48,7 @@ def settle_training(config: Config, group: Group) -> Config:
 
 
 def _missing_bfloat16(group: Group) -> str | None:
-    """What keeps this device from computing bfloat16, or that of another process; None where all do."""
+    """Return what keeps this device from computing bfloat16, or that of another process; None where all do."""
     texts = group.gather_texts(backend.why_no_bfloat16() or "")
     return next((text if group.size == 1 else f"rank {i}: {text}" for i, text in enumerate(texts) if text), None)
 

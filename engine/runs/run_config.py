@@ -9,7 +9,7 @@ from engine.runs.run_folder import RunFolder
 
 
 def read_config(run: RunFolder, overrides: Overrides) -> Config:
-    """The run's config with the overrides on top; bad cases are skipped, and reported at the end."""
+    """Return the run's config with the overrides on top; bad cases are skipped, and reported at the end."""
     free = keys_where(bound(), may_change_in_evaluation)
     for override in overrides:
         key = override if isinstance(overrides, Mapping) else override.partition("=")[0]

@@ -70,7 +70,7 @@ class RunFolder:
         return run
 
     def exists(self) -> bool:
-        """Whether a run was begun here; a folder with nothing but a dry run's picture is none."""
+        """Return whether a run was begun here; a folder with nothing but a dry run's picture is none."""
         return self.config_path.is_file()
 
     def require_absent(self) -> None:
@@ -88,7 +88,7 @@ class RunFolder:
         return self.config_path.read_text(encoding="utf-8")
 
     def read_config_tree(self) -> dict[str, Any]:
-        """The resolved config as a plain tree, unchecked; keys of earlier versions have their present names.
+        """Return the resolved config as a plain tree, unchecked; keys of earlier versions have their present names.
 
         Raises ValueError where the file is no YAML of keys.
         """
@@ -99,7 +99,7 @@ class RunFolder:
         return self.path / "eval" / split
 
     def checkpoint(self, name: str | None = None) -> Path:
-        """The folder of a checkpoint: `best`, `last`, a step, or any path to one; None is DEFAULT_CHECKPOINT.
+        """Return the folder of a checkpoint: `best`, `last`, a step, or any path to one; None is DEFAULT_CHECKPOINT.
 
         Raises ValueError where there is none, with those that there are.
         """
@@ -119,7 +119,7 @@ class RunFolder:
         write_atomically(self.path / f"{name}.json", text + "\n")
 
     def read_json(self, name: str) -> Any:
-        """The contents of name.json; raises ValueError where the file is missing or broken."""
+        """Return the contents of name.json; raises ValueError where the file is missing or broken."""
         return run_files.read_json(self.path / f"{name}.json")
 
     def has_json(self, name: str) -> bool:
@@ -139,7 +139,10 @@ class RunFolder:
                 disk.flush(file.fileno())
 
     def read_metrics(self, split: str | None = None) -> list[dict[str, Any]]:
-        """All lines, or those of one split. What is no such line is left out: a kill or a full disk cut it short."""
+        """Return all lines, or those of one split.
+
+        What is no such line is left out: a kill or a full disk cut it short.
+        """
         lines = []
         if self.metrics_path.exists():
             for text in self.metrics_path.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -171,7 +174,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """The same tree, NaN and infinities replaced by None: JSON knows neither."""
+    """Return the same tree, NaN and infinities replaced by None: JSON knows neither."""
     if isinstance(value, Mapping):
         return {str(key): without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -100,7 +100,7 @@ def _matrix(w: mx.array) -> mx.array:
 
 
 def _spread(x: mx.array, w: mx.array) -> mx.array:
-    """A transposed convolution with kernel = stride: each voxel of x becomes a tile of y by one matrix product."""
+    """Return a transposed convolution with kernel = stride: a matrix product makes a tile of y of each voxel."""
     n, d, h, v, _ = x.shape
     o, kd, kh, kw, _ = w.shape
     y = (x @ _matrix(w).T).reshape(n, d, h, v, kd, kh, kw, o)
@@ -244,7 +244,7 @@ class _Taps:
 
 
 def _taps(g: Geometry, axis: int, first: int) -> _Taps | None:
-    """The taps of x's voxels first, first + stride, …; None if no tap meets them."""
+    """Return the taps of x's voxels first, first + stride, …; None if no tap meets them."""
     size, kernel, output = g.x_shape[axis + 1], g.weight_shape[axis + 1], g.y_shape[axis + 1]
     stride, dilation = g.stride[axis], g.dilation[axis]
     i = first + g.padding[axis]  # in the padded x

@@ -112,7 +112,7 @@ def _read(context: Any, builder: Any, block: Any, i: Any) -> Any:
 
 
 def _pointer(to: types.Type | None) -> Any:
-    """An intrinsic (block, i) -> pointer to `to`, or to the volumes' dtype; which is the block's own type."""
+    """Return an intrinsic (block, i) -> pointer to `to`, or to the volumes' dtype; which is the block's own type."""
 
     @intrinsic
     def argument(typing, a, i):  # type: ignore[no-untyped-def]

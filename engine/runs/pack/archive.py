@@ -40,7 +40,7 @@ class PackError(ValueError):
 
 
 def printable(text: str) -> str:
-    """The text with control characters (terminal escapes, line ends, reversals of direction) made visible as �."""
+    """Return the text with control characters (escapes, line ends, reversals of direction) replaced by �."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
@@ -98,7 +98,7 @@ class Archive:
         self._content.close()
 
     def read(self, name: str) -> bytes:
-        """The whole member, of as many bytes as it declares. Raises PackError."""
+        """Return the whole member, of as many bytes as it declares. Raises PackError."""
         info = self._members[name]
         try:
             with self._zip.open(info) as member:

@@ -31,7 +31,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def neutral_config(config: Config) -> Config:
-    """The config with every path, case id and machine's matter at its default, and the run's name without folders."""
+    """Return the config with each path, case id and machine setting at its default, its name without folders."""
     tree = config.model_dump(mode="json", by_alias=True)
     labels = ("data.columns.label",) if isinstance(config.data.columns.label, tuple) else ()  # classes may coincide
     kept = pick(tree, (*keys_where(type(config), is_packed), *labels))
@@ -40,14 +40,14 @@ def neutral_config(config: Config) -> Config:
 
 
 def write_config(config: Config) -> bytes:
-    """The neutral config as YAML."""
+    """Return the neutral config as YAML."""
     tree = neutral_config(config).model_dump(mode="json", by_alias=True)
     text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text.encode()
 
 
 def read_config(content: bytes, where: Path) -> Config:
-    """The checked config of a pack, made neutral again: whatever paths it holds, none is used.
+    """Return the checked config of a pack, made neutral again: whatever paths it holds, none is used.
 
     Raises PackError where it is not plain YAML, does not fit the schema, or asks for absurd amounts of memory.
     """
@@ -68,7 +68,7 @@ def read_config(content: bytes, where: Path) -> Config:
 
 
 def clean(tree: Any) -> Any:
-    """The same tree, its strings printable."""
+    """Return the same tree, its strings printable."""
     if isinstance(tree, Mapping):
         return {clean(key): clean(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -71,7 +71,7 @@ def export_run(
 
 
 def describe(pack: Pack) -> str:
-    """A few lines on what was packed, what not, and what is missing."""
+    """Return a few lines on what was packed, what not, and what is missing."""
     facts = pack.facts
     checkpoint = facts.checkpoint
     named = [f"{split} (optimistic)" if "optimistic" in found else split for split, found in facts.metrics.items()]

@@ -93,7 +93,7 @@ def write_facts(facts: Facts) -> bytes:
 
 
 def read_facts(content: bytes, where: Path) -> Facts:
-    """The checked facts; raises PackError for another format, and for anything that does not fit."""
+    """Return the checked facts; raises PackError for another format, and for anything that does not fit."""
     where = where / "pack.json"
     try:
         tree = json.loads(content.decode())
@@ -120,7 +120,7 @@ def _first_problem(error: Exception) -> str:
 
 
 def only_numbers(tree: Any, depth: int = 6) -> Any:
-    """The tree without what is no number: text could hold names of cases or files, or anything from a stranger."""
+    """Return the tree with numbers only: text could hold names of cases or files, or anything from a stranger."""
     if isinstance(tree, Mapping) and depth:
         inner = {printable(str(key))[:200]: only_numbers(value, depth - 1) for key, value in tree.items()}
         return {key: value for key, value in inner.items() if value is not None and value != {}}

@@ -16,7 +16,7 @@ LEFT_OUT = (
 
 
 def write_card(config: Config, facts: Facts) -> str:
-    """The card, in Markdown. config: the neutral one."""
+    """Return the card, in Markdown. config: the neutral one."""
     sections = [
         [f"# {config.name}", "", _what(config, facts)],
         ["## Input", "", *_input(config, facts)],

@@ -33,7 +33,7 @@ class Pack:
 
 
 def read_pack(path: Path | str) -> Pack:
-    """The pack at `path`. Raises PackError in one line where it is broken, of another format, or unsound."""
+    """Return the pack at `path`. Raises PackError in one line where it is broken, of another format, or unsound."""
     path = Path(path)
     with Archive(path) as archive:
         facts = read_facts(archive.read("pack.json"), path)
@@ -43,7 +43,7 @@ def read_pack(path: Path | str) -> Pack:
 
 
 def read_weights(path: Path | str) -> dict[str, mx.array]:
-    """The pack's tensors by name, float32, after checking their hash. Raises PackError as `read_pack` does."""
+    """Return the pack's tensors by name, float32, after checking their hash. Raises PackError as `read_pack` does."""
     path = Path(path)
     with Archive(path) as archive:
         facts = read_facts(archive.read("pack.json"), path)
@@ -52,7 +52,7 @@ def read_weights(path: Path | str) -> dict[str, mx.array]:
 
 
 def load_packed(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str, Any]]:
-    """The network that `build` makes with the pack's weights, and what metrics.json says about them.
+    """Return the network that `build` makes with the pack's weights, and what metrics.json says about them.
 
     Raises PackError where the config asks for another network than the weights are of. The weights are looked at
     before it is built, so that a config cannot ask for more than there is.
@@ -124,7 +124,7 @@ class PackedRun(RunFolder):
         return {**found.pop("plain", {}), **found}
 
     def checkpoint(self, name: str | None = None) -> Path:
-        """The pack itself: it holds one. `best` is what `init.checkpoint` asks for unless told."""
+        """Return the pack itself: it holds one. `best` is what `init.checkpoint` asks for unless told."""
         if name not in (None, "best", self.pack.facts.checkpoint.name):
             raise ValueError(f"{self.pack.path}: a pack holds one checkpoint; leave out --checkpoint {name}")
         return self.pack.path
@@ -144,7 +144,7 @@ class PackedRun(RunFolder):
 
 
 def open_run(path: Path | str) -> RunFolder:
-    """The run of a folder, or of a pack where `path` is a file."""
+    """Return the run of a folder, or of a pack where `path` is a file."""
     return PackedRun(path) if Path(path).is_file() else RunFolder.open(path)
 
 

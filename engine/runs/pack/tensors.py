@@ -30,7 +30,7 @@ def encode_tensors(tensors: Mapping[str, mx.array]) -> bytes:
 
 
 def decode_tensors(content: bytes, where: Path | str) -> dict[str, mx.array]:
-    """The tensors, all float32, by name.
+    """Return the tensors, all float32, by name.
 
     MLX reads them, and allocates nothing yet: then the header must be, byte for byte, the one that `encode_tensors`
     writes for what was read. So the tensors follow each other without gap or overlap to the file's end, and nothing
@@ -59,7 +59,7 @@ def decode_tensors(content: bytes, where: Path | str) -> dict[str, mx.array]:
 
 
 def _head(tensors: Mapping[str, mx.array]) -> bytes:
-    """The header of these tensors as float32, its length before it, padded to a multiple of eight bytes."""
+    """Return the header of these tensors as float32, its length before it, padded to a multiple of eight bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     end = 0
     for name, tensor in sorted(tensors.items()):
