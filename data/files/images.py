@@ -14,7 +14,7 @@ import av
 import imageio.v3 as iio
 import numpy as np
 
-from data.files.errors import FileProblem, fault_of, names_its_file
+from data.files.errors import RESTORE, FileProblem, fault_of, names_its_file
 from data.files.footage import SAME_TIME_S, ClipHeader, Footage, Interval, Shown
 from data.files.gzip import open_file
 from data.files.videos import BEYOND_S, ENDINGS, past_the_end, picture_of
@@ -179,7 +179,11 @@ def _opened(path: Path, grey: bool = False) -> Iterator[_Frames]:
 def _open_image(path: Path) -> Any:
     with open_file(path):
         pass  # a file that the system lets be read
-    return iio.imopen(path, "r", plugin="pillow")
+    try:
+        return iio.imopen(path, "r", plugin="pillow")
+    except OSError:  # which says no more than that
+        reason = "no image that can be read" if path.stat().st_size else "empty file"
+        raise FileProblem(path, reason, RESTORE) from None
 
 
 def _num_pages(file: Any) -> int:

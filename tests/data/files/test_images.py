@@ -73,6 +73,12 @@ def test_what_is_wrong_is_told_by_frame(tmp_path: Path) -> None:
     (folder / "frame_3.png").write_bytes((folder / "frame_3.png").read_bytes()[:60])
     with pytest.raises(FileProblem, match=r"frame_3\.png: cannot be read"):
         read_clip(folder, 16)
+    (folder / "frame_3.png").write_bytes(b"no image")
+    with pytest.raises(FileProblem, match=r"frame_3\.png: no image that can be read; restore the file"):
+        read_clip(folder, 16)
+    (folder / "frame_1.png").write_bytes(b"")
+    with pytest.raises(FileProblem, match=r"frame_1\.png: empty file; restore the file"):
+        read_header(folder)
     folder = write_frames(tmp_path / "deep", np.full((2, 32, 48), 1000, np.uint16), ".png")
     with pytest.raises(FileProblem, match=r"frame_1\.png: its pixels are uint16, and frames are of 8 bits; convert"):
         read_header(folder)

@@ -253,4 +253,4 @@ def test_clips_stored_as_images(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "no times" not in text
     (tmp_path / "walk" / "clip1" / "frame_2.png").write_bytes(b"no image")
     main([str(tmp_path)])
-    assert "frame_2.png: cannot be read" in capsys.readouterr().out
+    assert "frame_2.png: no image that can be read" in capsys.readouterr().out
