@@ -133,12 +133,14 @@ class Clips(Input):
     def windows(self, case: Case, window_s: float, hop_s: float) -> Iterator[tuple[float, float, np.ndarray]]:
         """Yield (from, up to, views) of windows of a clip, each seen as a clip of its own: see `cut_windows`.
 
-        Times are seconds after the first frame. Nothing is kept of windows that are past. Raises FileProblem.
+        Times are seconds after the file's first frame. Nothing is kept of windows that are past. Raises FileProblem.
         """
         clip = self._clip
-        how = clip.short_side_pixels, clip.colour == "grey", self._rate, clip.image_frame_rate
+        how = clip.short_side_pixels, clip.colour == "grey", self._rate, case.interval_s, clip.image_frame_rate
+        first, _ = case.interval_s or (0.0, 0.0)
         for window in read_windows(_path(case), window_s, hop_s, *how):
-            yield window.start_s, window.start_s + window.duration_s, self._views(case, window)
+            start = first + window.start_s
+            yield start, start + window.duration_s, self._views(case, window)
 
     def pictures(self, case: Case) -> np.ndarray:
         """Return the frames of each view as they look, (V, D, H, W, C) uint8; with differences, each later one."""

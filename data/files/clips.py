@@ -45,11 +45,12 @@ def read_windows(
     short_side: int,
     grey: bool = False,
     rate: float | None = None,
+    interval_s: Interval | None = None,
     image_rate: float | None = None,
 ) -> Iterator[Footage]:
-    """Yield windows of a clip of any length, in the memory of one of them: see `footage.cut_windows`."""
+    """Yield windows of a clip of any length, or of an interval of it, in the memory of one: see `cut_windows`."""
     with fault_of(path):
-        yield from cut_windows(path, _show(path, short_side, grey, None, image_rate), window_s, hop_s, rate)
+        yield from cut_windows(path, _show(path, short_side, grey, interval_s, image_rate), window_s, hop_s, rate)
 
 
 def read_frames(

@@ -77,6 +77,15 @@ def test_a_window_is_predicted_as_a_clip(run: RunFolder, tmp_path: Path, capsys:
 
 
 @pytest.mark.slow
+def test_windows_of_a_segment_have_the_times_of_its_video(run: RunFolder, tmp_path: Path) -> None:
+    write_frames(tmp_path / "match", numbered(12))
+    (tmp_path / "halves.csv").write_text("file,start,end\nmatch,0.6,1.2\n")
+    evaluated(run.path, "--images", tmp_path / "halves.csv", "--window-seconds", 0.4, "--hop-seconds", 0.2)
+    rows = read_rows(run.evaluation("images_halves.csv_windows"), "windows.csv")
+    assert [(row["start_s"], row["end_s"]) for row in rows] == [("0.6", "1"), ("0.8", "1.2")]
+
+
+@pytest.mark.slow
 def test_predictions_of_new_clips_are_shown(run: RunFolder, tmp_path: Path, capsys: Capture) -> None:
     write_frames(tmp_path / "new" / "frames", numbered(4))
     write_clip(tmp_path / "new" / "video.mp4", numbered(4))

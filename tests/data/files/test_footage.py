@@ -58,5 +58,7 @@ def test_windows_of_files(tmp_path: Path) -> None:
     video = write_clip(tmp_path / "clip.mp4", numbered(10))
     images = write_frames(tmp_path / "frames", numbered(10))
     for path in (video, images):
+        part = read_windows(path, 0.4, 0.2, 32, interval_s=(0.5, 1.0), image_rate=10)
+        assert [(numbers_of(window.frames), window.start_s) for window in part] == [([5, 6, 7, 8], 0)]
         found = list(read_windows(path, 0.4, 0.2, 32, image_rate=10))
         assert [numbers_of(window.frames) for window in found] == [list(range(n, n + 4)) for n in (0, 2, 4, 6)]
