@@ -15,6 +15,7 @@ IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "imagests", "volu
 LABEL_FOLDERS = (
     "labels", "label", "labelstr", "labelsts", "masks", "mask", "segmentations", "segmentation", "segs", "seg", "gt",
 )  # fmt: skip
+MOST_KINDS = 5  # of labels beside each other, as of tumour and vessels in files of their own
 _AT_END = re.compile(rf"(?:|.*[-_.])({LABEL_WORDS})", re.IGNORECASE)
 _IN_FRONT = re.compile(rf"({IMAGE_WORDS}|{LABEL_WORDS})(?=[-_.\d*])", re.IGNORECASE)
 
@@ -64,7 +65,10 @@ def guess_patterns(root: Path) -> Guess | None:
     if not labels:
         channels = _channels(root, images, volumes, {top: Path() for top in tops}, []) if tops else []
         return Guess(tuple(channels[:1] if bids else channels), None) if channels else None
-    for pattern in sorted(filter(label_word, found), key=lambda pattern: _rank(pattern, len(found[pattern]))):
+    counts = {pattern: len(files) for pattern, files in found.items() if label_word(pattern)}
+    least = max(min(2, len(labels)), len(labels) / MOST_KINDS)
+    usual = [pattern for pattern, count in counts.items() if count >= least]
+    for pattern in sorted(usual, key=lambda pattern: _rank(pattern, counts[pattern])):
         known = _try_match(root, pattern, volumes)
         if channels := _channels(root, images, volumes, known, labels):
             return Guess(tuple(channels[:1] if bids else channels), pattern)

@@ -24,7 +24,7 @@ def walk_volumes(root: Path, depth: int = MAX_DEPTH) -> list[Path]:
     A folder of DICOM is one volume, but where other volumes lie in it: then the folders of slices within are. Links are
     followed, but for those to a folder above.
     """
-    volumes, found = list_volumes(root), []
+    volumes, found = set(list_volumes(root)), []
     above = (root.resolve(), *root.resolve().parents)
     for path in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
         inside = path.is_dir() and not (path.is_symlink() and path.resolve() in above)

@@ -66,7 +66,15 @@ def test_patterns_told_from_names(tmp_path: Path, forms: list[str], images: list
 
 
 @pytest.mark.parametrize(
-    "forms", [["{c}"], ["{c}/x{n}"], ["imagesTr/{c}", "labelsTr/{c}"], ["{c}_t1", "{c}_t2"], ["t{n}", "mask"]]
+    "forms",
+    [
+        ["{c}"],
+        ["{c}/x{n}"],
+        ["imagesTr/{c}", "labelsTr/{c}"],
+        ["{c}_t1", "{c}_t2"],
+        ["t{n}", "mask"],
+        ["{c}/a{n}", "{c}/b{n}_x{n}_seg"],
+    ],
 )
 def test_names_that_tell_nothing(tmp_path: Path, forms: list[str]) -> None:
     assert guess_patterns(touch(tmp_path, *of_cases(*forms))) is None
