@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 
 import evaluate
 import train
-from data.synthetic.moving_shapes import write_moving_shapes
+from data.synthetic.moving_shapes import DIRECTIONS, make_clip, write_moving_shapes
 from engine.runs.run_folder import RunFolder
 from tests.runs import Capture, evaluated, given_archive, read_metrics, read_rows, refused
 
@@ -163,3 +164,44 @@ def test_clips_and_the_single_frame_beside_them(tmp_path: Path, capsys: Capture)
     assert list(metrics["baselines"]) == ["tiny_still", "one frame"]
     assert metrics["num_cases"] == 8
     assert "accuracy minus that of tiny_still" in capsys.readouterr().out
+
+
+def test_segments_of_videos(tmp_path: Path, capsys: Capture) -> None:
+    names, segments = list(DIRECTIONS), {}
+    for video in range(6):
+        parts = [make_clip(np.random.default_rng([video, n]), DIRECTIONS[name], 8) for n, name in enumerate(names)]
+        iio.imwrite(tmp_path / f"v{video}.mp4", np.concatenate(parts), plugin="pyav", codec="libx264", fps=8)
+        segments |= {f"v{video},{n},0:0:{n + 1}": name for n, name in enumerate(names)}
+    rows = [f"{segment},{name}" for segment, name in segments.items()]
+    (tmp_path / "cases.csv").write_text("\n".join(["video,start,end,label", *rows]))
+    (tmp_path / "new.csv").write_text("video,start,end\nv0,0.5,1.5\nv0,2,4\n")
+    clip = {"frames": 4, "short_side_pixels": 16, "crop_pixels": [16, 16]}
+    data = {"source": "csv", "root": str(tmp_path / "cases.csv"), "clip": clip, "columns": {"image": "{video}.mp4"}}
+    settings = {"steps": 2, "batch_size": 8, "validate_every_steps": 2}
+    assert run_train(write_config(tmp_path, tmp_path, data=data, train=settings), "data.split.folds=3") == 0
+    run = RunFolder(tmp_path / "runs" / "tiny")
+    splits = run.read_json("splits")
+    assert len(splits["val"]) == 8
+    assert not {case[:2] for case in splits["val"]} & {case[:2] for case in splits["train"]}  # of one video
+    assert evaluate.main(["--run", str(run.path), "--images", str(tmp_path / "new.csv")]) == 0
+    assert [row["case"] for row in read_rows(run.evaluation("images_new.csv"))] == ["v0_0.5-1.5", "v0_2-4"]
+
+
+def test_labels_to_train_on(tmp_path: Path) -> None:
+    """Labels that say the opposite train a network that is always wrong by the others."""
+    write_archive(tmp_path / "set.npz")
+    arrays = np.load(tmp_path / "set.npz")
+    rows = ["image,label,weak,split"]
+    for split in ("train", "val"):
+        for number, (volume, (label,)) in enumerate(
+            zip(arrays[f"{split}_images"], arrays[f"{split}_labels"], strict=True)
+        ):
+            np.save(tmp_path / f"{split}{number}.npy", volume.transpose(2, 1, 0))
+            rows.append(f"{split}{number}.npy,{label},{1 - label},{split}")
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    data = {**given_archive(tmp_path / "cases.csv"), "source": "csv", "train_labels": "weak"}
+    assert run_train(write_config(tmp_path, tmp_path, data=data)) == 0
+    run = tmp_path / "runs" / "tiny"
+    for split in ("val", "train"):
+        assert evaluate.main(["--run", str(run), "--split", split]) == 0
+        assert read_metrics(RunFolder(run).evaluation(split))["accuracy"] <= 0.2

@@ -121,7 +121,7 @@ def test_volumes_that_do_not_fit_are_made_coarser(tmp_path: Path, capsys: Captur
 @pytest.mark.parametrize(
     ("cases", "arguments", "message"),
     [
-        (2, (), "2 labelled cases that can be used, planning needs 4 at least"),
+        (2, (), "2 usable labelled cases, and planning needs at least 4"),
         (6, ("--memory", "0.1"), "--memory 0.1: the smallest volumes need about 0.3 GB"),
         (6, ("--from", "nowhere"), "nowhere: not a run"),
     ],
@@ -183,6 +183,6 @@ def test_fine_tuning_clips(tmp_path: Path, capsys: Capture) -> None:
     assert config.train.epochs == 12
     volumes = write_volumes(tmp_path / "volumes", cases=8)
     said = refused(plan, capsys, volumes, "--threads", "1", "--from", first.run_folder)
-    assert "a run of classification of clips, the data are for classification of volumes" in said
+    assert "a run for classification of clips, and the data are for classification of volumes" in said
     said = refused(plan, capsys, write_folders(tmp_path / "labels"), "--threads", "1", "--from", first.run_folder)
-    assert "a run of classification of clips, the data are for segmentation of volumes" in said
+    assert "a run for classification of clips, and the data are for segmentation of volumes" in said

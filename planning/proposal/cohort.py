@@ -64,8 +64,10 @@ def gather_cohort(survey: Survey, least: int) -> Cohort:
         drawn = [facts.case for facts in cases if facts.case.split != "test"]
         units = len({(case.group is not None, case.group or case.id) for case in drawn})
         if units < 2:
+            cut = any(case.interval_s is not None for case in drawn)
+            hint = "; the segments of one file are one group, unless data.columns.group=false" if cut else ""
             raise ValueError(
-                f"{root}: {units} group of labelled cases to train and validate on, and planning needs at least 2"
+                f"{root}: {units} group of labelled cases to train and validate on, and planning needs at least 2{hint}"
             )
         own = len(fold_names(drawn))
         split = Split(kind="kfold", folds=own if own > 1 else min(5, units))

@@ -63,7 +63,7 @@ def fine_tune(plan: Plan, trained: Trained) -> Plan:
     of_data = plan.task, "clips" if clips else "volumes"
     if of_run != of_data:
         raise ValueError(
-            f"--from {trained.path}is a run for {' of '.join(of_run)}, and the data are for {' of '.join(of_data)}"
+            f"--from {trained.path}: a run for {' of '.join(of_run)}, and the data are for {' of '.join(of_data)}"
         )
     num_channels = trained.num_channels if clips else plan.num_channels
     name = f"{_value(plan, 'name')}_from_{Path(trained.path).stem}"
