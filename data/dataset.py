@@ -15,6 +15,7 @@ from data.files.grid import Shape, Spacing
 from data.input import Input
 from data.layouts.cases import Case, Listing
 from data.layouts.registry import list_cases, list_images, settle_regions
+from data.layouts.table import require_files
 from data.loader import Sample, Stream, make_stream
 from data.metadata import predict_by_metadata
 from data.prepare.fingerprint import Files, fingerprint, sample_files
@@ -53,6 +54,7 @@ def open_data(
     """
     config = settle_regions(config)
     listing = list_cases(config, None if statistics is None else statistics["class_names"])
+    require_files(listing.cases, config.data)
     data = Dataset(config, listing, f"data.root={config.data.root}", statistics, rank, world, known=files)
     if splits is None:
         splits = make_splits(listing.cases, config.data.split, config.data.fold, config.data.split.seed)

@@ -13,7 +13,7 @@ from string import Formatter
 
 from configs.schema.data import Columns, DataConfig
 from data.files.gzip import read_text
-from data.layouts.cases import check_path, only_file, shown, some, stem
+from data.layouts.cases import Case, check_path, only_file, shown, some, stem
 
 _log = logging.getLogger("mlx_volumes")
 
@@ -110,6 +110,16 @@ def _warn_of_torn_clips(path: Path, rows: Sequence[Row]) -> None:
     if torn := [clip.name for clip, names in groups.items() if len(names) > 1]:
         text = "%s: segments of one clip are in several groups (%s): training and validation may share it"
         _log.warning(text, path, some(torn))
+
+
+def require_files(cases: Sequence[Case], config: DataConfig) -> None:
+    """Raise ValueError where a table's files are all looked for in the wrong place: none of them exists."""
+    images = [path for case in cases for path in case.images]
+    if config.source == "csv" and not any(path.exists() for path in images):
+        raise ValueError(
+            f"{config.root}: none of its {len(images)} files exists, the first is {images[0]}; say where they lie with "
+            "data.columns.folder, or how they are named with a pattern such as 'data.columns.image={id}.mp4'"
+        )
 
 
 def _read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:

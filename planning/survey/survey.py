@@ -9,6 +9,7 @@ from typing import Any
 from configs import Config
 from configs.regions import held
 from data.layouts.registry import find_cases, find_labelled, settle_regions
+from data.layouts.table import require_files
 from data.layouts.unread import count_files
 from data.prepare.case_checks import Problem
 from planning.survey.classes import Classes, find_ignored_files
@@ -71,6 +72,7 @@ def _take_label_volumes(config: Config, how: Reading) -> Survey:
     config = settle_regions(config)
     with _collected_warnings() as findings:
         listing = find_cases(config.data)
+    require_files(listing.cases, config.data)
     names, ignore, regions = listing.class_names, config.loss.ignore_label, config.data.regions
     num_values = (None if names is None else len(names)) if regions is None else 1 + max(held(regions))
     cases = read_volumes(listing.cases, how, num_values, ignore, config.data.label_map)
@@ -83,6 +85,7 @@ def _take_label_volumes(config: Config, how: Reading) -> Survey:
 def _take_classes(config: Config, how: Reading) -> Survey:
     with _collected_warnings() as findings:
         listing = find_labelled(config.data)
+    require_files(listing.cases, config.data)
     kind = CLIPS if config.data.clip is not None else ROWS if config.data.source == "medmnist" else VOLUMES
     cases = kind.read(listing.cases, how)
     target = Classes(listing.class_names or (), listing.multi_label)

@@ -7,7 +7,7 @@ import pytest
 
 from configs.schema.data import DataConfig
 from data.layouts.folders import find_csv, find_unlabelled_rows
-from data.layouts.table import Table, read_table
+from data.layouts.table import Table, read_table, require_files
 
 
 def read(root: Path, text: str, **settings: Any) -> Table:
@@ -60,6 +60,16 @@ class TestFolder:
         settings = {"source": "csv", "root": tmp_path / "cases.csv", "columns": {"folder": "data"}}
         (case,) = find_csv(DataConfig.model_validate(settings)).cases
         assert case.label == tmp_path / "data/seg/a.nii"
+
+    def test_none_of_the_files_exists(self, tmp_path: Path) -> None:
+        (tmp_path / "cases.csv").write_text("image,label\na.nii,\nb.nii,\n")
+        config = DataConfig.model_validate({"source": "csv", "root": tmp_path / "cases.csv"})
+        with pytest.raises(
+            ValueError, match=r"cases\.csv: none of its 2 files exists, the first is .*a\.nii; say where"
+        ):
+            require_files(find_csv(config).cases, config)
+        (tmp_path / "b.nii").touch()
+        require_files(find_csv(config).cases, config)
 
 
 class TestSplitsAndFolds:
