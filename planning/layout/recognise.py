@@ -8,6 +8,7 @@ from typing import Any
 from configs import Config, apply_overrides
 from configs.schema.load import merge
 from data.files.formats.dicom.folder import holds_slices, is_series
+from data.files.images import is_image
 from data.layouts.cases import describe_folder, list_volumes, require_unpacked, some
 from data.layouts.msd_nnunet import group_channels, read_json
 from data.layouts.names import IMAGE_FOLDERS, LABEL_FOLDERS, guess_patterns, label_word
@@ -120,9 +121,16 @@ def _two_folders(path: Path) -> Tree | None:
     """Recognise a folder of images and one of labels, under any of their usual names."""
     folders = {sub.name.lower(): sub for sub in sorted(path.iterdir()) if sub.is_dir()} if path.is_dir() else {}
     images = next((folders[name] for name in IMAGE_FOLDERS if name in folders), None)
-    if images is None or not list_volumes(images):
-        return None
     labels = next((folders[name] for name in LABEL_FOLDERS if name in folders), None)
+    if images is None:
+        return None
+    if not list_volumes(images):
+        if labels is not None and (flat := next(filter(is_image, sorted(images.iterdir())), None)):
+            raise ValueError(
+                f"{images}: 2-D images ({flat.name} …) with label images: stack the slices of one patient into a "
+                "volume, image and label alike; single 2-D images are not for this template"
+            )
+        return None
     tree = _tree("folders", path)
     tree["data"]["images"] = images.name
     if labels is not None:

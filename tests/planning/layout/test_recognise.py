@@ -184,3 +184,11 @@ def test_folders_without_labels_name_the_patterns(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=said):
         recognise(tmp_path)
+
+
+def test_flat_images_with_masks_are_no_volumes(tmp_path: Path) -> None:
+    touch(*(tmp_path / folder / f"a{n}.png" for folder in ("images", "masks") for n in range(2)))
+    with pytest.raises(
+        ValueError, match=r"images: 2-D images \(a0\.png …\) with label images: stack the slices of one"
+    ):
+        recognise(tmp_path)
