@@ -43,7 +43,9 @@ class CNN3dArgs(NetworkArgs):
 
     @classmethod
     def propose(cls, size: Size, num_train: int) -> dict[str, Any]:
-        return {"widths": [16, 32, 64, 64] if num_train < 500 else [16, 32, 64, 128]}
+        widths = [16, 32, 64, 64] if num_train < 500 else [16, 32, 64, 128]
+        pool = [2 if length >= 2 ** (len(widths) - 1) else 1 for length in size]
+        return {"widths": widths} | ({} if pool == [2, 2, 2] else {"pool": pool})
 
     def list_convolutions(self, size: Size, in_channels: int = 1) -> Iterator[Convolution]:
         inputs = in_channels
@@ -93,6 +95,11 @@ class CNN3d(nn.Module):
         check_input("cnn3d", x, self.in_channels)
         for i, block in enumerate(self.blocks):
             if i:
+                if any(length < step for length, step in zip(x.shape[1:4], self.pool, strict=True)):
+                    raise ValueError(
+                        f"cnn3d: {x.shape[1:4]} voxels are too few to pool by {tuple(self.pool)} before block {i + 1}; "
+                        f"set model.args.pool to 1 along the short axis, or name fewer model.args.widths"
+                    )
                 x = ops.max_pool3d(x, self.pool, self.pool)  # (N, D, H, W, C) -> (N, D/2, H/2, W/2, C)
             x = block(x)
         return x

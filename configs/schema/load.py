@@ -146,6 +146,8 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except yaml.YAMLError as error:
         hint = "; quote a pattern: '*_img.nii.gz'" if re.search("undefined alias|scanning an alias", str(error)) else ""
         raise ConfigError(f"{path}: not valid YAML ({error}){hint}") from None
+    if tree is None:
+        raise ConfigError(f"{path}: an empty file; write a config (python plan.py PATH > FILE makes one)")
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of config keys, got {type(tree).__name__}")
     base = tree.pop("base", None)

@@ -22,7 +22,7 @@ _LOGITS_PREDICTING, _LOGITS_TRAINING = 3, 6  # float32 arrays of all classes, wi
 
 
 def limit_bytes(config: Config) -> tuple[int, str]:
-    """Return the limit, and why:  `memory_limit_gb`, else a share of what the device has."""
+    """Return the limit, and why: `memory_limit_gb`, else a share of what the device has."""
     if config.memory_limit_gb is not None:
         return round(config.memory_limit_gb * 1e9), "memory_limit_gb"
     return memory.default_limit()

@@ -33,6 +33,8 @@ def test_cnn_pools_between_blocks() -> None:
     assert [(row.path, row.place) for row in dropout_table(model)] == [*body, ("head.drop", "head")]
     with pytest.raises(ValueError, match=r"cnn3d takes \(N, D, H, W, 2\) arrays; got shape \(4, 8, 8, 2\)"):
         model(mx.zeros((4, 8, 8, 2)))
+    with pytest.raises(ValueError, match=r"\(4, 1, 1\) voxels are too few .* block 3; set model\.args\.pool to 1"):
+        model(mx.zeros((1, 4, 2, 2, 2)))
 
 
 def test_head_averages_then_drops_whole_features() -> None:

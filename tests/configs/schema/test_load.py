@@ -166,6 +166,9 @@ def test_broken_files(path: Path, tmp_path: Path) -> None:
     path.write_text("- a\n")
     with pytest.raises(ConfigError, match="expected a mapping of config keys, got list"):
         load_config(path)
+    path.write_text("# nothing\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml: an empty file; write a config"):
+        load_config(path)
     path.write_text("base: run.yaml\n")
     with pytest.raises(ConfigError, match="form a circle"):
         load_config(path)

@@ -1,8 +1,11 @@
 """Networks for cases with classes: by how many cases there are, and within the memory."""
 
+import mlx.core as mx
 import pytest
 
 from engine.config import config_class
+from models import build_model
+from models.cnn3d import CNN3dArgs
 from planning.proposal.classifier import Classifier, design_classifier
 
 
@@ -26,6 +29,14 @@ def test_small_axes_keep_their_voxels_and_resnet18_its_weights() -> None:
 
     # Peaks of two training steps in float32 on a CPU, with Adam: what the estimate was fitted to.
     assert design("volumes", (64, 64, 64), 1, 1000).weights == pytest.approx(8_298_402, rel=0.01)
+
+
+@pytest.mark.parametrize(("frames", "pool"), [(2, [1, 2, 2]), (4, [1, 2, 2]), (8, None), (16, None)])
+def test_short_clips_keep_their_frames(frames: int, pool: list[int] | None) -> None:
+    args = design("clips", (frames, 16, 16), 1, 40).args
+    assert args.get("pool") == pool
+    model = build_model("cnn3d", CNN3dArgs.model_validate(args), 1, 2)
+    assert model(mx.zeros((1, frames, 16, 16, 1))).shape == (1, 2)
 
 
 @pytest.mark.parametrize(
