@@ -20,8 +20,8 @@ PLANES = ("axial", "coronal", "sagittal")  # across D, H, W
 
 def plot_curves(series: Mapping[str, Sequence[tuple[float, float]]], label: str, logarithmic: bool = False) -> str:
     """SVG of curves {name: [(step, value)]} over the steps, as a data URI."""
-    figure = Figure(figsize=(6, 3.2))
-    axes = figure.add_axes((0.13, 0.15, 0.85, 0.8))
+    figure = Figure(figsize=(6, 3.2), layout="constrained")  # as small rates have long numbers on the axis
+    axes = figure.subplots()
     for number, (name, points) in enumerate(series.items(), 1):
         steps, values = zip(*points, strict=True)
         color = INK if name == "mean" else color_of(number)  # classes have the colours of their outlines

@@ -5,8 +5,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from engine.evaluation.labelling import Labelling
+from engine.reports import plots
 from engine.reports.plots import COLORS, plain, plot_case, plot_curves, plot_scores
 from engine.reports.slices import cut_slices
 
@@ -43,3 +45,13 @@ def test_curves_and_scores_are_svg_and_names_no_formulas() -> None:
     text = decode(plot_scores({name: [0.5]}, "Dice"), "svg+xml").decode()
     assert f"<!-- {name} -->" in text  # says which text the glyphs are
     assert plain("a $ b") == r"a \$ b"
+
+
+@pytest.mark.parametrize("value", [0.5, 5.1e-4, 123_456.0])
+def test_the_axis_of_small_and_large_values_keeps_its_label(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "data_uri", lambda figure, kind: figures.append(figure) or "")
+    plots.plot_curves({"learning rate": [(1, value), (2, value * 1.02)]}, "learning rate")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    assert figure.axes[0].yaxis.label.get_window_extent().x0 >= 0
