@@ -146,6 +146,8 @@ def test_a_plan_takes_the_regions_that_the_data_declare(tmp_path: Path, capsys: 
     ]
     own = findings(root, "data.regions={any: [1, 2, 3], none: [4]}")
     assert own == ["no label has a voxel of region none"]
+    own = findings(root, "data.regions={any: [1, 2, 3, 4]}")
+    assert own == ["no label has a voxel of value 4, which data.regions puts in any"]
 
 
 def test_a_table_with_a_file_for_each_region_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,3 +165,4 @@ def test_a_table_with_a_file_for_each_region_is_planned(tmp_path: Path, capsys: 
     found = survey(root / "cases.csv", columns)
     assert [facts.problems for facts in found.cases] == [()] * 3
     assert set(found.cases[0].labels) == {0, 1, 3}
+    assert not any("data.regions puts in" in text for text in findings(root / "cases.csv", columns))

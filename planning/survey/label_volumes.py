@@ -74,9 +74,12 @@ class LabelVolumes:
         found = set(count_voxels(cases))
         values = sorted(found - {self.ignore_label})
         if self.regions is not None and found:
+            made_up = any(len(facts.case.label_files) > 1 for facts in cases)  # values of files, one a region
             for name, inside in self.regions.items():
                 if not found & set(inside):
                     yield Finding(f"no label has a voxel of region {name}")
+                elif (absent := sorted(set(inside) - found)) and not made_up:
+                    yield Finding(f"no label has a voxel of value {some(absent)}, which data.regions puts in {name}")
         elif self.named and found:
             for value, name in enumerate(self.class_names):
                 if value and value not in found:
