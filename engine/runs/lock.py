@@ -107,9 +107,9 @@ def _acquire(folder: Path, work: str, patience_seconds: float) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         is_locked, holder = _lock(descriptor), Holder.read(descriptor)
         lives = holder is not None and holder.may_live()
-        if is_locked is None:
-            _log.warning("%s: this file system has no locks; the host, process and start time in the file decide", path)
         if (is_locked or (is_locked is None and not lives)) and _is_the_file(path, descriptor):
+            if is_locked is None:
+                _log.warning("%s: this file system has no locks; host, process and start time in the file decide", path)
             return descriptor
         os.close(descriptor)
         if is_locked is not True and (lives or time.monotonic() > give_up):

@@ -104,7 +104,7 @@ class TestWithoutLocks:
 
     def test_the_living_hold(self, tmp_path, caplog) -> None:
         with hold(tmp_path, "trains this run"):
-            assert "this file system has no locks; the host, process and start time in the file decide" in caplog.text
+            assert "this file system has no locks; host, process and start time in the file decide" in caplog.text
             with pytest.raises(ValueError, match=f"process {os.getpid()} on .* wait for it, or end it$"):
                 hold(tmp_path, "trains this run").__enter__()
 
