@@ -35,7 +35,7 @@ from engine.training.dry_run import format_rehearsal, rehearse
 from engine.training.loop import Validate, fit, restore
 from engine.training.losses import balanced_weights, build_loss
 from engine.training.milestones import NO_HOOKS, Hooks
-from engine.training.optim import build_optimizer
+from engine.training.optim import build_optimizer, build_schedule
 from engine.training.progress import Position, ShowPreparation
 from engine.training.step import TrainStep
 from engine.training.weights.freezing import Freezing
@@ -173,6 +173,8 @@ def assemble(config: Config, group: Group = ALONE) -> tuple[Dataset, TrainStep, 
 def prepare_data(config: Config, run: RunFolder | None, group: Group) -> Dataset:
     """Open the data and prepare every case; a resumed run, given in rank 0, keeps its splits and statistics."""
     require_network_fits(config)
+    if config.train.steps is not None:
+        build_schedule(config.optim, config.train.steps)  # what it refuses is said before anything is read
     kept = {} if run is None else {name: run.read_json(name) for name in ("statistics", "splits")}
     if run is not None and run.has_json("files"):  # which runs of before 0.2 have not
         kept["files"] = run.read_json("files")

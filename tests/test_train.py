@@ -210,7 +210,7 @@ def test_dry_run_reports_and_begins_no_run(config, tmp_path, capsys) -> None:
         (["data.root=missing"], "data.root=missing"),
         (["checkpoint.metric=dice.liver"], "checkpoint.metric=dice.liver: validation reports dice.mean, dice."),
         (["loss.class_weights=[1,2]"], "loss.class_weights has 2 entries, but the data has 4 classes"),
-        (["optim.warmup_steps=40"], "optim.warmup_steps=40 must be below the run's 40 steps"),
+        (["optim.warmup_steps=40", "data.root=missing"], "optim.warmup_steps=40 must be below the run's 40 steps"),
         (["train.batch_size=9"], "train.batch_size=9 is more than the 4 training cases"),
         (["train.accumulate=3"], "train.accumulate=3 is more than the 2 batches of an epoch"),
     ],
