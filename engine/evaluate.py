@@ -66,10 +66,10 @@ def evaluate(
     opened = join_runs([without_train_labels(run) for run in open_trained(runs, checkpoint, overrides)])
     first = opened[0]
     run, config = first.run, first.config
-    data, cases, faults = open_cases(first, split, images)
-    check_array_sizes(config, data, training=False)
     alone = bool(images) and len(opened) == 1 and mc_dropout is None
     windows = choose_windows(window_seconds, hop_seconds, config.data.clip if alone else None)
+    data, cases, faults = open_cases(first, split, images)
+    check_array_sizes(config, data, training=False)
     scoring: Any = SCORING[config.task] if windows is None else partial(Watching, windows=windows)
     if baseline and (images or not scoring.takes_baseline):
         raise ValueError("--baseline compares classifications of labelled cases; leave it out here")
