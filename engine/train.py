@@ -40,7 +40,7 @@ from engine.training.progress import Position, ShowPreparation
 from engine.training.step import TrainStep
 from engine.training.weights.freezing import Freezing
 from engine.training.weights.load import Start, loaded_parameters, read_start
-from engine.training.weights.match import begin_from, format_start
+from engine.training.weights.match import begin_from, begin_rare, format_start
 from models import build_model, count_parameters
 from models.layers.dropout import check_norms, dropout_table, format_table
 from models.layers.norms import synchronise_batch_norms
@@ -221,6 +221,8 @@ def build_step(config: Config, data: Dataset, group: Group, start: Start | None 
     model = build_model(config.model.name, config.model.args, data.num_channels, data.num_outputs)
     if group.writes:
         check_norms(model, config.train.recalibrate_norms)
+    if regions is not None:
+        begin_rare(model)
     if config.init is not None:
         begin_from(model, start, config.init, data.class_names, group)
     if group.size > 1 and config.distributed.batch_norm == "synchronised":

@@ -17,6 +17,10 @@ HEADS = ("head.*", "heads.*")
 """The names of networks' last layers, deep supervision included; the first axis of their tensors is classes."""
 
 
+RARE = -3.0
+"""The logit of a probability of 0.047."""
+
+
 class InitError(ValueError):
     """Weights differ from the network in a way that the config does not allow."""
 
@@ -25,6 +29,20 @@ class _Mismatch(Exception):
     def __init__(self, key: str, reason: str | None = None) -> None:
         self.key = key  # of the config, which allows it
         self.reason = reason  # None: the shapes differ
+
+
+def begin_rare(model: nn.Module) -> None:
+    """Set the biases of the heads to RARE: for regions, which begin as rare as they are in most volumes.
+
+    From probabilities of 0.5 many steps go by until the background is left alone (Lin et al. 2017, arXiv:1708.02002,
+    section 4.1).
+    """
+    biases = [
+        (name, mx.full(value.shape, RARE, value.dtype))
+        for name, value in tree_flatten(model.parameters())
+        if matches_any(name, HEADS) and name.endswith(".bias")
+    ]
+    model.update(tree_unflatten(biases))
 
 
 def begin_from(

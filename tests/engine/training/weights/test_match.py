@@ -14,7 +14,15 @@ from engine.training.losses import StandardLossArgs, build_loss
 from engine.training.optim import build_optimizer
 from engine.training.step import TrainStep
 from engine.training.weights.load import Start
-from engine.training.weights.match import InitError, adapt_input, begin_from, format_start, initialise, input_weights
+from engine.training.weights.match import (
+    InitError,
+    adapt_input,
+    begin_from,
+    begin_rare,
+    format_start,
+    initialise,
+    input_weights,
+)
 from models import build_model
 from models.cnn3d import CNN3dArgs
 from models.resnet3d import ResNet3dArgs
@@ -54,6 +62,15 @@ def test_all_is_loaded_statistics_included() -> None:
     assert [row.name for row in rows] == sorted(start.tensors)
     assert any("running_var" in row.name for row in rows)
     assert_same(parameters_of(model), start.tensors)
+
+
+def test_regions_begin_rare_at_every_level() -> None:
+    model, drawn = unet(0), parameters_of(unet(0))
+    begin_rare(model)
+    for name, value in parameters_of(model).items():
+        is_bias = name in ("heads.0.bias", "heads.1.bias")
+        np.testing.assert_array_equal(value, np.full(3, -3.0) if is_bias else drawn[name], err_msg=name)
+    assert {"heads.0.bias", "heads.1.bias"} <= drawn.keys()
 
 
 def test_a_new_head_stays_as_drawn_at_every_level() -> None:
