@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 RESTORE = "restore the file from its origin"
+INSTALL = 'pip install -e ".[formats]"'
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -41,6 +42,21 @@ def fault_of(path: Path | str) -> Iterator[None]:
         said = " ".join(str(error).split())
         reason = f"cannot be read ({type(error).__name__}{': ' if said else ''}{said})"
         raise FileProblem(path, reason, RESTORE) from error
+
+
+@contextmanager
+def damage_of(path: Path, what: str, most_letters: int | None = None) -> Iterator[None]:
+    """Raise whatever a parser raises of the file's contents as a FileProblem: `what`, and what the parser says.
+
+    most_letters  of what it says; None for all
+    """
+    try:
+        yield
+    except (FileProblem, MemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise FileProblem(path, f"{what} ({said[:most_letters]})", RESTORE) from None
 
 
 def names_its_file(

@@ -110,7 +110,7 @@ class Source:
         return Grid((k, j, i), orientation.ras_affine(self.affine, self.shape))
 
     def in_file_axes(self, array: np.ndarray) -> np.ndarray:
-        """A view of (D, H, W, ...) in RAS+ as whoever reads the file has it: NIfTI's (i, j, k), NumPy's (k, j, i)."""
+        """Return (D, H, W, ...) in RAS+ in the file's own axes: NIfTI's (i, j, k), NumPy's (k, j, i). A view."""
         stored = self.orientation.from_dhw(array)
         return stored.swapaxes(0, 2) if self.format == "numpy" else stored
 

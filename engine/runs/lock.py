@@ -25,7 +25,7 @@ _log = logging.getLogger("mlx_volumes")
 
 LOCK_NAME = "run.lock"
 _LOOK_EVERY_SECONDS = 0.1
-_WRITTEN_WITHIN_SECONDS = 1.0  # whoever has just taken a lock is about to say who it is
+_WRITTEN_WITHIN_SECONDS = 1.0  # a process that has just taken a lock writes its name by then
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 
 _held: set[int] = set()

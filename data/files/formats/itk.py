@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data.files.errors import RESTORE, FileProblem, readable_size
+from data.files.errors import INSTALL, RESTORE, FileProblem, readable_size
 from data.files.grid import Source
 from data.files.gzip import MAX_DEFLATE_RATIO, PIECE_BYTES, inflated, open_file, size_problem, too_long, too_short
 from data.files.header import CONVERT, Header, affine_problem, split_channels
@@ -20,7 +20,6 @@ from machine.disk import CannotWrite
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")
-INSTALL = 'pip install -e ".[formats]"'
 HEADER_BYTES = 1 << 18  # of text; the voxels begin before that
 LPS = np.diag([-1.0, -1.0, 1.0])  # to RAS+, and back
 MM_PER_UNIT = {

@@ -8,7 +8,7 @@ array under any name and, where known, `spacing_mm` (3,) in (D, H, W) order or `
 import math
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -16,7 +16,7 @@ from typing import IO, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from data.files.errors import RESTORE, FileProblem, readable_size
+from data.files.errors import RESTORE, FileProblem, damage_of, readable_size
 from data.files.grid import Source
 from data.files.gzip import MAX_DEFLATE_RATIO, open_file
 from data.files.header import Header, affine_problem, dtype_problem, split_channels
@@ -137,14 +137,7 @@ def _room_problem(path: Path, promised: int, held: int) -> FileProblem | None:
     return FileProblem(path, f"truncated: {said}", RESTORE)
 
 
-@contextmanager
-def _damage_of(path: Path) -> Iterator[None]:
+def _damage_of(path: Path) -> AbstractContextManager[None]:
     """Say that the file is damaged, whatever unpacking it or parsing its header raises: NumPy reads that as Python."""
-    try:
-        yield
-    except (FileProblem, MemoryError):
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        what = "damaged .npz archive" if path.name.lower().endswith(".npz") else "not a NumPy array, or a damaged one"
-        raise FileProblem(path, f"{what} ({said})", RESTORE) from None
+    is_archive = path.name.lower().endswith(".npz")
+    return damage_of(path, "damaged .npz archive" if is_archive else "not a NumPy array, or a damaged one")

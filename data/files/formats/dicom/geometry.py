@@ -64,10 +64,10 @@ def _step(path: Path, ordered: Sequence[Slice], heights: np.ndarray) -> float:
         places = len(gaps) - int(same.sum()) + 1
         reason = f"{len(heights)} slices at {places} places ({_name(ordered[at])} and {_name(ordered[at + 1])} at one)"
         if len(heights) % places == 0:
-            mend = "split it into one series for each time point, echo or copy, and name one in data.dicom_series"
+            fix = "split it into one series for each time point, echo or copy, and name one in data.dicom_series"
         else:
-            mend = "remove the duplicates"
-        raise FileProblem(path, reason, mend)
+            fix = "remove the duplicates"
+        raise FileProblem(path, reason, fix)
     usual = float(np.median(gaps))
     at = int(gaps.argmax())
     missing = round(float(gaps[at]) / usual) - 1

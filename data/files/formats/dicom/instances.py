@@ -6,19 +6,18 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from data.files.errors import RESTORE, FileProblem, readable_size
+from data.files.errors import INSTALL, RESTORE, FileProblem, damage_of, readable_size
 from data.files.formats.dicom.folder import SUFFIXES, is_dicom, walk
 from data.files.gzip import MAX_DEFLATE_RATIO, open_file, too_short
 
 Value = TypeVar("Value")
-INSTALL = 'pip install -e ".[formats]"'
 NO_IMAGES = {  # by modality: what else lies beside images, and what makes a volume of it
     "SEG": "convert it with segimage2itkimage of dcmqi, and name the NIfTI file as the label",
     "RTSTRUCT": "convert it with dcmrtstruct2nii, and name the NIfTI file as the label",
@@ -124,16 +123,9 @@ def open_plain(path: Path, most_bytes: int) -> Iterator[BinaryIO]:
     yield io.BytesIO(meta.replace(_DEFLATED, _PLAIN.ljust(len(_DEFLATED), b"\0")) + inflated)
 
 
-@contextmanager
-def damage_of(path: Path) -> Iterator[None]:
+def damaged(path: Path) -> AbstractContextManager[None]:
     """Say that the file is damaged, whatever pydicom, which parses as it goes, raises of it."""
-    try:
-        yield
-    except (FileProblem, MemoryError):
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise FileProblem(path, f"damaged DICOM ({said[:_SAID]})", RESTORE) from None
+    return damage_of(path, "damaged DICOM", _SAID)
 
 
 def _read_dataset(path: Path) -> Any:
@@ -150,13 +142,13 @@ def _read_dataset(path: Path) -> Any:
 
 
 def _modality(path: Path) -> str:
-    with damage_of(path):
+    with damaged(path):
         return str(_read_dataset(path).get("Modality", ""))
 
 
 def _read_instance(path: Path) -> Instance | str:
     """Return what a file holds; of one without an image its modality."""
-    with damage_of(path):
+    with damaged(path):
         dataset = _read_dataset(path)
         modality = str(dataset.get("Modality", ""))
         if "SOPClassUID" not in dataset and "Rows" not in dataset:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files.errors import RESTORE, FileProblem
-from data.files.formats.dicom.instances import INSTALL, Instance, damage_of, is_packed, open_plain
+from data.files.errors import INSTALL, RESTORE, FileProblem
+from data.files.formats.dicom.instances import Instance, damaged, is_packed, open_plain
 
 _RLE = "1.2.840.10008.1.2.5"
 _ITEM = b"\xfe\xff\x00\xe0"  # before each fragment of compressed pixels, and before its length
@@ -16,7 +16,7 @@ _BESIDES_PIXELS = 64 << 20  # of a deflated file
 def read_frames(instance: Instance) -> Iterator[np.ndarray]:
     """Yield the frames (rows, columns) of a file as stored, unused bits cleared. Raises FileProblem."""
     count = 0
-    with damage_of(instance.path):
+    with damaged(instance.path):
         for frame in _decode(instance):
             if frame.shape != instance.size:
                 raise FileProblem(instance.path, f"pixels of shape {frame.shape}, promised {instance.size}", RESTORE)
