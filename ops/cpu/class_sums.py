@@ -5,7 +5,7 @@ lane keeps its own sums.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -22,39 +22,51 @@ SUMS = 6  # overlap, predicted, reference, surprise, surprise_all, focal
 
 NO_LABEL = -(2**31)  # is ignored where nothing is
 
+Kernel = Callable[..., None]
+
 
 @functools.lru_cache(64)
 def class_sums(ignore_label: int | None, focal_gamma: float | None) -> Any:
     """Return the operator on logits (N, V, K), float32 or bfloat16, and y (N, V) int32: (N, K) for each of SUMS."""
     ignored = NO_LABEL if ignore_label is None else ignore_label
     numbers = (ignored, int(focal_gamma is not None), float(focal_gamma or 0))
+    return sums_operator(sums, gradient, SUMS, lambda classes: 2 * classes + 2, numbers)
+
+
+def sums_operator(
+    sums: Kernel, gradient: Kernel, num_sums: int, scratch_rows: Callable[[int], int], numbers: tuple[float, ...]
+) -> Any:
+    """Return the operator on logits (N, V, K) and int32 arrays that have no gradient: (N, K) for each of the sums.
+
+    sums, gradient  the kernels, which take the arrays, scratch, the shape (V, K, chunks) and `numbers`
+    scratch_rows    how many rows of LANES a thread needs for K outputs
+    """
 
     def memory(logits: mx.array) -> tuple[int, tuple[int, int, int], np.ndarray]:
         """Number of tasks, the arguments that describe the shape, scratch."""
-        samples, voxels, classes = logits.shape
+        samples, voxels, outputs = logits.shape
         chunks = -(-voxels // CHUNK)
-        scratch = np.empty((backend.threads(), (2 * classes + 2) * LANES), np.float32)
-        return samples * chunks, (voxels, classes, chunks), scratch
+        scratch = np.empty((backend.threads(), scratch_rows(outputs) * LANES), np.float32)
+        return samples * chunks, (voxels, outputs, chunks), scratch
 
     @mx.custom_function
-    def operator(logits: mx.array, y: mx.array) -> Sequence[mx.array]:
+    def operator(logits: mx.array, *given: mx.array) -> Sequence[mx.array]:
         num_tasks, shape, scratch = memory(logits)
-        samples, _, classes = logits.shape
-        partial = np.zeros((samples, shape[2], SUMS, classes, LANES), np.float32)
-        sums(num_tasks, view(logits), view(y), partial, scratch, *shape, *numbers)
-        totals = partial.sum(axis=(1, 4), dtype=np.float64).astype(np.float32)  # (N, SUMS, K)
-        return tuple(mx.array(totals[:, i]) for i in range(SUMS))
+        partial = np.zeros((logits.shape[0], shape[2], num_sums, shape[1], LANES), np.float32)
+        sums(num_tasks, view(logits), *map(view, given), partial, scratch, *shape, *numbers)
+        totals = partial.sum(axis=(1, 4), dtype=np.float64).astype(np.float32)  # (N, sums, K)
+        return tuple(mx.array(totals[:, i]) for i in range(num_sums))
 
     @operator.vjp
     def gradients(
         primals: Sequence[mx.array], cotangents: Sequence[mx.array], _: Sequence[mx.array]
     ) -> Sequence[mx.array]:
-        logits, y = primals
+        logits, *given = primals
         num_tasks, shape, scratch = memory(logits)
-        by_sum = view(mx.stack(list(cotangents), axis=1))  # (N, SUMS, K)
+        by_sum = view(mx.stack(list(cotangents), axis=1))  # (N, sums, K)
         dlogits, out = empty(logits.shape, logits.dtype)
-        gradient(num_tasks, view(logits), out, view(y), scratch, by_sum, *shape, *numbers)
-        return dlogits, mx.zeros_like(y)
+        gradient(num_tasks, view(logits), out, *map(view, given), scratch, by_sum, *shape, *numbers)
+        return dlogits, *map(mx.zeros_like, given)
 
     return operator
 

@@ -4,16 +4,12 @@ Blocks, lanes and tasks are those of `ops.cpu.class_sums`; voxels of each region
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
-import mlx.core as mx
 import numba
 import numpy as np
 
-from ops import backend
-from ops.cpu.arrays import empty, view
-from ops.cpu.class_sums import CHUNK, LANES, NO_LABEL
+from ops.cpu.class_sums import CHUNK, LANES, NO_LABEL, sums_operator
 from ops.cpu.kernels import exp, integer, kernel, labels, load, number, store, tasks, thread_number, vector, volume
 
 SUMS = 5  # overlap, predicted, reference, voxels, surprise
@@ -26,34 +22,7 @@ def region_sums(ignore_label: int | None, label_smoothing: float) -> Any:
     It gives (N, R) for each of SUMS.
     """
     numbers = (NO_LABEL if ignore_label is None else ignore_label, float(label_smoothing))
-
-    def memory(logits: mx.array) -> tuple[int, tuple[int, int, int], np.ndarray]:
-        """Number of tasks, the arguments that describe the shape, scratch."""
-        samples, voxels, regions = logits.shape
-        chunks = -(-voxels // CHUNK)
-        return samples * chunks, (voxels, regions, chunks), np.empty((backend.threads(), 3 * LANES), np.float32)
-
-    @mx.custom_function
-    def operator(logits: mx.array, y: mx.array, table: mx.array) -> Sequence[mx.array]:
-        num_tasks, shape, scratch = memory(logits)
-        samples, _, regions = logits.shape
-        partial = np.zeros((samples, shape[2], SUMS, regions, LANES), np.float32)
-        sums(num_tasks, view(logits), view(y), view(table), partial, scratch, *shape, *numbers)
-        totals = partial.sum(axis=(1, 4), dtype=np.float64).astype(np.float32)  # (N, SUMS, R)
-        return tuple(mx.array(totals[:, i]) for i in range(SUMS))
-
-    @operator.vjp
-    def gradients(
-        primals: Sequence[mx.array], cotangents: Sequence[mx.array], _: Sequence[mx.array]
-    ) -> Sequence[mx.array]:
-        logits, y, table = primals
-        num_tasks, shape, scratch = memory(logits)
-        by_sum = view(mx.stack(list(cotangents), axis=1))  # (N, SUMS, R)
-        dlogits, out = empty(logits.shape, logits.dtype)
-        gradient(num_tasks, view(logits), out, view(y), view(table), scratch, by_sum, *shape, *numbers)
-        return dlogits, mx.zeros_like(y), mx.zeros_like(table)
-
-    return operator
+    return sums_operator(sums, gradient, SUMS, lambda _: 3, numbers)
 
 
 @numba.njit(fastmath={"contract", "nsz"})
